@@ -1,0 +1,135 @@
+"""What runs: recipe, settings, engine build, machine, and the deployment they make together."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.core.errors import InputError
+from trimtab.core.files import digest_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How weights are changed before an engine opens them. One TOML each in catalog/recipes.
+
+    family: file of the compress room that builds it: `gguf` or `openvino`
+    engine: the engine that its product is for
+    parameters: what the family's builder reads, e.g. {"type": "Q8_0"} or {"mode": "int8_asym"}
+    bits_per_weight: nominal, for the prior only; decisions use actual bytes
+    """
+
+    name: str
+    family: str
+    engine: str
+    title: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    bits_per_weight: float = 16.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Engine settings. None = the engine's own default. An engine states which it knows and which are numeric.
+
+    threads: compute threads
+    slots: sequences decoded together at most
+    batch_tokens: tokens scheduled in one step at most (llama.cpp n_batch, OpenVINO max_num_batched_tokens)
+    microbatch_tokens: tokens computed at once (llama.cpp n_ubatch)
+    context_tokens: tokens of prompt and output that ONE sequence may hold
+    kv_type: cache type: f32, f16, bf16, q8_0, q4_0, u8 ...
+    flash_attention: fused attention kernel
+    device_layers: layers placed on an accelerator
+    tensor_split: share of the layers for each accelerator
+    prefix_cache: keep the cache of earlier prompts for reuse
+    load_mode: `mmap` or `read`
+    """
+
+    threads: int | None = None
+    slots: int | None = None
+    batch_tokens: int | None = None
+    microbatch_tokens: int | None = None
+    context_tokens: int | None = None
+    kv_type: str | None = None
+    flash_attention: bool | None = None
+    device_layers: int | None = None
+    tensor_split: tuple[float, ...] | None = None
+    prefix_cache: bool | None = None
+    load_mode: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are not left to the engine's default."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+    def only(self, names: Iterable[str]) -> dict[str, Any]:
+        """The given settings among `names`, e.g. an engine's numeric ones."""
+        wanted = set(names)
+        return {key: value for key, value in self.given().items() if key in wanted}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Settings":
+        """Settings from a mapping of plain values (TOML, JSON). Raises InputError for an unknown name."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise InputError(f"Unknown setting {key!r}; the settings are {', '.join(sorted(known))}.")
+        clean = dict(values)
+        if clean.get("tensor_split") is not None:
+            clean["tensor_split"] = tuple(float(share) for share in clean["tensor_split"])
+        return cls(**clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBuild:
+    """Which build of which engine: what must be equal for two runs to be the same. `details`: compile flags, library versions."""
+
+    engine: str
+    version: str
+    details: str = ""
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """This machine. Rates are measured here (None = not measured). Both are medians over short repeats.
+
+    read_gb_s: memory read bandwidth with all cores, GB/s (1e9)
+    matmul_gflop_s: float32 matrix multiplication rate with all cores, GFLOP/s (1e9)
+    """
+
+    cpu: str
+    n_cores: int
+    memory_bytes: int
+    flags: tuple[str, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    system: str = ""
+    read_gb_s: float | None = None
+    matmul_gflop_s: float | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identity of the hardware; measured rates are left out, they differ from day to day."""
+        return digest_of([self.cpu, self.n_cores, self.memory_bytes, self.flags, self.accelerators])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Snapshot + recipe + engine build + settings. Its digest is its identity.
+
+    weights_sha256: digest of the snapshot the engine opens (after the recipe)
+    source_sha256: digest of the snapshot the recipe started from
+    template_sha256: digest of the chat template that is rendered
+    """
+
+    weights_sha256: str
+    source_sha256: str
+    template_sha256: str
+    recipe: str
+    build: EngineBuild
+    settings: Settings
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)

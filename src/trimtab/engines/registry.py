@@ -30,6 +30,13 @@ def engine_class(name: str) -> type[Engine]:
         raise MissingError(f"Engine {name!r} needs a library that is not installed ({error}).", f"pip install 'trimtab[{name}]'") from error
     version = getattr(found, "contract_version", CONTRACT_VERSION)
     if version != CONTRACT_VERSION:
-        raise MissingError(f"Engine {name!r} was written for contract version {version}, this trimtab speaks {CONTRACT_VERSION}.", f"pip install -U {module.partition('.')[0]}")
-    assert isinstance(found, type) and issubclass(found, Engine)
+        raise MissingError(
+            f"Engine {name!r} was written for contract version {version}, this trimtab speaks {CONTRACT_VERSION}.",
+            f"pip install -U {module.partition('.')[0]}",
+        )
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise MissingError(
+            f"Engine {name!r} is not a trimtab engine ({places[name]}).",
+            "tell its author: it must be a class derived from trimtab.engines.base.Engine",
+        )
     return found

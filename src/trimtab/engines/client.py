@@ -1,0 +1,324 @@
+"""Async client of one worker process, and a synchronous face of it with the methods of an Engine.
+
+A crash, a hang or an exhausted memory of the child is a result: the pending call raises EngineCrashed or EngineHung with the cause and
+the child's last words, and the caller goes on with the next candidate.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from trimtab.core.deployment import EngineBuild, Settings
+from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError, MissingError, TrimtabError
+from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
+from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, engine_info_from, score_result_from, token_event_from
+
+LINE_LIMIT_BYTES = 2**30
+T = TypeVar("T")
+
+
+class WorkerClient:
+    """One worker process. Use `await WorkerClient.start(...)`; close with `await client.close()`.
+
+    pid: process id of the worker. started_ns: `time.monotonic_ns()` just before the process was made is up to the caller.
+    silence_limit_s: a pending call with no message for this long means the worker hangs; it is killed.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, last_words: "tempfile._TemporaryFileWrapper[bytes]", silence_limit_s: float
+    ) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.silence_limit_s = silence_limit_s
+        self._last_words = last_words
+        self._pending: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self._next_id = 0
+        self._dead: TrimtabError | None = None
+        self._reader = asyncio.create_task(self._read_forever())
+
+    @classmethod
+    async def start(
+        cls,
+        engine: str,
+        snapshot: Snapshot,
+        settings: Settings,
+        *,
+        purpose: Purpose | None = None,
+        python: str = sys.executable,
+        silence_limit_s: float = 300.0,
+    ) -> "WorkerClient":
+        """Start a worker, open `snapshot` in `engine` and, if a purpose is given, load it.
+
+        Raises EngineRefused, EngineCrashed, EngineHung, MissingError, InputError.
+        """
+        last_words = tempfile.NamedTemporaryFile(prefix="trimtab-worker-", suffix=".log")  # noqa: SIM115 lives as long as the client
+        process = await asyncio.create_subprocess_exec(
+            python,
+            "-m",
+            "trimtab.engines.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=last_words,
+            limit=LINE_LIMIT_BYTES,
+            start_new_session=True,  # Ctrl-C goes to the parent, which closes its workers
+        )
+        client = cls(process, last_words, silence_limit_s)
+        try:
+            await client._call("open", engine=engine, snapshot=snapshot, settings=settings.given(), protocol=PROTOCOL_VERSION)
+            if purpose is not None:
+                await client.load(purpose)
+        except BaseException:
+            await client.kill()
+            raise
+        return client
+
+    async def load(self, purpose: Purpose) -> None:
+        """See Engine.load."""
+        await self._call("load", purpose=purpose)
+
+    async def info(self) -> EngineInfo:
+        """See Engine.info."""
+        return engine_info_from(await self._call("info"))
+
+    async def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        """Token ids of each text. See Engine.tokenize."""
+        ids: list[list[int]] = await self._call("tokenize", texts=list(texts), parse_special=parse_special)
+        return ids
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """See Engine.detokenize."""
+        return str(await self._call("detokenize", ids=list(ids)))
+
+    async def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """See Engine.render."""
+        return str(await self._call("render", messages=list(messages), tools=list(tools)))
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        """See Engine.score."""
+        return [score_result_from(plain) for plain in await self._call("score", requests=list(requests))]
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        """Tokens of one request as they come; several may run at once. Leaving the iteration early cancels the request."""
+        call_id, inbox = await self._send("generate", request=request)
+        finished = False
+        try:
+            while True:
+                message = await self._receive(inbox)
+                if "event" in message:
+                    yield token_event_from(message["event"])
+                    continue
+                finished = True
+                self._result(message)
+                return
+        finally:
+            del self._pending[call_id]
+            if not finished and self._dead is None:
+                await self._call("cancel", request_id=request.request_id)
+
+    async def close(self) -> None:
+        """End the worker: asked to, then killed. Idempotent."""
+        if self._dead is None:
+            with contextlib.suppress(TrimtabError, TimeoutError):
+                await asyncio.wait_for(self._call("close"), timeout=10)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End the worker at once. Idempotent."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        await self.process.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+        self._last_words.close()
+
+    async def _call(self, op: str, **arguments: Any) -> Any:
+        call_id, inbox = await self._send(op, **arguments)
+        try:
+            return self._result(await self._receive(inbox))
+        finally:
+            del self._pending[call_id]
+
+    async def _send(self, op: str, **arguments: Any) -> tuple[int, "asyncio.Queue[dict[str, Any]]"]:
+        if self._dead is not None:
+            raise self._dead
+        self._next_id += 1
+        inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._pending[self._next_id] = inbox
+        call_id = self._next_id
+        assert self.process.stdin is not None
+        # A broken pipe is noticed by the reader, which knows why.
+        with contextlib.suppress(ConnectionError):
+            self.process.stdin.write(encode({"id": call_id, "op": op, **arguments}))
+            await self.process.stdin.drain()
+        return call_id, inbox
+
+    async def _receive(self, inbox: "asyncio.Queue[dict[str, Any]]") -> dict[str, Any]:
+        try:
+            return await asyncio.wait_for(inbox.get(), timeout=self.silence_limit_s)
+        except TimeoutError:
+            hung = EngineHung(f"The engine did not answer within {self.silence_limit_s:g} s and was stopped.")
+            self._dead = self._dead or hung
+            await self.kill()
+            raise hung from None
+
+    def _result(self, message: dict[str, Any]) -> Any:
+        if "dead" in message:
+            assert self._dead is not None
+            raise self._dead
+        if "error" not in message:
+            return message["ok"]
+        kinds = {"refused": EngineRefused, "missing": MissingError, "input": InputError}
+        raise kinds.get(message["kind"], TrimtabError)(message["error"])
+
+    async def _read_forever(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while line := await self.process.stdout.readline():
+                message = decode(line)
+                inbox = self._pending.get(message.get("id", -1))
+                if inbox is not None:
+                    inbox.put_nowait(message)
+        except ValueError:
+            pass  # a torn line: the process died while writing
+        code = await self.process.wait()
+        self._dead = self._dead or EngineCrashed(f"The engine's process {ending(code)}.{self._said()}")
+        for inbox in self._pending.values():
+            inbox.put_nowait({"dead": True})
+
+    def _said(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._last_words.seek(0, os.SEEK_END)
+            self._last_words.seek(max(0, self._last_words.tell() - 2000))
+            lines = [line.strip() for line in self._last_words.read().decode(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return f" Its last words: {lines[-1][:300]}"
+        return ""
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words."""
+    if code == -signal.SIGKILL:
+        return "was killed (out of memory, or stopped from outside)"
+    if code < 0:
+        return f"crashed ({signal.Signals(-code).name})"
+    return f"ended with exit code {code}"
+
+
+class WorkerEngine(Engine):
+    """A worker behind the synchronous Engine methods: what the contract tests run on, and a simple way in for scripts."""
+
+    name = "worker"
+    numeric_settings = frozenset()
+    speed_settings = frozenset()
+    formats = frozenset()
+
+    def __init__(self, snapshot: Snapshot, settings: Settings, *, engine: str = "", silence_limit_s: float = 300.0) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._events: list[TokenEvent] = []
+        self._came = asyncio.Event()
+        self._closed = False
+        try:
+            self.client = self._run(WorkerClient.start(engine, snapshot, settings, silence_limit_s=silence_limit_s))
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    @classmethod
+    def build(cls) -> EngineBuild:
+        raise EngineRefused("Ask the engine's own class for its build.")
+
+    @classmethod
+    def refuses(cls, snapshot: Snapshot, header: ModelHeader | None, settings: Settings) -> str:
+        return ""
+
+    def load(self, purpose: Purpose) -> None:
+        self._run(self.client.load(purpose))
+
+    def info(self) -> EngineInfo:
+        return self._run(self.client.info())
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        return self._run(self.client.tokenize([text], parse_special=parse_special))[0]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return self._run(self.client.detokenize(ids))
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return self._run(self.client.render(messages, tools))
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        return self._run(self.client.score(requests))
+
+    def submit(self, request: GenerateRequest) -> None:
+        self._run(self._start(request))
+
+    def step(self) -> list[TokenEvent]:
+        return self._run(self._collect())
+
+    def cancel(self, request_id: int) -> None:
+        self._run(self.client._call("cancel", request_id=request_id))
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._run(self.client.close())
+            self._stop_loop()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self, request: GenerateRequest) -> None:
+        """Raise a refusal here and now, as a direct engine does: wait for the first message of the call."""
+        stream = self.client.generate(request)
+        self._running[request.request_id] = asyncio.create_task(self._follow(request.request_id, stream))
+        await asyncio.sleep(0)
+        # The worker answers calls in order: once this one is back, a refusal of the request is too.
+        await self.client._call("info")
+        task = self._running.get(request.request_id)
+        if task is not None and task.done() and task.exception() is not None:
+            del self._running[request.request_id]
+            await task
+
+    async def _follow(self, request_id: int, stream: AsyncIterator[TokenEvent]) -> None:
+        try:
+            async for event in stream:
+                self._events.append(event)
+                self._came.set()
+        finally:
+            self._came.set()
+
+    async def _collect(self) -> list[TokenEvent]:
+        """Events so far; waits for one if requests run and none has come. A failed request raises its error."""
+        while self._running and not self._events:
+            for request_id, task in list(self._running.items()):
+                if task.done():
+                    del self._running[request_id]
+                    await task
+            if self._running and not self._events:
+                self._came.clear()
+                await self._came.wait()
+        events, self._events = self._events, []
+        for event in events:
+            if event.done:
+                self._running.pop(event.request_id, None)
+        return events

@@ -1,0 +1,78 @@
+"""The worker protocol, version 1: one JSON object a line, both ways, over the child's standard input and output.
+
+To the worker:    {"id": 7, "op": "score", ...arguments}
+From the worker:  {"id": 7, "ok": result}                   the end of call 7
+                  {"id": 7, "event": TokenEvent}            one token of call 7 (op `generate`)
+                  {"id": 7, "error": "sentence", "kind": "refused" | "missing" | "input" | "bug"}
+
+Operations: open, load, info, tokenize, detokenize, render, score, generate, cancel, close. `generate` ends with `ok` after its last
+event. The worker ends when its standard input does, so it never outlives its parent.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.deployment import EngineBuild
+from trimtab.core.files import to_plain
+from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.engines.base import EngineInfo, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
+
+PROTOCOL_VERSION = 1
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line. Dataclasses become objects; NaN becomes null."""
+    return json.dumps(to_plain(message), separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """Raises ValueError for anything but one JSON object."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a message is one JSON object")
+    return message
+
+
+def snapshot_from(plain: Mapping[str, Any]) -> Snapshot:
+    """Snapshot from its JSON form."""
+    files = tuple(SnapshotFile(**file) for file in plain["files"])
+    return Snapshot(**{**plain, "root": Path(plain["root"]), "files": files})
+
+
+def score_request_from(plain: Mapping[str, Any]) -> ScoreRequest:
+    """ScoreRequest from its JSON form."""
+    return ScoreRequest(
+        prefix_ids=tuple(plain["prefix_ids"]),
+        continuations=tuple(map(tuple, plain["continuations"])),
+        watch=tuple(tuple(map(tuple, positions)) for positions in plain["watch"]),
+        top_k=plain["top_k"],
+        logit_bias=tuple((token, bias) for token, bias in plain["logit_bias"]),
+    )
+
+
+def score_result_from(plain: Mapping[str, Any]) -> ScoreResult:
+    """ScoreResult from its JSON form; null (not a number) comes back as NaN."""
+    nan = float("nan")
+    return ScoreResult(
+        logprobs=tuple(tuple(nan if value is None else value for value in row) for row in plain["logprobs"]),
+        greedy=tuple(map(tuple, plain["greedy"])),
+        watched=tuple(tuple(map(tuple, positions)) for positions in plain["watched"]),
+        top=tuple(tuple(tuple((token, value) for token, value in pairs) for pairs in positions) for positions in plain["top"]),
+    )
+
+
+def generate_request_from(plain: Mapping[str, Any]) -> GenerateRequest:
+    """GenerateRequest from its JSON form."""
+    return GenerateRequest(**{**plain, "prompt_ids": tuple(plain["prompt_ids"]), "stop_ids": tuple(plain["stop_ids"])})
+
+
+def token_event_from(plain: Mapping[str, Any]) -> TokenEvent:
+    """TokenEvent from its JSON form."""
+    return TokenEvent(**plain)
+
+
+def engine_info_from(plain: Mapping[str, Any]) -> EngineInfo:
+    """EngineInfo from its JSON form."""
+    return EngineInfo(**{**plain, "build": EngineBuild(**plain["build"]), "end_ids": tuple(plain["end_ids"])})

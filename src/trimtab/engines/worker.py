@@ -1,0 +1,166 @@
+"""Child process that runs one engine: `python -m trimtab.engines.worker`. Speaks engines/protocol.py.
+
+One thread reads standard input, the main thread drives the engine: while requests run it steps them and looks at new messages
+between steps; otherwise it sleeps until a message comes, so that an idle worker costs no processor time.
+"""
+
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from trimtab.core.deployment import Settings
+from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
+from trimtab.engines.base import Engine
+from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, generate_request_from, score_request_from, snapshot_from
+from trimtab.engines.registry import engine_class
+
+
+class Worker:
+    """Serves one engine over a pair of byte streams until the input ends."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.waiting: list[dict[str, Any]] = []  # calls that need an idle engine
+        self.engine: Engine | None = None
+        self.running: dict[int, int] = {}  # request id -> call id
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.outgoing.write(encode(message))
+        self.outgoing.flush()
+
+    def read_forever(self) -> None:
+        """Feed the inbox; when the parent is gone there is nobody to work for, whatever the main thread computes."""
+        for line in self.incoming:
+            self.inbox.put(decode(line))
+        os._exit(0)
+
+    def serve(self) -> None:
+        """Run until `close`."""
+        threading.Thread(target=self.read_forever, daemon=True).start()
+        while True:
+            busy = bool(self.running)
+            if not busy and self.waiting:
+                message = self.waiting.pop(0)
+            else:
+                try:
+                    message = self.inbox.get(block=not busy)
+                except queue.Empty:
+                    self.step()
+                    continue
+            if self.running and message["op"] in ("score", "load"):
+                self.waiting.append(message)
+                continue
+            self.answer(message)
+            if message["op"] == "close":
+                return
+
+    def answer(self, message: dict[str, Any]) -> None:
+        """Carry out one call; every failure becomes one error message."""
+        call_id = message.get("id")
+        try:
+            result = self.call(message)
+            if message["op"] != "generate":
+                self.send({"id": call_id, "ok": result})
+        except Exception as error:
+            self.send({"id": call_id, **describe_error(error)})
+
+    def call(self, message: dict[str, Any]) -> Any:
+        op = message["op"]
+        if op == "open":
+            return self.open(message)
+        if self.engine is None:
+            raise InputError("The worker has no open engine; send `open` first.")
+        engine = self.engine
+        match op:
+            case "load":
+                return engine.load(message["purpose"])
+            case "info":
+                return engine.info()
+            case "tokenize":
+                return [engine.tokenize(text, parse_special=message["parse_special"]) for text in message["texts"]]
+            case "detokenize":
+                return engine.detokenize(message["ids"])
+            case "render":
+                return engine.render(message["messages"], message["tools"])
+            case "score":
+                return engine.score([score_request_from(plain) for plain in message["requests"]])
+            case "generate":
+                request = generate_request_from(message["request"])
+                engine.submit(request)
+                self.running[request.request_id] = message["id"]
+                return None
+            case "cancel":
+                return engine.cancel(message["request_id"])
+            case "close":
+                return engine.close()
+        raise InputError(f"Unknown operation {op!r} in worker protocol version {PROTOCOL_VERSION}.")
+
+    def open(self, message: dict[str, Any]) -> int:
+        if message["protocol"] != PROTOCOL_VERSION:
+            raise InputError(
+                f"The client speaks worker protocol {message['protocol']}, this worker {PROTOCOL_VERSION}; use one version of trimtab."
+            )
+        kind = engine_class(message["engine"])
+        settings = Settings.parse(message["settings"])
+        self.engine = kind(snapshot_from(message["snapshot"]), settings)
+        return PROTOCOL_VERSION
+
+    def step(self) -> None:
+        """One step of all running requests. A failing step ends them all with its sentence."""
+        assert self.engine is not None
+        try:
+            events = self.engine.step()
+        except Exception as error:
+            failure = describe_error(error)
+            for caller in self.running.values():
+                self.send({"id": caller, **failure})
+            self.running.clear()
+            return
+        out = bytearray()
+        for event in events:
+            call_id = self.running.get(event.request_id)
+            if call_id is None:
+                continue
+            out += encode({"id": call_id, "event": event})
+            if event.done:
+                out += encode({"id": call_id, "ok": None})
+                del self.running[event.request_id]
+        self.outgoing.write(out)
+        self.outgoing.flush()
+
+
+def describe_error(error: Exception) -> dict[str, str]:
+    """An error as the protocol's `error` and `kind`; a bug carries its traceback."""
+    match error:
+        case MissingError():
+            kind = "missing"
+        case InputError():
+            kind = "input"
+        case InfeasibleError():
+            kind = "refused"
+        case MemoryError():
+            return {"error": "The engine ran out of memory.", "kind": "refused"}
+        case TrimtabError():
+            kind = "bug"
+        case _:
+            return {"error": "".join(traceback.format_exception(error)), "kind": "bug"}
+    return {"error": str(error), "kind": kind}
+
+
+def main() -> None:
+    # The protocol owns the real standard output; whatever libraries print goes to standard error.
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    Worker(sys.stdin.buffer, outgoing).serve()
+    outgoing.close()
+    os._exit(0)  # native threads of the engines may hang an ordinary interpreter shutdown
+
+
+if __name__ == "__main__":
+    main()

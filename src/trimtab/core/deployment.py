@@ -7,6 +7,7 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of
+from trimtab.core.model import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +134,90 @@ class Deployment:
     @property
     def digest(self) -> str:
         return digest_of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A deployment together with the local files that make it runnable.
+
+    id: short name, unique in a run, e.g. `openvino int8-asym`
+    snapshot: what the engine opens (after the recipe); source_sha256: digest of what the recipe started from
+    numeric: names of the engine's settings that may change outputs
+    """
+
+    id: str
+    engine: str
+    recipe: str
+    settings: Settings
+    snapshot: Snapshot
+    source_sha256: str
+    template_sha256: str
+    build: EngineBuild
+    numeric: frozenset[str]
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(
+            weights_sha256=self.snapshot.digest,
+            source_sha256=self.source_sha256,
+            template_sha256=self.template_sha256,
+            recipe=self.recipe,
+            build=self.build,
+            settings=self.settings,
+        )
+
+    @property
+    def numeric_sha256(self) -> str:
+        """Identity of what may change outputs: weights, template, build and numeric settings."""
+        return digest_of([self.snapshot.digest, self.template_sha256, self.build, self.settings.only(self.numeric)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSpec:
+    """What a user types for one side of a comparison: `[engine:]source[?key=value&...]`.
+
+    engine: empty = chosen by the source's format; recipe: empty = as shipped; settings: those given
+    """
+
+    source: str
+    engine: str = ""
+    recipe: str = ""
+    settings: Settings = field(default_factory=Settings)
+
+
+def parse_spec(text: str, engines: Iterable[str]) -> CandidateSpec:
+    """`llamacpp:m.gguf?recipe=llamacpp-q8_0&threads=2` as a CandidateSpec. `engines`: the names that may stand before the colon.
+
+    Raises InputError for an empty source, a broken query, an unknown setting or a value of the wrong kind.
+    """
+    body, _, query = text.partition("?")
+    head, colon, rest = body.partition(":")
+    engine, source = (head, rest) if colon and head in set(engines) else ("", body)
+    if not source:
+        raise InputError(f"{text!r} names no model; write a path or a source such as pypi:NAME==VERSION, after the engine if one is given.")
+    recipe, values = "", {}
+    for pair in filter(None, query.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise InputError(f"{pair!r} in {text!r} is not of the form key=value.")
+        if key == "recipe":
+            recipe = value
+        else:
+            values[key] = _setting_value(key, value, text)
+    return CandidateSpec(source=source, engine=engine, recipe=recipe, settings=Settings.parse(values))
+
+
+def _setting_value(key: str, value: str, text: str) -> Any:
+    """The typed value of a setting written as text."""
+    kinds = {item.name: str(item.type) for item in dataclasses.fields(Settings)}
+    kind = kinds.get(key, "str")
+    try:
+        if kind.startswith("int"):
+            return int(value)
+        if kind.startswith("bool"):
+            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[value.lower()]
+        if kind.startswith("tuple"):
+            return [float(share) for share in value.split(",")]
+    except (ValueError, KeyError):
+        raise InputError(f"Setting {key} in {text!r} takes {kind.split(' ')[0]}, not {value!r}.") from None
+    return value

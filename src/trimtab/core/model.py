@@ -39,6 +39,12 @@ class Snapshot:
     revision: str = ""
     made_by: str = ""
 
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> "Snapshot":
+        """Snapshot from its JSON form (`core.files.to_plain`)."""
+        files = tuple(SnapshotFile(**file) for file in plain["files"])
+        return cls(**{**plain, "root": Path(plain["root"]), "files": files})
+
     @property
     def digest(self) -> str:
         """Identity of the bytes, wherever they lie: sha256 over names and sha256 of the files."""

@@ -11,12 +11,10 @@ event. The worker ends when its standard input does, so it never outlives its pa
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trimtab.core.deployment import EngineBuild
 from trimtab.core.files import to_plain
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import EngineInfo, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
 
 PROTOCOL_VERSION = 1
@@ -33,12 +31,6 @@ def decode(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ValueError("a message is one JSON object")
     return message
-
-
-def snapshot_from(plain: Mapping[str, Any]) -> Snapshot:
-    """Snapshot from its JSON form."""
-    files = tuple(SnapshotFile(**file) for file in plain["files"])
-    return Snapshot(**{**plain, "root": Path(plain["root"]), "files": files})
 
 
 def score_request_from(plain: Mapping[str, Any]) -> ScoreRequest:

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import Engine
-from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, generate_request_from, score_request_from, snapshot_from
+from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, generate_request_from, score_request_from
 from trimtab.engines.registry import engine_class
 
 
@@ -108,7 +109,7 @@ class Worker:
             )
         kind = engine_class(message["engine"])
         settings = Settings.parse(message["settings"])
-        self.engine = kind(snapshot_from(message["snapshot"]), settings)
+        self.engine = kind(Snapshot.parse(message["snapshot"]), settings)
         return PROTOCOL_VERSION
 
     def step(self) -> None:

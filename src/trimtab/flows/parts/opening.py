@@ -1,0 +1,130 @@
+"""From what a user typed to a candidate that can be started: source, header, recipe, engine."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.compress.base import load_recipes
+from trimtab.compress.child import make_apart
+from trimtab.core.deployment import Candidate, CandidateSpec, Recipe, Settings
+from trimtab.core.errors import EngineRefused, InputError, MissingError
+from trimtab.core.files import digest_of
+from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines.base import Engine
+from trimtab.engines.registry import engine_class, engine_names
+from trimtab.sources.open import open_source, read_header
+
+AS_SHIPPED = "as-shipped"
+DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A source on this machine: its files and its validated header."""
+
+    snapshot: Snapshot
+    header: ModelHeader
+
+    @property
+    def template_sha256(self) -> str:
+        return digest_of(self.header.chat_template)
+
+
+def open_model(source: str, *, cache_dir: Path, offline: bool) -> Opened:
+    """Fetch if need be, hash, read and validate the header. Raises InputError, MissingError."""
+    snapshot = open_source(source, cache_dir=cache_dir, offline=offline)
+    return Opened(snapshot=snapshot, header=read_header(snapshot))
+
+
+def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]], dict[str, str]]:
+    """Engine classes that can run here, and why the others cannot. Raises InputError for a name that no engine has."""
+    found: dict[str, type[Engine]] = {}
+    absent: dict[str, str] = {}
+    for name in wanted or engine_names():
+        try:
+            kind = engine_class(name)
+            kind.build()
+            found[name] = kind
+        except MissingError as error:
+            absent[name] = str(error)
+    return found, absent
+
+
+def recipe_named(name: str, engine: str) -> Recipe:
+    """A shipped recipe by name; the engine's own prefix may be left out. Raises InputError."""
+    if name in ("", AS_SHIPPED):
+        return Recipe(name=AS_SHIPPED, family="gguf", engine=engine, title="weights as shipped", parameters={"type": AS_SHIPPED})
+    recipes = {recipe.name: recipe for recipe in load_recipes()}
+    recipe = recipes.get(name) or recipes.get(f"{engine}-{name}")
+    if recipe is None:
+        raise InputError(f"Unknown recipe {name!r}; the recipes are {', '.join(recipes)}.")
+    if recipe.engine != engine:
+        raise InputError(f"Recipe {recipe.name!r} is for engine {recipe.engine}, not {engine}.")
+    return recipe
+
+
+def default_engine(opened: Opened) -> str:
+    """The engine for a source whose user named none. Raises InputError where no engine at hand opens the format."""
+    engine = DEFAULT_ENGINE.get(opened.snapshot.format)
+    if engine is None:
+        raise InputError(
+            f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({opened.header.quantization}), which no engine at hand runs; "
+            "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
+        )
+    return engine
+
+
+async def build_candidate(
+    opened: Opened,
+    engine: str,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    products_dir: Path,
+    calibration: Sequence[str] = (),
+    candidate_id: str = "",
+) -> Candidate:
+    """Apply the recipe (cached) and make the candidate. Raises EngineRefused, InfeasibleError, InputError, MissingError."""
+    kind = engine_class(engine)
+    snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration)
+    refusal = kind.refuses(snapshot, opened.header if snapshot is opened.snapshot else None, settings)
+    if refusal:
+        raise EngineRefused(refusal)
+    return Candidate(
+        id=candidate_id or candidate_name(engine, recipe, Settings()),
+        engine=engine,
+        recipe=recipe.name,
+        settings=settings,
+        snapshot=snapshot,
+        source_sha256=opened.snapshot.digest,
+        template_sha256=opened.template_sha256,
+        build=kind.build(),
+        numeric=kind.numeric_settings,
+    )
+
+
+def candidate_name(engine: str, recipe: Recipe, extra: Settings) -> str:
+    """`openvino int8-asym kv_type=u8`: engine, recipe without the engine's prefix, settings beyond the common ones."""
+    parts = [engine, recipe.name.removeprefix(f"{engine}-"), *(f"{key}={value}" for key, value in extra.given().items())]
+    return " ".join(parts)
+
+
+async def resolve(
+    spec: CandidateSpec, common: Settings, *, cache_dir: Path, offline: bool, calibration: Sequence[str] = ()
+) -> tuple[Opened, Candidate]:
+    """A typed spec as a candidate; its own settings go before the common ones."""
+    opened = open_model(spec.source, cache_dir=cache_dir, offline=offline)
+    engine = spec.engine or default_engine(opened)
+    recipe = recipe_named(spec.recipe, engine)
+    settings = dataclasses.replace(common, **spec.settings.given())
+    candidate = await build_candidate(
+        opened,
+        engine,
+        recipe,
+        settings,
+        products_dir=cache_dir / "products",
+        calibration=calibration,
+        candidate_id=candidate_name(engine, recipe, spec.settings),
+    )
+    return opened, candidate

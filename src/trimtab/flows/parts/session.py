@@ -1,0 +1,57 @@
+"""What every step of one run shares: where things are kept, what is already known, whom to tell, and when to stop."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.files import digest_of, to_plain
+from trimtab.flows.events import Event, OnEvent
+from trimtab.record.cache import Cache
+from trimtab.record.run import RunDir
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run in progress.
+
+    deadline_s: `time.monotonic()` after which no new work is started
+    n_computed, n_known: pieces of work done in this run, and pieces found in the cache
+    """
+
+    run: RunDir
+    cache: Cache
+    products_dir: Path
+    seed: int
+    tell: OnEvent
+    deadline_s: float
+    started_s: float = field(default_factory=time.monotonic)
+    n_computed: int = 0
+    n_known: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.started_s
+
+    @property
+    def seconds_left(self) -> float:
+        """Until no new work is started; negative when that time is past."""
+        return self.deadline_s - time.monotonic()
+
+    def say(self, phase: str, message: str = "", done: float | None = None, total: float | None = None) -> None:
+        """Tell one step of progress."""
+        self.tell(Event(phase=phase, message=message, done=done, total=total))
+
+    async def once(self, kind: str, key: Any, compute: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of `compute` as JSON types, from the cache if this was ever computed; `key`: all that it depends on."""
+        digest = digest_of([kind, key])
+        known = self.cache.get_json(kind, digest)
+        if known is not None:
+            self.n_known += 1
+            return known
+        result = to_plain(await compute())
+        self.n_computed += 1
+        self.cache.put_json(kind, digest, result)
+        return result

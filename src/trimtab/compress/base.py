@@ -66,7 +66,8 @@ def read_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"Recipe file {path} cannot be read: {error}.") from error
-    kinds = {"name": str, "family": str, "engine": str, "title": str, "parameters": dict, "bits_per_weight": (int, float)}
+    text, number = (str,), (int, float)
+    kinds = {"name": text, "family": text, "engine": text, "title": text, "parameters": (dict,), "bits_per_weight": number}
     for key, value in values.items():
         if key not in kinds:
             raise InputError(f"Unknown key {key!r} in recipe file {path}; the keys are {', '.join(kinds)}.")

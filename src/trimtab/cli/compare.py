@@ -11,10 +11,19 @@ from trimtab.cli.options import Common, State, common, option
 @click.argument("a")
 @click.argument("b")
 @option("--policy", default="standard", show_default=True, help="The margins: standard, strict or a TOML file.")
-@option("--suite", "suites", multiple=True, default=("core",), show_default=True, help="Items to compare on: a suite's name or a JSONL file. May be repeated.")
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    default=("core",),
+    show_default=True,
+    help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
+)
 @option("--workload", default="chat", show_default=True, help="What the timing asks for: a workload's name or a TOML file.")
 @option("--timing/--no-timing", default=True, show_default=True, help="Also time both, in turns.")
-@option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]")
+@option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]"
+)
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj

@@ -30,6 +30,8 @@ def doctor(*, common: Common) -> int:
         table.add_row(Text(mark, style=style), check.name, check.found)
         if check.fix:
             table.add_row("", "", Text.assemble(("fix: ", "yellow"), check.fix))
-    end = Text("Ready." if diagnosis.healthy else "Something is missing; see the lines marked ✗.", style="green" if diagnosis.healthy else "red")
+    end = Text(
+        "Ready." if diagnosis.healthy else "Something is missing; see the lines marked ✗.", style="green" if diagnosis.healthy else "red"
+    )
     emit(common, diagnosis.plain(), (table, end))
     return EXIT_PASSED if diagnosis.healthy else EXIT_MISSING

@@ -1,7 +1,6 @@
 """Lengths of time as people write them: 90s, 10m, 1h30m."""
 
 import re
-from typing import Any
 
 import click
 
@@ -9,18 +8,13 @@ SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 PATTERN = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
 
-class Duration(click.ParamType):
-    """Converts `1h30m`, `10m`, `90s` or plain seconds to seconds above zero."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip().lower()
-        match = PATTERN.fullmatch(text)
-        seconds = sum(SECONDS[unit] * float(count) for unit, count in match.groupdict().items() if count) if match else 0.0
-        if seconds <= 0:
-            self.fail(f"{str(value)!r} is not a length of time; write it as 90s, 10m or 1h30m.", param, ctx)
-        return seconds
+def duration(text: str) -> float:
+    """`1h30m`, `10m`, `90s` or plain seconds as seconds above zero. Raises click.BadParameter."""
+    match = PATTERN.fullmatch(text.strip().lower())
+    seconds = sum(SECONDS[unit] * float(count) for unit, count in match.groupdict().items() if count) if match else 0.0
+    if seconds <= 0:
+        raise click.BadParameter(f"{text!r} is not a length of time; write it as 90s, 10m or 1h30m.")
+    return seconds
 
 
 def spoken(seconds: float) -> str:

@@ -18,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from trimtab.cli.options import State, defaults_from, read_settings
+from trimtab.cli.pipes import silence_stdout
 from trimtab.core.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MISSING, EXIT_PASSED, TrimtabError
 
 VERBS = {
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
         say(f"Interrupted. {state.resume}")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return EXIT_PASSED
     except TrimtabError as error:
         if error.exit_code == EXIT_BUG:
@@ -133,7 +134,10 @@ def _os_sentence(error: OSError) -> tuple[str, int]:
     """What the system refused, with its exit code; empty for what a user cannot mend."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full{where}. Fix: free some space, or point TRIMTAB_HOME to another disk; then run the command again.", EXIT_MISSING
+        return (
+            f"The disk is full{where}. Fix: free some space, or point TRIMTAB_HOME to another disk; then run the command again.",
+            EXIT_MISSING,
+        )
     if error.errno == errno.EROFS:
         return f"The file system cannot be written to{where}. Fix: choose another folder with --out or TRIMTAB_HOME.", EXIT_MISSING
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -164,10 +168,4 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
-
-
-def _silence_stdout() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
+        silence_stdout()

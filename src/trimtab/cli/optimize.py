@@ -10,11 +10,24 @@ from trimtab.cli.options import Common, State, common, option
 @click.command(short_help="Find the fastest way to run a model here that is shown to be no worse.")
 @click.argument("model")
 @option("--workload", default="chat", show_default=True, help="What is asked of it: a workload's name or a TOML file.")
-@option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for everything that is found. [default: runs/<name of the model>]")
-@option("--candidate", "candidates", multiple=True, metavar="SPEC", help="Also try this: a file, engine:file or recipe@source. May be repeated.")
+@option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for everything that is found. [default: runs/<name of the model>]",
+)
+@option(
+    "--candidate", "candidates", multiple=True, metavar="SPEC", help="Also try this: a file, engine:file or recipe@source. May be repeated."
+)
 @option("--policy", default="standard", show_default=True, help="The margins: standard, strict or a TOML file.")
 @option("--engine", "engines", metavar="NAMES", help="Only these engines, with commas between. [default: all that are installed]")
-@option("--suite", "suites", multiple=True, default=("core",), show_default=True, help="Items to compare on: a suite's name or a JSONL file. May be repeated.")
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    default=("core",),
+    show_default=True,
+    help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
+)
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from trimtab.cli.durations import Duration
+from trimtab.cli.durations import duration
 from trimtab.core.errors import InputError
 
 
@@ -53,15 +53,13 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         *, as_json: bool, quiet: bool, verbose: bool, no_color: bool, offline: bool, time_limit: float | None, seed: int, **own: Any
     ) -> Any:
         click.get_current_context().ensure_object(State).verbose = verbose
-        shared = Common(
-            as_json=as_json, quiet=quiet, verbose=verbose, no_color=no_color, offline=offline, time_limit=time_limit, seed=seed
-        )
+        shared = Common(as_json=as_json, quiet=quiet, verbose=verbose, no_color=no_color, offline=offline, time_limit=time_limit, seed=seed)
         return command(common=shared, **own)
 
     decorated: Callable[..., Any] = packed
     for decorate in (
         option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Start of all random choices."),
-        option("--time-limit", type=Duration(), metavar="TIME", help="Start no new work after this: 90s, 10m, 1h30m."),
+        option("--time-limit", type=duration, metavar="TIME", help="Start no new work after this: 90s, 10m, 1h30m."),
         option("--offline", is_flag=True, help="Use only what is on this machine."),
         option("--no-color", is_flag=True, help="No colours (NO_COLOR is honoured too)."),
         option("--verbose", "-v", is_flag=True, help="Every step as a line of its own; a traceback with a bug."),

@@ -1,11 +1,12 @@
 """A decision as a person reads it: the answer, the candidates, the gates, where the files are. Pure: dicts in, renderables out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
@@ -13,60 +14,74 @@ from rich.text import Text
 
 Plain = Mapping[str, Any]
 
+WIDE = 110
+
 WORDS = {"pass": ("PASS", "green"), "fail": ("FAIL", "red"), "inconclusive": ("INCONCLUSIVE", "yellow")}
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
-SHORT_STATUS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "screened out", "timed": "slower", "certified": ""}
+STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "screened out", "timed": "timed"}
 
 
 def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[RenderableType]:
     """All parts in reading order. files: name -> path of what was written."""
     yield headline(decision)
-    candidates = decision.get("candidates") or []
-    if candidates:
-        yield candidates_table(decision)
+    if decision.get("candidates"):
+        yield ByWidth(lambda width: candidates_table(decision, wide=width >= WIDE))
         yield why_list(decision)
     if decision.get("gates"):
-        yield gates_table(decision["gates"])
+        yield ByWidth(lambda width: gates_table(decision["gates"], wide=width >= WIDE))
     if files:
         yield files_list(files)
+
+
+@dataclass(frozen=True)
+class ByWidth:
+    """Drawn for the width at hand: cells of two lines where there is no room for one."""
+
+    make: Callable[[int], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield self.make(options.max_width)
 
 
 def headline(decision: Plain) -> Panel:
     """The answer in a box: which deployment, how much faster at each concurrency, and whether it is shown to be no worse."""
     verdict = str(decision.get("verdict", "inconclusive"))
     word, style = WORDS.get(verdict, WORDS["inconclusive"])
-    lines: list[Text] = []
+    lines: list[RenderableType] = []
     chosen = decision.get("chosen")
     if chosen:
-        lines.append(Text.assemble(("Use ", "bold"), (name_of(chosen), f"bold {style}")))
-    speedup = decision.get("speedup") or {}
-    for title, ratios in (
-        ("faster than the baseline", speedup.get("over_baseline")),
-        ("faster than the best other candidate of the baseline's engine", speedup.get("over_best_of_baseline_engine")),
-    ):
-        line = _ratios_line(ratios)
-        if line:
-            lines.append(Text(f"{line} {title}"))
+        lines.append(Text.assemble(("Use ", "bold"), (id_of(chosen), f"bold {style}"), (f"  {settings_text(chosen)}", "dim")))
     lines.extend(Text(str(reason)) for reason in decision.get("reasons") or ())
+    if speedup_levels(decision):
+        lines.append(Padding(speedup_table(decision), (1, 0)))
     for role in ("reference", "baseline"):
         if decision.get(role):
-            lines.append(Text(f"{role}: {name_of(decision[role])}", style="dim"))
+            lines.append(Text.assemble((f"{role:<9} ", "dim"), id_of(decision[role]), (f"  {settings_text(decision[role])}", "dim")))
     return Panel(Group(*lines), title=Text(f" {word} ", style=f"bold {style}"), title_align="left", border_style=style, padding=(0, 1))
 
 
-def _ratios_line(ratios: Plain | None) -> str:
-    """`2.14x [2.08-2.20] at 1 in flight, 3.1x [...] at 4`; empty without ratios."""
-    parts = []
-    for concurrency in levels(ratios or {}):
-        ratio = (ratios or {})[concurrency].get("e2e_ms_p50")
-        if ratio and ratio.get("ratio") is not None:
-            parts.append(f"{ratio_text(ratio)} at {concurrency}")
-    return f"{', '.join(parts)} in flight:" if parts else ""
+def speedup_levels(decision: Plain) -> list[int]:
+    """The concurrency levels at which the chosen one was timed against the baseline."""
+    over = (decision.get("speedup") or {}).get("over_baseline") or {}
+    return sorted(int(key) for key in over if key.isdigit())
 
 
-def levels(by_concurrency: Plain) -> list[str]:
-    """The keys that are concurrency levels, in order."""
-    return sorted((key for key in by_concurrency if key.isdigit()), key=int)
+def speedup_table(decision: Plain) -> Table:
+    """A row a concurrency: time of a request, and how many times faster than the baseline and than its engine's best."""
+    speedup = decision["speedup"]
+    best = speedup.get("over_best_of_baseline_engine") or {}
+    rows = decision.get("candidates") or ()
+    chosen: Plain = next((row for row in rows if row["id"] == id_of(decision.get("chosen"))), {})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("requests at once")
+    table.add_column("median request", justify="right")
+    table.add_column("vs baseline", justify="right")
+    if best:
+        table.add_column(f"vs {id_of(best)}", justify="right", overflow="fold")
+    for level in speedup_levels(decision):
+        ratios = [(over.get(str(level)) or {}).get("e2e_ms_p50") for over in (speedup["over_baseline"], best)]
+        table.add_row(str(level), _ms(_p50(chosen, level)), *(ratio_text(ratio) for ratio in ratios[: 2 if best else 1]))
+    return table
 
 
 def ratio_text(ratio: Plain | None) -> str:
@@ -78,42 +93,41 @@ def ratio_text(ratio: Plain | None) -> str:
     return text
 
 
-def name_of(candidate: Any) -> str:
-    """`openvino · int8_asym · kv_type=u8`. The settings left to the engine are not said."""
-    if not isinstance(candidate, Mapping):
-        return str(candidate)
-    parts = [str(candidate[key]) for key in ("engine", "recipe") if candidate.get(key)]
-    settings = candidate.get("settings") or {}
-    parts.extend(f"{key}={value}" for key, value in settings.items() if value is not None)
-    return " · ".join(parts) or str(candidate.get("id", ""))
+def id_of(candidate: Any) -> str:
+    """`openvino int8-asym` of a candidate as a mapping, or the name that stands for it."""
+    return str(candidate.get("id", "")) if isinstance(candidate, Mapping) else str(candidate or "")
 
 
-def candidates_table(decision: Plain) -> Table:
+def settings_text(candidate: Any) -> str:
+    """`threads=2 slots=4`; the settings left to the engine are not said."""
+    settings = candidate.get("settings") or {} if isinstance(candidate, Mapping) else {}
+    return " ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
+
+
+def candidates_table(decision: Plain, *, wide: bool) -> Table:
     """One row a candidate: time of a request at each concurrency, how many times faster than the baseline, memory, quality, verdict."""
     candidates = decision["candidates"]
-    concurrencies = sorted({point["concurrency"] for row in candidates for point in (row.get("measurement") or {}).get("points", ())})
+    levels = sorted({point["concurrency"] for row in candidates for point in (row.get("measurement") or {}).get("points", ())})
     table = Table(box=box.SIMPLE_HEAD, title="Candidates", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("candidate", ratio=1, overflow="fold", min_width=18)
-    for level in concurrencies:
-        table.add_column(f"p50 at {level}", justify="right", no_wrap=True)
-        table.add_column("vs baseline", justify="right", min_width=6)
-    table.add_column("memory", justify="right", no_wrap=True)
-    table.add_column("loss/token", justify="right")
-    table.add_column("", no_wrap=True)
-    chosen_id, baseline_id = _id(decision.get("chosen")), _id(decision.get("baseline"))
+    table.add_column("candidate", overflow="fold", min_width=16)
+    for level in levels:
+        table.add_column(f"median request,\n{level} at once", justify="right", no_wrap=True)
+    table.add_column("memory\n(peak)", justify="right", no_wrap=True)
+    table.add_column("loss,\nnats/token", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("", no_wrap=True)
+    chosen_id, baseline_id = id_of(decision.get("chosen")), id_of(decision.get("baseline"))
     for row in sorted(candidates, key=lambda row: _order(row, chosen_id)):
         chosen = row["id"] == chosen_id
-        cells: list[RenderableType] = [name_of(row)]
-        for level in concurrencies:
-            cells.append(_ms(_p50(row, level)))
-            cells.append("1x (baseline)" if row["id"] == baseline_id else _over_baseline(decision, row, level, chosen))
-        cells += [_memory(row), _loss(row), _verdict_cell(row, chosen)]
+        state = _state(row, chosen=chosen, baseline=row["id"] == baseline_id)
+        cells: list[RenderableType] = [id_of(row) if wide else Text.assemble(id_of(row), "\n", state)]
+        for level in levels:
+            over = "1x" if row["id"] == baseline_id else _over_baseline(decision, row, level, chosen)
+            time = _ms(_p50(row, level))
+            cells.append(f"{time}  {over:>17}" if wide and time else f"{time}\n{over}".rstrip())
+        cells += [_memory(row), _loss(row), *([state] if wide else [])]
         table.add_row(*cells, style="bold" if chosen else "dim" if row.get("status") in ("dropped", "infeasible") else "")
     return table
-
-
-def _id(candidate: Any) -> str:
-    return str(candidate.get("id", "")) if isinstance(candidate, Mapping) else str(candidate or "")
 
 
 def _order(row: Plain, chosen_id: str) -> tuple[int, float]:
@@ -162,27 +176,34 @@ def _loss(row: Plain) -> str:
     """Nats per token lost against the reference on the screening text; below zero the candidate was better."""
     screen = (row.get("evidence") or {}).get("screen") or {}
     delta = screen.get("delta_nats_per_token")
-    return "" if delta is None else f"{-delta:+.3f} nats"
+    return "" if delta is None else f"{-delta:+.3f}"
 
 
-def _verdict_cell(row: Plain, chosen: bool) -> Text:
-    verdict = row.get("verdict")
-    if verdict in MARKS:
-        mark, style = MARKS[verdict]
-        return Text(f"{mark} {'chosen' if chosen else verdict}", style=style)
-    return Text("chosen" if chosen else SHORT_STATUS.get(str(row.get("status")), str(row.get("status", ""))))
+def _state(row: Plain, *, chosen: bool, baseline: bool) -> Text:
+    """How far a candidate came, in two words at most."""
+    mark, style = MARKS.get(str(row.get("verdict")), ("", ""))
+    word = "chosen" if chosen else "baseline" if baseline else str(row.get("verdict") or STATUS_WORDS.get(str(row.get("status")), ""))
+    return Text(f"{mark} {word}".strip(), style=style)
 
 
 def why_list(decision: Plain) -> RenderableType:
     """Why each other candidate lost, in words; candidates that lost for the same reason share a line."""
-    chosen_id = _id(decision.get("chosen"))
+    chosen_id = id_of(decision.get("chosen"))
     by_reason: dict[str, list[str]] = {}
     for row in decision["candidates"]:
         if row["id"] != chosen_id and row.get("reasons"):
-            by_reason.setdefault("; ".join(str(reason) for reason in row["reasons"]), []).append(name_of(row))
+            by_reason.setdefault("; ".join(str(reason) for reason in row["reasons"]), []).append(id_of(row))
     if not by_reason:
         return Text("")
-    table = Table(box=None, show_header=False, title="Why each other one lost", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        box=None,
+        show_header=False,
+        title="Why each other one lost",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column(ratio=2, overflow="fold")
     table.add_column(ratio=3, overflow="fold")
     for reason, names in by_reason.items():
@@ -190,27 +211,35 @@ def why_list(decision: Plain) -> RenderableType:
     return Padding(table, (0, 0, 1, 0))
 
 
-def gates_table(gates: Sequence[Plain]) -> Table:
-    """One row a gate: change, interval, margin, n, whether the planted control was caught, verdict."""
+def gates_table(gates: Sequence[Plain], *, wide: bool) -> RenderableType:
+    """One row a gate: change with its interval, margin, n, whether the planted control was caught, verdict; then why any did not pass."""
     table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("gate", no_wrap=True)
-    table.add_column("change [interval]", justify="right")
+    table.add_column("gate", overflow="fold")
+    table.add_column("change [interval]", justify="right", no_wrap=True)
     table.add_column("margin", justify="right")
-    table.add_column("unit", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("control", no_wrap=True)
     table.add_column("", no_wrap=True)
     for gate in gates:
         mark, style = MARKS.get(str(gate["verdict"]), MARKS["inconclusive"])
-        control = gate.get("positive_control")
-        caught = Text("none", style="yellow") if not control else Text("caught", style="green") if control.get("caught") else Text("missed", style="red")
         name = str(gate["name"]) + ("" if gate.get("required", True) else " (report only)")
+        change = change_text(gate)
+        margin = f"{gate['margin']:g} {gate.get('unit', '')}"
         missing = f" (-{gate['n_missing']})" if gate.get("n_missing") else ""
-        table.add_row(name, change_text(gate), f"{gate['margin']:g}", str(gate.get("unit", "")), f"{gate['n']}{missing}", caught, Text(f"{mark} {gate['verdict']}", style=style))
-        if gate["verdict"] != "pass":
-            for reason in gate.get("reasons") or ():
-                table.add_row("", Text(str(reason), style="dim"), "", "", "", "", "")
-    return table
+        if not wide:
+            change, margin = change.replace(" [", "\n["), margin.replace(" ", "\n", 1)
+        table.add_row(name, change, margin, f"{gate['n']}{missing}", _control_cell(gate), Text(f"{mark} {gate['verdict']}", style=style))
+    open_ends = [gate for gate in gates if gate["verdict"] != "pass" and gate.get("reasons")]
+    reasons = [Text(f"{gate['name']}: {'; '.join(map(str, gate['reasons']))}") for gate in open_ends]
+    return Group(table, *reasons, *([Text("")] if reasons else []))
+
+
+def _control_cell(gate: Plain) -> Text:
+    """Whether the gate failed what was planted for it to fail; without that it is not informative."""
+    control = gate.get("positive_control")
+    if not control:
+        return Text("none", style="yellow")
+    return Text("caught", style="green") if control.get("caught") else Text("missed", style="red")
 
 
 def change_text(gate: Plain) -> str:
@@ -233,5 +262,11 @@ def files_list(files: Mapping[str, str]) -> Table:
 
 def files_of(folder: Path) -> dict[str, str]:
     """What a run folder holds for a person, in the order to read it; only what is there."""
-    names = {"report": "report.html", "decision": "decision.json", "candidates": "candidates.jsonl", "items": "items", "to deploy": "deploy.toml"}
+    names = {
+        "report": "report.html",
+        "decision": "decision.json",
+        "candidates": "candidates.jsonl",
+        "items": "items",
+        "to deploy": "deploy.toml",
+    }
     return {title: str(folder / name) for title, name in names.items() if (folder / name).exists()}

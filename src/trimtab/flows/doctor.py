@@ -90,7 +90,8 @@ def _engine_checks() -> list[Check]:
     for name in engine_names():
         try:
             build = engine_class(name).build()
-            checks.append(Check(name=f"engine {name}", state="ok", found=f"{build.version}, {build.details}".rstrip(", ")))
+            details = build.details.replace(" = 1", "").replace(" | ", " ")
+            checks.append(Check(name=f"engine {name}", state="ok", found=f"{build.version}, {details}".rstrip(", ")))
         except TrimtabError as error:
             sentence = str(error).partition(" Fix: ")[0]
             checks.append(Check(name=f"engine {name}", state="absent", found=sentence, fix=getattr(error, "fix", "")))
@@ -135,7 +136,12 @@ def _folder(name: str, path: Path) -> Check:
     if not os.access(path, os.W_OK):
         return Check(name=name, state="missing", found=f"{path} cannot be written to", fix="export TRIMTAB_HOME=/a/folder/you/can/write/to")
     if free < ROOM_BYTES:
-        return Check(name=name, state="missing", found=f"{found}; {ROOM_BYTES / 1e9:.0f} GB are needed", fix="free some space, or set TRIMTAB_HOME to another disk")
+        return Check(
+            name=name,
+            state="missing",
+            found=f"{found}; {ROOM_BYTES / 1e9:.0f} GB are needed",
+            fix="free some space, or set TRIMTAB_HOME to another disk",
+        )
     return Check(name=name, state="ok", found=found)
 
 

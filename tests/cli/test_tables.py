@@ -1,0 +1,81 @@
+"""What a person sees of a decision, at the widths people have."""
+
+import importlib.util
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from trimtab.cli.tables import change_text, decision_view, files_of, id_of, ratio_text, settings_text
+
+spec = importlib.util.spec_from_file_location("table_decisions", Path(__file__).with_name("decisions.py"))
+assert spec is not None
+assert spec.loader is not None
+decisions = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(decisions)
+
+
+def shown(width: int, verdict: str = "pass", **console: object) -> str:
+    stream = io.StringIO()
+    out = Console(file=stream, width=width, highlight=False, **console)  # type: ignore[arg-type]
+    for renderable in decision_view(decisions.decision(verdict), {"report": "runs/demo/report.html"}):
+        out.print(renderable)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_fits_and_says_everything(width: int) -> None:
+    text = shown(width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    flat = " ".join(text.split())
+    for piece in (
+        "PASS",
+        "2.14x",
+        "[2.08",
+        "1126 ms",
+        "2270 ms",
+        "412 MB",
+        "+0.191",
+        "inconclusive",
+        "not measured",
+        "caught",
+        "runs/demo/report.html",
+    ):
+        assert piece in flat, piece
+    assert "loses 0.19 nats" in flat
+    assert "fairness: only 40 templates" in flat
+    assert "…" not in text
+
+
+def test_the_headline_says_how_much_of_it_the_baselines_engine_already_gives() -> None:
+    box = shown(120).partition("╰")[0]
+    assert "vs baseline" in box
+    assert "vs llamacpp q8-0" in box
+    assert "2.14x [2.08–2.20]" in box
+    assert "2.61x [2.55–2.67]" in box
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_without_colours_there_are_none(verdict: str) -> None:
+    text = shown(100, verdict, no_color=True, force_terminal=True)
+    assert "\x1b[3" not in text.replace("\x1b[3m", "")
+    assert verdict.upper() in text
+
+
+def test_missing_numbers_are_never_zero() -> None:
+    assert ratio_text(None) == ""
+    assert ratio_text({"ratio": None}) == ""
+    assert change_text({"delta": None}) == "not measured"
+    assert change_text({"delta": -0.01, "low": -0.02, "high": None}) == "-0.0100 [-0.0200, +inf]"
+
+
+def test_names_leave_out_what_was_not_set() -> None:
+    assert settings_text({"settings": {"threads": 2, "kv_type": None}}) == "threads=2"
+    assert id_of({"id": "llamacpp q8-0"}) == "llamacpp q8-0"
+    assert id_of("reference") == "reference"
+
+
+def test_only_files_that_are_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "decision.json").write_text("{}")
+    assert files_of(tmp_path) == {"decision": str(tmp_path / "decision.json")}

@@ -69,8 +69,8 @@ def default_engine(opened: Opened) -> str:
     engine = DEFAULT_ENGINE.get(opened.snapshot.format)
     if engine is None:
         raise InputError(
-            f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({opened.header.quantization}), which no engine at hand runs; "
-            "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
+            f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({opened.header.quantization}), which no engine at hand "
+            "runs; convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
         )
     return engine
 

@@ -170,6 +170,7 @@ async def timed_session(
             turn_limit_s=turn_limit_s or time_budget_s,
             on_progress=on_progress,
             watch=watch,
+            started_s=time.monotonic(),
         )
         await session.warm_up()
         index, stopped = 0, session.why_stop(0, min_rounds, max_rounds, target_half_width)
@@ -226,7 +227,7 @@ class _Session:
     turn_limit_s: float
     on_progress: Callable[[SessionProgress], None] | None
     watch: NoiseWatch
-    started_s: float = field(default_factory=time.monotonic)
+    started_s: float
     round_s: float = 0.0
     turns: list[Turn] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)

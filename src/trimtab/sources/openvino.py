@@ -24,10 +24,10 @@ TYPE_BITS = {
     "f64": 64, "i64": 64, "u64": 64, "f32": 32, "i32": 32, "u32": 32, "f16": 16, "bf16": 16, "i16": 16, "u16": 16, "i8": 8, "u8": 8,
     "boolean": 8, "f8e4m3": 8, "f8e5m2": 8, "f8e8m0": 8, "nf4": 4, "f4e2m1": 4, "i4": 4, "u4": 4, "u3": 3, "u2": 2, "u1": 1, "string": 0,
 }  # fmt: skip
-_CONST = re.compile(rb'<layer id="\d{1,9}" name="([^"<>]{0,512})" type="Const"[^<>]{0,200}>\s{0,64}<data ([^<>]{0,2048})/>')
-_STATE = re.compile(rb'<data variable_id="([^"<>]{1,512})"[^<>]{0,200}variable_shape="([^"<>]{0,200})"')
+_CONST = re.compile(rb'<layer id="\d{1,9}" name="([^"<]{0,512})" type="Const"[^<>]{0,200}>\s{0,64}<data ([^<>]{0,2048})/>')
+_STATE = re.compile(rb'<data variable_id="([^"<]{1,512})"[^<>]{0,200}variable_shape="([^"<>]{0,200})"')
 _ATTRIBUTE = re.compile(rb'(\w{1,32})="([^"<>]{0,512})"')
-_TEMPLATE = re.compile(rb'<(?:simplified_)?chat_template value="([^"<>]{0,4000000})"')
+_TEMPLATE = re.compile(rb'<(?:simplified_)?chat_template value="([^"<]{0,4000000})"')
 
 
 def snapshot_paths(folder: Path) -> tuple[Path, ...]:

@@ -1,0 +1,118 @@
+"""Text for the OpenVINO engine: the tokenizer models beside the weights, and the chat template as OpenVINO GenAI applies it.
+
+GenAI's own tokenizer cuts a text at the model's context without a word and always turns markers such as <|im_start|> into their
+tokens. Here the same tokenizer graph runs with the cut taken out, and in a second copy with the marker step made to match nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.errors import EngineRefused
+
+NEVER_MATCHES = b"(?!)"
+NO_CUT_TOKENS = 2**31 - 1
+
+
+class TextModels:
+    """Tokenizer, detokenizer and chat template of one OpenVINO directory. Each model is compiled when first needed.
+
+    context_tokens: where the directory's tokenizer cuts, which is the model's context; None if it does not cut
+    """
+
+    def __init__(self, folder: Path, source: str) -> None:
+        import openvino_genai
+
+        self._folder = folder
+        self._source = source
+        self._compiled: dict[bool, Any] = {}
+        try:
+            self.genai = openvino_genai.Tokenizer(str(folder))
+        except RuntimeError as error:
+            raise EngineRefused(f"OpenVINO GenAI cannot open the tokenizer of {source}: {last_sentence(error)}.") from error
+        self.bos_id = self._leading_token()
+        self.context_tokens = self._cut()
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids without a leading BOS."""
+        import openvino
+
+        if not text:
+            return []
+        if parse_special not in self._compiled:
+            self._compiled[parse_special] = self._compile(parse_special)
+        result = self._compiled[parse_special]({0: openvino.Tensor([text])})
+        ids = [int(token) for token in result["input_ids"][0]]
+        return ids[1:] if self.bos_id is not None and ids[:1] == [self.bos_id] else ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.genai.decode(list(ids), skip_special_tokens=True)) if ids else ""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        """The chat template with the generation prompt. Raises EngineRefused if there is none or it fails."""
+        if not self.genai.chat_template:
+            raise EngineRefused(f"{self._source} has no chat template.")
+        try:
+            plain = [dict(message) for message in messages]
+            return str(self.genai.apply_chat_template(plain, True, tools=[dict(tool) for tool in tools] or None))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise EngineRefused(f"The chat template of {self._source} cannot render these messages: {last_sentence(error)}.") from error
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        token = int(self.genai.get_eos_token_id())
+        return (token,) if token >= 0 else ()
+
+    def _leading_token(self) -> int | None:
+        """BOS if this tokenizer puts it first, else None."""
+        bos = int(self.genai.get_bos_token_id())
+        ids = self.genai.encode("a", add_special_tokens=True).input_ids.data[0]
+        return bos if len(ids) and ids[0] == bos and bos >= 0 else None
+
+    def _model(self) -> Any:
+        import openvino
+        import openvino_tokenizers
+
+        core = openvino.Core()
+        core.add_extension(str(openvino_tokenizers._ext_path))
+        return core, core.read_model(str(self._folder / "openvino_tokenizer.xml"))
+
+    def _cut(self) -> int | None:
+        limits = [int(value.data.flat[0]) for _, _, value in cuts(self._model()[1])]
+        return min(limits) if limits else None
+
+    def _compile(self, parse_special: bool) -> Any:
+        """The tokenizer without its cut; without parse_special the marker pattern is replaced by one that matches nothing."""
+        import numpy as np
+        from openvino import opset13
+
+        core, model = self._model()
+        for node, index, constant in cuts(model):
+            limit = np.full(constant.data.shape, NO_CUT_TOKENS, constant.data.dtype)
+            node.input(index).replace_source_output(opset13.constant(limit).output(0))
+        if not parse_special:
+            for node in model.get_ops():
+                if node.get_type_name() == "SpecialTokensSplit":
+                    pattern = opset13.constant(np.frombuffer(NEVER_MATCHES, np.uint8))
+                    node.input(node.get_input_size() - 1).replace_source_output(pattern.output(0))
+        return core.compile_model(model, "CPU")
+
+
+def cuts(model: Any) -> list[tuple[Any, int, Any]]:
+    """Where a tokenizer model limits the number of tokens: (Minimum node, input index, the constant there)."""
+    found = []
+    for node in model.get_ops():
+        if node.get_type_name() == "Minimum":
+            for index in range(2):
+                constant = node.input_value(index).get_node()
+                if constant.get_type_name() == "Constant":
+                    found.append((node, index, constant))
+    return found
+
+
+def last_sentence(error: BaseException) -> str:
+    """The telling line of an OpenVINO exception: the last one that is not a place in its sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from ")]
+    return (telling or lines or [type(error).__name__])[-1].rstrip(".")[:300]

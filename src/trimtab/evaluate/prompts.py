@@ -1,0 +1,68 @@
+"""Calibration text and fresh timing prompts, from sentences that share nothing with the suites."""
+
+import random
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+
+from trimtab.core.errors import InputError
+
+SENTENCES_PER_TEXT = 8
+MAX_NUMBER = 10**8
+CHARACTERS_PER_TOKEN = 10
+
+
+@cache
+def sentences() -> tuple[str, ...]:
+    """The sentence bank."""
+    content = files(__package__).joinpath("suites", "calibration.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(content)["sentences"])
+
+
+def calibration_texts(n: int = 48, seed: int = 0) -> tuple[str, ...]:
+    """Texts of eight sentences each for importance matrices and data-aware recipes. Nothing in them is in any suite."""
+    rng = random.Random(f"calibration/{seed}")
+    texts: list[str] = []
+    pool: list[str] = []
+    for _ in range(n):
+        if len(pool) < SENTENCES_PER_TEXT:
+            pool = rng.sample(sentences(), len(sentences()))
+        texts.append(" ".join(pool.pop() for _ in range(SENTENCES_PER_TEXT)))
+    return tuple(texts)
+
+
+def fresh_texts(seed: int, n: int, n_tokens: int) -> list[str]:
+    """`n` texts long enough for n_tokens tokens of any tokenizer of English, each different from its first characters on.
+
+    They read like a user's notes: a number of its own, then sentences in a random order. Equal arguments give equal texts; other seeds give
+    other numbers.
+    """
+    rng = random.Random(f"prompts/{seed}")
+    texts: list[str] = []
+    for number in rng.sample(range(MAX_NUMBER), n):
+        parts = [f"{number:08d}:"]
+        length = 0
+        while length < CHARACTERS_PER_TOKEN * n_tokens:
+            order = rng.sample(sentences(), len(sentences()))
+            parts += order
+            length += sum(map(len, order))
+        texts.append(" ".join(parts)[: CHARACTERS_PER_TOKEN * n_tokens])
+    return texts
+
+
+def fresh_prompts(seed: int, n: int, n_tokens: int, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
+    """`fresh_texts` as prompts of exactly n_tokens token ids, so that no prefix cache helps: each begins with a number of its own.
+
+    Raises InputError for fewer than 16 tokens, which leave no room to be different, or for a tokenizer that needs more text for a token.
+    """
+    if n_tokens < 16:
+        raise InputError(f"Fresh prompts need at least 16 tokens to differ, not {n_tokens}.")
+    return [exactly(tokenize(text), n_tokens) for text in fresh_texts(seed, n, n_tokens)]
+
+
+def exactly(ids: list[int], n_tokens: int) -> list[int]:
+    """The first n_tokens ids. Raises InputError if there are fewer."""
+    if len(ids) < n_tokens:
+        raise InputError(f"This tokenizer makes only {len(ids)} tokens of a text meant for {n_tokens}; use a shorter workload.")
+    return ids[:n_tokens]

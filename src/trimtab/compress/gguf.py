@@ -7,7 +7,6 @@ are expanded to 32-bit floats first, so nothing is lost twice by an intermediate
 
 import contextlib
 import ctypes
-import functools
 import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trimtab.compress import imatrix
-from trimtab.compress.base import Progress, is_as_shipped, needs_calibration, snapshot_of
+from trimtab.compress.base import Progress, is_as_shipped, make, needs_calibration, snapshot_of
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -44,6 +43,8 @@ TYPES = {
 }
 PARAMETERS = ("type", "calibration", "calibration_tokens", "imatrix")
 DEFAULT_CALIBRATION_TOKENS = 8192
+IMATRIX = "imatrix"
+"""The type whose product is the importance matrix alone."""
 LOG_ERROR = 4
 
 
@@ -56,6 +57,8 @@ def version(recipe: Recipe) -> str:
 
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:
     """See RecipeBuilder. Rows that a K type does not divide fall back to wider types, so less than 8.5 bits a weight is not promised."""
+    if recipe.parameters.get("type") == IMATRIX:
+        return 2**28
     params = native.llama_model_default_params()
     params.no_alloc = True
     params.load_mode = native.LLAMA_LOAD_MODE_NONE  # llama.cpp aborts on no_alloc with mmap
@@ -71,20 +74,31 @@ def product_bytes(recipe: Recipe, source: Snapshot) -> int:
 def build(
     recipe: Recipe, source: Snapshot, out_dir: Path, *, calibration: Sequence[str] = (), progress: Progress | None = None
 ) -> Snapshot:
-    """See RecipeBuilder. Writes one GGUF, and `imatrix.gguf` beside it where an importance matrix was computed."""
+    """See RecipeBuilder. Writes one GGUF file; an importance matrix that it needs becomes a product of its own beside it."""
     if is_as_shipped(recipe):
         return source
     _check(recipe, source)
-    matrix = None
-    if needs_calibration(recipe):
-        limit = int(recipe.parameters.get("calibration_tokens", DEFAULT_CALIBRATION_TOKENS))
+    if recipe.parameters["type"] == IMATRIX:
         with _quiet():
-            matrix = _measured(source.path, source.digest, tuple(calibration), limit, progress)
+            matrix = imatrix.measure(source.path, calibration, max_tokens=_calibration_tokens(recipe), progress=progress)
         imatrix.write_importance(out_dir / "imatrix.gguf", matrix, dataset="calibration texts of trimtab")
+        return snapshot_of(out_dir, ["imatrix.gguf"], like=source, recipe=recipe, fmt="gguf")
+    importance = {}
+    if needs_calibration(recipe):
+        # A product of its own, so that all types share one; out_dir lies in the cache.
+        parameters = {"type": IMATRIX, "calibration": True, "calibration_tokens": _calibration_tokens(recipe)}
+        made = make(
+            Recipe(name=IMATRIX, family=recipe.family, engine=recipe.engine, parameters=parameters),
+            source,
+            out_dir.parent,
+            calibration=calibration,
+            progress=progress,
+        )
+        importance = imatrix.read_importance(made.path).means()
     elif "imatrix" in recipe.parameters:
-        matrix = imatrix.read_importance(_imatrix_path(recipe))
+        importance = imatrix.read_importance(_imatrix_path(recipe)).means()
     name = f"{source.path.name.removesuffix('.gguf')}.{recipe.parameters['type']}.gguf"
-    quantize(source.path, out_dir / name, str(recipe.parameters["type"]), matrix.means() if matrix else {}, progress=progress)
+    quantize(source.path, out_dir / name, str(recipe.parameters["type"]), importance, progress=progress)
     return snapshot_of(out_dir, [name], like=source, recipe=recipe, fmt="gguf")
 
 
@@ -111,16 +125,15 @@ def quantize(
         raise InfeasibleError(f"llama.cpp cannot write {source.name} as {type_name}: {_reason(lines)}.")
 
 
-@functools.lru_cache(maxsize=1)  # several recipes in a row share one matrix
-def _measured(model: Path, digest: str, texts: tuple[str, ...], max_tokens: int, progress: Progress | None) -> imatrix.Importance:
-    return imatrix.measure(model, texts, max_tokens=max_tokens, progress=progress)
+def _calibration_tokens(recipe: Recipe) -> int:
+    return int(recipe.parameters.get("calibration_tokens", DEFAULT_CALIBRATION_TOKENS))
 
 
 def _check(recipe: Recipe, source: Snapshot) -> None:
     for key in recipe.parameters:
         if key not in PARAMETERS:
             raise InputError(f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family gguf knows {', '.join(PARAMETERS)}.")
-    if recipe.parameters.get("type") not in TYPES:
+    if recipe.parameters.get("type") not in (*TYPES, IMATRIX):
         raise InputError(f"Recipe {recipe.name!r} asks for type {recipe.parameters.get('type')!r}; the types are {', '.join(TYPES)}.")
     if source.format != "gguf":
         raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from trimtab.core.decision import ControlResult, Decision, GateResult, Verdict
 from trimtab.core.errors import InputError
-from trimtab.core.evidence import Evidence
+from trimtab.core.evidence import Evidence, Outcome
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.fairness import judge_equivalence_by_group
 from trimtab.decide.generation import judge_generation
@@ -97,8 +97,15 @@ def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str
     outcomes = evidence.controls.get(spec.name)
     if not outcomes:
         return {}
-    judge = judge_non_inferiority if spec.kind == "non_inferiority" else judge_equivalence_by_group
-    return {name: judge(spec, evidence.reference, outcomes, level, sample=True)}
+    if spec.kind == "non_inferiority":
+        return {name: judge_non_inferiority(spec, evidence.reference, outcomes, level, sample=True)}
+    return {name: judge_equivalence_by_group(spec, evidence.reference, _others_unchanged(evidence.reference, outcomes), level, sample=True)}
+
+
+def _others_unchanged(reference: Sequence[Outcome], planted: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """A control that was run on the harmed group's items only: the others are as in the reference, which makes it no easier to catch."""
+    run = {outcome.item_id for outcome in planted}
+    return (*planted, *(outcome for outcome in reference if outcome.item_id not in run))
 
 
 def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: float) -> tuple[GateResult, float]:
@@ -118,7 +125,7 @@ def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: floa
         required=spec.required,
         verdict=verdict,
         informative=informative,
-        reasons=(*noise_reasons, *judgement.reasons, *control_reasons),
+        reasons=(*noise_reasons, *control_reasons, *judgement.reasons),
         n=judgement.n,
         n_clusters=judgement.n_clusters,
         n_missing=judgement.n_missing,
@@ -146,7 +153,7 @@ def _assay(controls: Mapping[str, Judgement]) -> tuple[bool, list[str]]:
         return False, ["not informative: no positive control was run, so it is not known whether this gate can fail"]
     missed = {name: judgement for name, judgement in controls.items() if judgement.verdict != "fail"}
     return not missed, [
-        f"not informative: the planted control {name} was not failed ({judgement.verdict}: {'; '.join(judgement.reasons)})"
+        f"not informative: the planted control {name} was not failed ({judgement.verdict}: {judgement.reasons[0]})"
         for name, judgement in missed.items()
     ]
 

@@ -28,7 +28,7 @@ def judge_generation(spec: GateSpec, reference: GenerationCheck | None, candidat
     best = paired_rate_change(0, 0, n, level.confidence).high or 0.0
     low, high = -(rise.high or 0.0), -(rise.low or 0.0)
     counts = f"{newly} newly broken and {mended} mended of {count(n, 'answer')}"
-    figures = f"{counts} (sound answers {number(-rise.value)}, {level.words} {low:+.3f} to {high:+.3f})"
+    figures = f"{counts} (sound answers {number((mended - newly) / n)}, {level.words} {low:+.3f} to {high:+.3f})"
     if n < spec.min_clusters:
         return Judgement(verdict="inconclusive", reasons=(f"{count(n, 'answer')}, {spec.min_clusters} are needed",), n=n, n_clusters=n)
     verdict: Verdict
@@ -43,7 +43,7 @@ def judge_generation(spec: GateSpec, reference: GenerationCheck | None, candidat
         reasons=(reason,),
         n=n,
         n_clusters=n,
-        delta=-rise.value,
+        delta=(mended - newly) / n,
         low=low,
         high=high,
         level=1.0 - sum(reference.broken) / n,

@@ -45,7 +45,7 @@ class Level:
 
     @property
     def words(self) -> str:
-        return f"{100 * self.confidence:.4g} % interval"
+        return f"{100 * self.confidence:.{4 if self.alpha >= 0.0005 else 7}g} % interval"
 
 
 def number(value: float) -> str:

@@ -1,0 +1,117 @@
+"""Conditions of a run as names and values: machine, workload, policy, versions, what was tried without success. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab.record.phrases import MISSING, fixed, is_number, line, megabytes, percent, seconds, significant, with_unit
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def settings_in_words(settings: Any) -> str:
+    given = {key: value for key, value in mapping(settings).items() if value is not None}
+    return ", ".join(f"{line(key)} {plain(value)}" for key, value in given.items()) or "engine defaults"
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) else significant(value, 4) if is_number(value) else line(value)
+
+
+def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and plain values for a list; nested mappings are flattened, long lists left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = line(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            found += [(f"{name}: {inner}", text) for inner, text in pairs(value)]
+        elif value is None:
+            found.append((name, MISSING))
+        elif not isinstance(value, (list, tuple)) or len(value) <= 16:
+            found.append((name, plain(value)))
+    return found
+
+
+def margins(decision: Mapping[str, Any]) -> list[list[str]]:
+    specs = mapping(decision.get("policy")).get("gates") or ()
+    return [[line(spec["name"]), f"{spec['margin']:g} {line(spec['unit'])}", line(spec.get("reason", ""))] for spec in specs]
+
+
+def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Conditions of the run, in groups of name and value."""
+    machine, joint = mapping(decision.get("machine")), mapping(decision.get("decision"))
+    workload, policy, suite = (mapping(decision.get(name)) for name in ("workload", "policy", "suite"))
+    noise = mapping(decision.get("noise"))
+    conditions = next((mapping(row["measurement"]).get("conditions") for row in rows if row.get("measurement")), None)
+    levels = ", ".join(str(level) for level in workload.get("concurrency") or ())
+    groups = [
+        (
+            "Machine",
+            [
+                ("processor", line(machine.get("cpu") or "unknown")),
+                ("cores", significant(machine.get("n_cores"), 4)),
+                ("memory", megabytes(machine.get("memory_bytes"))),
+                ("read bandwidth, all cores", with_unit(machine.get("read_gb_s"), "GB/s")),
+                ("float32 matrix multiplication, all cores", with_unit(machine.get("matmul_gflop_s"), "GFLOP/s")),
+                ("accelerators", plain(machine.get("accelerators") or "none")),
+                ("instruction sets", plain(machine.get("flags") or "unknown")),
+                ("system", line(machine.get("system") or "unknown")),
+                ("noise", ("noisy. " if noise.get("noisy") else "quiet. ") + line(noise.get("why", "")) if noise else MISSING),
+            ],
+        ),
+        (
+            "Workload and timing",
+            [
+                ("workload", line(workload.get("name", ""))),
+                ("prompt", with_unit(workload.get("prompt_tokens"), "tokens", 7)),
+                ("output", with_unit(workload.get("output_tokens"), "tokens", 7)),
+                ("requests in flight", levels),
+                *pairs(mapping(conditions)),
+            ]
+            if workload
+            else [],
+        ),
+        (
+            "Policy and items",
+            [
+                ("policy", f"{line(policy.get('name', ''))}, version {line(policy.get('version', ''))}"),
+                ("policy sha256", line(joint.get("policy_sha256", ""))),
+                (
+                    "chance of passing a worse one (alpha)",
+                    f"{fixed(policy.get('alpha'), 3)} over {policy.get('max_attempts', '?')} attempts",
+                ),
+                ("attempt", line(joint.get("attempt", "?"))),
+                ("use of the evidence", line(joint.get("use", "")).replace("_", " ")),
+                ("joint power for an equal candidate", percent(joint.get("joint_power"))),
+                ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
+                ("number of items", f"{significant(suite.get('n_items'), 7)} in {significant(suite.get('n_clusters'), 7)} clusters"),
+                ("items sha256", line(suite.get("digest", ""))),
+            ],
+        ),
+        (
+            "Run",
+            [
+                ("started", line(decision.get("started", ""))),
+                ("finished", line(decision.get("finished", ""))),
+                ("took", seconds(decision.get("seconds"))),
+                ("seed", line(decision.get("seed", ""))),
+                *pairs(mapping(decision.get("budget"))),
+            ],
+        ),
+        ("Versions", pairs(mapping(decision.get("versions")))),
+    ]
+    return [(title, named) for title, named in groups if named]
+
+
+def negative_results(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was tried without success, and what was not done."""
+    lost = [row for row in rows if row.get("verdict") == "fail" or row.get("status") in ("infeasible", "dropped", "screened")]
+    kept = [
+        (f"{line(row.get('id', ''))} ({row.get('status')})", " ".join(line(reason) for reason in row.get("reasons") or ())) for row in lost
+    ]
+    return kept + [(line(item.get("what", "")), line(item.get("why", ""))) for item in decision.get("skipped") or ()]

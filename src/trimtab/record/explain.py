@@ -1,0 +1,121 @@
+"""A decision in a few plain sentences: the report's headline and what the terminal and Python's `explain()` say."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trimtab.record.phrases import MISSING, decimals_for, fixed, interval, is_number, line, times
+
+
+def explain(decision: dict[str, Any]) -> str:
+    """What was decided and why, a few sentences of plain text without line breaks."""
+    sentences = [headline(decision)]
+    chosen = decision.get("chosen")
+    best = (decision.get("speedup") or {}).get("over_best_of_baseline_engine") or {}
+    if chosen and best.get("id"):
+        gains = speed_claims(best)
+        if gains:
+            sentences.append(f"Against the best passing candidate of the baseline's own engine, {line(best['id'])}, it is {gains}.")
+    gates = [_gate_sentence(gate) for gate in decision.get("gates") or () if gate.get("verdict") != "pass"]
+    sentences += gates
+    if decision.get("verdict") != "pass" and not gates:
+        sentences += [_ended(reason) for reason in decision.get("reasons") or ()]
+    noise = decision.get("noise") or {}
+    if noise.get("noisy"):
+        sentences.append(f"The machine was noisy while timing: {_ended(noise.get('why') or 'the cause is not known')}")
+    return " ".join(sentences)
+
+
+def headline(decision: Mapping[str, Any]) -> str:
+    """The answer in one sentence."""
+    return _compare_headline(decision) if decision.get("kind") == "compare" else _optimize_headline(decision)
+
+
+def speed_claims(by_concurrency: Mapping[str, Any]) -> str:
+    """`at least 1.98x as fast end to end with 1 request in flight and 2.76x with 4 (measured 2.06x and 2.91x)`; empty if not timed.
+
+    What is claimed is the interval's low end, rounded down.
+    """
+    claimed: list[str] = []
+    measured: list[str] = []
+    for level in levels_of(by_concurrency):
+        ratio = by_concurrency[level].get("e2e_ms_p50") or {}
+        if is_number(ratio.get("ratio")) and is_number(ratio.get("low")):
+            requests = ("1 request in flight" if level == "1" else f"{level} requests in flight") if not claimed else level
+            claimed.append(
+                f"{times(math.floor(ratio['low'] * 100 + 1e-9) / 100)}{' as fast end to end' if not claimed else ''} with {requests}"
+            )
+            measured.append(times(ratio["ratio"]))
+    return f"at least {_listed(claimed)} (measured {_listed(measured)})" if claimed else ""
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def levels_of(by_concurrency: Mapping[str, Any]) -> list[str]:
+    """The concurrency levels among the keys, in order of size."""
+    return sorted((key for key, value in by_concurrency.items() if key.isdecimal() and isinstance(value, Mapping)), key=int)
+
+
+def gate_change(gate: Mapping[str, Any]) -> str:
+    """`−0.0048 [−0.0079, −0.0017] nats/token`, or that it was not measured."""
+    if not is_number(gate.get("delta")):
+        return MISSING
+    low, high = gate.get("low"), gate.get("high")
+    half = (high - low) / 2 if is_number(low) and is_number(high) else None
+    decimals = decimals_for(gate.get("margin"), half)
+    return f"{fixed(gate['delta'], decimals)} {interval(low, high, decimals)} {line(gate.get('unit', ''))}".rstrip()
+
+
+def gates_in_words(gates: Any) -> str:
+    """`all 7 required gates`, `the one required gate`, or how many of them passed."""
+    required = [gate for gate in gates or () if gate.get("required")]
+    passed = sum(gate.get("verdict") == "pass" for gate in required)
+    if passed == len(required):
+        return "the one required gate" if passed == 1 else f"all {passed} required gates"
+    return f"{passed} of {len(required)} required gates"
+
+
+def _optimize_headline(decision: Mapping[str, Any]) -> str:
+    chosen, baseline, verdict = decision.get("chosen"), decision.get("baseline") or {}, decision.get("verdict")
+    name = line(baseline.get("id", "the baseline"))
+    if verdict == "pass" and chosen and chosen.get("id") != baseline.get("id"):
+        speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {})
+        fast = f"against {name} it is {speed}; it" if speed else "its speed-up was not measured; it"
+        return f"Run {line(chosen['id'])}: {fast} passed {gates_in_words(decision.get('gates'))} against the reference."
+    if verdict == "pass":
+        return f"Keep {name}: nothing faster was shown to be no worse than the reference."
+    if verdict == "inconclusive":
+        return f"Cannot tell yet: the evidence is not enough to replace {name}."
+    return f"No: no candidate that can replace {name} passed."
+
+
+def _compare_headline(decision: Mapping[str, Any]) -> str:
+    rows = decision.get("candidates") or [{}]
+    candidate = line(rows[0].get("id", "the candidate"))
+    reference = line((decision.get("reference") or {}).get("id", "the reference"))
+    speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {})
+    fast = f", and is {speed}" if speed else ""
+    verdict = decision.get("verdict")
+    if verdict == "pass":
+        return f"{candidate} is no worse than {reference}: it passed {gates_in_words(decision.get('gates'))}{fast}."
+    failed = [line(gate.get("name", "")) for gate in decision.get("gates") or () if gate.get("verdict") == "fail"]
+    if verdict == "fail":
+        return f"{candidate} is worse than {reference}{' on ' + ' and '.join(failed) if failed else ''}{fast}."
+    return f"Cannot tell whether {candidate} is no worse than {reference}{fast}."
+
+
+def _gate_sentence(gate: Mapping[str, Any]) -> str:
+    """Why a gate did not pass."""
+    name, verdict = line(gate.get("name", "?")), line(gate.get("verdict", "?"))
+    word = {"fail": "failed", "inconclusive": "is inconclusive"}.get(verdict, verdict)
+    margin = f", margin {fixed(gate.get('margin'), decimals_for(gate.get('margin')))}"
+    advisory = "" if gate.get("required", True) else " (advisory)"
+    reasons = " ".join(_ended(reason) for reason in gate.get("reasons") or ())
+    return f"Gate {name}{advisory} {word}: change {gate_change(gate)}{margin}. {reasons}".rstrip()
+
+
+def _ended(sentence: Any) -> str:
+    text = line(sentence)
+    return text if text.endswith((".", "!", "?")) else f"{text}."

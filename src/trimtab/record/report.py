@@ -1,0 +1,58 @@
+"""report.html: one self-contained page of a decision. It loads nothing, runs nothing and escapes every text it prints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.errors import InputError
+from trimtab.core.files import digest_of, write_atomic
+from trimtab.record.disk import check_schema, sentences
+from trimtab.record.run import DECISION_SCHEMA
+
+_SECTIONS = (
+    ("answer", "The answer", ()),
+    ("speed", "How much faster", ("speed",)),
+    ("candidates", "Candidates", ()),
+    ("gates", "Is it no worse?", ("gates",)),
+    ("flips", "Changed answers", ("gates",)),
+    ("fairness", "Fairness by group", ("fairness",)),
+    ("memory", "Memory", ("memory", "roofline")),
+    ("served", "Served as scored", ("served", "parity")),
+    ("conditions", "Conditions", ()),
+    ("negative", "What did not work", ("negative",)),
+    ("reproduce", "Reproduce it", ()),
+)
+
+
+def render_report(decision: Mapping[str, Any], *, command: str = "") -> str:
+    """The page of a decision (schema trimtab.decision/1, plain JSON types). Takes about a second: plots are drawn.
+
+    command: what to type to run it again
+    Raises InputError if the decision lacks what the schema demands.
+    """
+    import jinja2
+
+    from trimtab.record.view import page_of
+
+    check_schema(decision, DECISION_SCHEMA, "The decision")
+    try:
+        page = page_of(decision)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The decision is not a whole {DECISION_SCHEMA} document ({type(error).__name__}: {error}).") from error
+    page |= {"command": command, "digest": digest_of(decision)}
+    sections = [(name, title) for name, title, needs in _SECTIONS if not needs or any(page[need] for need in needs)]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trimtab.record", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(page=page, sections=sections) + "\n"
+
+
+def write_report(path: Path, decision: Mapping[str, Any], *, command: str = "") -> None:
+    """Write the page, whole or not at all. Raises InputError or MissingError."""
+    text = render_report(decision, command=command)
+    with sentences(path, "write"):
+        write_atomic(path, text)

@@ -1,0 +1,324 @@
+"""From a decision (plain JSON, schema trimtab.decision/1) to the texts and plots of its page. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, settings_in_words
+from trimtab.record.explain import explain, gate_change, headline, levels_of
+from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
+from trimtab.record.phrases import (
+    MISSING,
+    decimals_for,
+    fixed,
+    interval,
+    is_number,
+    line,
+    megabytes,
+    milliseconds,
+    percent,
+    significant,
+    times,
+    times_interval,
+    with_unit,
+)
+
+_SENSITIVE = ("harm", "refus", "safety", "unsafe", "jailbreak", "toxic", "abus", "danger", "attack")
+_ORDER = {"certified": 0, "timed": 1, "screened": 2, "infeasible": 3, "dropped": 4}
+_KINDS = {
+    "non_inferiority": "no worse than the margin",
+    "equivalence_by_group": "every group within the margin, either way",
+    "parity": "what is served is what was scored",
+    "generation": "no more broken answers than the margin",
+}
+
+
+def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the template prints, as text, lists and SVG."""
+    gates = list(decision.get("gates") or ())
+    rows = _ranked(decision)
+    return {
+        "kind": str(decision.get("kind", "optimize")),
+        "verdict": str(decision.get("verdict", "inconclusive")),
+        "headline": headline(decision),
+        "explanation": explain(dict(decision)),
+        "reasons": [line(reason) for reason in decision.get("reasons") or ()],
+        "tiles": _tiles(decision, rows),
+        "reference": _named(mapping(decision.get("reference"))),
+        "chosen": _named(mapping(decision["chosen"])) if decision.get("chosen") else None,
+        "speed": _speed(decision),
+        "candidates": [_candidate(row, decision) for row in rows],
+        "levels": _levels(rows),
+        "trade": _trade(decision, rows),
+        "gates": [_gate(gate) for gate in gates],
+        "forest": _forest(gates),
+        "fairness": [_groups(gate) for gate in gates if gate.get("groups")],
+        "flips": [_flip(flip) for flip in decision.get("flips") or ()],
+        "memory": _bars(rows, "peak_memory_bytes", megabytes),
+        "roofline": _bars(rows, "roofline_share", percent, top=1.0),
+        "served": [_gate(gate) for gate in gates if gate.get("kind") in ("parity", "generation")],
+        "parity": _parity(rows),
+        "margins": margins(decision),
+        "facts": facts(decision, rows),
+        "negative": negative_results(decision, rows),
+    }
+
+
+def _role(row: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
+    if row.get("id") == mapping(decision.get("chosen")).get("id"):
+        return "chosen"
+    return "baseline" if row.get("id") == mapping(decision.get("baseline")).get("id") else "other"
+
+
+def _ranked(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Candidates with the baseline among them: chosen, baseline, then how far each came, then latency."""
+    rows = [mapping(row) for row in decision.get("candidates") or ()]
+    baseline = mapping(decision.get("baseline"))
+    if baseline and all(row.get("id") != baseline.get("id") for row in rows):
+        rows.append({"status": "timed", "verdict": None, "reasons": ["The baseline."], **baseline})
+    first = {"chosen": 0, "baseline": 1, "other": 2}
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        points = _points(row)
+        latency = _p50(points[min(points)], "e2e_ms") if points else None
+        return (first[_role(row, decision)], _ORDER.get(str(row.get("status")), 9), latency is None, latency or 0.0, str(row.get("id")))
+
+    return sorted(rows, key=key)
+
+
+def _points(row: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """Load points of a candidate by concurrency."""
+    points = mapping(row.get("measurement")).get("points") or ()
+    return {int(point["concurrency"]): point for point in points}
+
+
+def _p50(point: Mapping[str, Any], name: str) -> float | None:
+    value = mapping(point.get(name)).get("p50")
+    return float(value) if is_number(value) else None
+
+
+def _loss(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Quality loss in nats/token with its interval: from the text gate if certified, else from the screen."""
+    evidence = mapping(row.get("evidence"))
+    for gate in evidence.get("gates") or ():
+        if gate.get("unit") == "nats/token" and gate.get("kind") == "non_inferiority" and is_number(gate.get("delta")):
+            return _negated(gate["delta"], gate.get("low"), gate.get("high"))
+    screen = mapping(evidence.get("screen"))
+    delta = screen.get("delta_nats_per_token")
+    return _negated(delta, screen.get("low"), screen.get("high")) if is_number(delta) else None
+
+
+def _negated(delta: float, low: Any, high: Any) -> tuple[float, float, float]:
+    return -delta, -high if is_number(high) else -delta, -low if is_number(low) else -delta
+
+
+def _levels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({level for row in rows for level in _points(row)})
+
+
+def _named(deployment: Mapping[str, Any]) -> dict[str, str]:
+    fields = {name: line(deployment.get(name) or "") for name in ("id", "engine", "recipe", "source", "provenance", "why")}
+    return {**fields, "settings": settings_in_words(deployment.get("settings"))}
+
+
+def _tiles(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The few figures a reader wants first."""
+    tiles = []
+    over = mapping(mapping(decision.get("speedup")).get("over_baseline"))
+    for level in levels_of(over):
+        ratio = mapping(over[level].get("e2e_ms_p50"))
+        if is_number(ratio.get("ratio")):
+            what = f"as fast end to end, {level} request{'' if level == '1' else 's'} in flight"
+            tiles.append({"figure": times(ratio["ratio"]), "what": what, "range": times_interval(ratio.get("low"), ratio.get("high"))})
+    text = next((gate for gate in decision.get("gates") or () if gate.get("unit") == "nats/token" and gate.get("kind") != "parity"), None)
+    if text is not None and is_number(text.get("delta")):
+        decimals = decimals_for(text.get("margin"))
+        tiles.append(
+            {
+                "figure": fixed(text["delta"], decimals + 1),
+                "what": f"nats/token change on text; margin {fixed(-text['margin'], decimals)}",
+                "range": interval(text.get("low"), text.get("high"), decimals + 1),
+            }
+        )
+    required = [gate for gate in decision.get("gates") or () if gate.get("required")]
+    if required:
+        passed = sum(gate.get("verdict") == "pass" for gate in required)
+        caught = sum(bool(gate.get("informative")) for gate in required)
+        informative = f"{caught} of {len(required)} informative (their positive control was caught)"
+        tiles.append({"figure": f"{passed}/{len(required)}", "what": "required gates passed", "range": informative})
+    return tiles
+
+
+def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Speed-up tables: over the baseline, and over the best passing candidate of its engine."""
+    tables = []
+    speedup = mapping(decision.get("speedup"))
+    baseline = line(mapping(decision.get("baseline")).get("id", "the baseline"))
+    for key, what in (
+        ("over_baseline", "the baseline"),
+        ("over_best_of_baseline_engine", "the best passing candidate of the baseline's engine"),
+    ):
+        over = mapping(speedup.get(key))
+        rows = []
+        for level in levels_of(over):
+            for name, title in (
+                ("e2e_ms_p50", "end to end"),
+                ("ttft_ms_p50", "time to first token"),
+                ("tpot_ms_p50", "time per output token"),
+            ):
+                ratio = mapping(over[level].get(name))
+                if ratio:
+                    ends = times_interval(ratio.get("low"), ratio.get("high"))
+                    cells = [level, f"{title}, p50", times(ratio.get("ratio")), ends, significant(ratio.get("n_rounds"), 6)]
+                    rows.append(cells)
+        if rows:
+            tables.append({"over": what, "id": line(over.get("id", baseline)), "rows": rows})
+    return tables
+
+
+def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
+    points, loss = _points(row), _loss(row)
+    measurement = mapping(row.get("measurement"))
+    screen = mapping(mapping(row.get("evidence")).get("screen"))
+    decimals = decimals_for((loss[2] - loss[1]) / 2) if loss else 3
+    timed = [
+        {"level": level, **{name: milliseconds(_p50(point, name)) for name in ("e2e_ms", "ttft_ms", "tpot_ms")}}
+        for level, point in sorted(points.items())
+    ]
+    n_failed = sum(point.get("failed") or 0 for point in points.values())
+    return {
+        "id": line(row.get("id", "")),
+        "engine": line(row.get("engine", "")),
+        "recipe": line(row.get("recipe", "")),
+        "settings": settings_in_words(row.get("settings")),
+        "role": _role(row, decision),
+        "status": str(row.get("status", "")),
+        "verdict": row.get("verdict"),
+        "timed": timed,
+        "failed": f"{n_failed} requests failed" if n_failed else "",
+        "memory": megabytes(measurement.get("peak_memory_bytes")),
+        "load": with_unit(measurement.get("load_s"), "s"),
+        "kl": with_unit(screen.get("kl_nats"), "nats"),
+        "top1": percent(screen.get("top1_agreement")),
+        "loss": fixed(loss[0], decimals) if loss else MISSING,
+        "loss_range": interval(loss[1], loss[2], decimals) if loss else "",
+        "noise": line(measurement.get("noise") or "noisy machine") if measurement.get("noisy") else "",
+        "why": [line(reason) for reason in row.get("reasons") or ()],
+    }
+
+
+def _trade(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One plot a concurrency, and who could not be put on it."""
+    specs = mapping(decision.get("policy")).get("gates") or ()
+    found = (spec.get("margin") for spec in specs if spec.get("unit") == "nats/token" and spec.get("kind") == "non_inferiority")
+    margin = next((float(value) for value in found if is_number(value) and value > 0), None)
+    plots = []
+    for level in _levels(rows):
+        points, absent = [], []
+        for row in rows:
+            latency, loss = _p50(_points(row).get(level, {}), "e2e_ms"), _loss(row)
+            if latency is None or loss is None:
+                absent.append(line(row.get("id", "")))
+                continue
+            role: Any = _role(row, decision)
+            y, low, high = loss
+            points.append(
+                TradePoint(name=line(row.get("id", "")), role=role, verdict=str(row.get("verdict")), x=latency, y=y, y_low=low, y_high=high)
+            )
+        if points:
+            title = f"Latency against quality loss with {level} request{'' if level == 1 else 's'} in flight"
+            summary = "; ".join(f"{point.name}: {milliseconds(point.x)}, {significant(point.y, 2)} nats/token" for point in points)
+            svg = trade_plot(points, margin, name=f"trade-{level}", title=title, description=summary)
+            plots.append({"title": title, "svg": svg, "absent": absent})
+    return plots
+
+
+def _forest(gates: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for gate in gates:
+        margin = gate.get("margin")
+        if not is_number(margin) or not margin:
+            continue
+        scaled = {name: gate[name] / margin if is_number(gate.get(name)) else None for name in ("delta", "low", "high", "noise_floor")}
+        control = mapping(gate.get("positive_control"))
+        ends = {name: control[name] / margin if is_number(control.get(name)) else None for name in ("delta", "low", "high")}
+        rows.append(
+            ForestRow(
+                name=line(gate.get("name", ""), 24),
+                text=gate_change(gate),
+                verdict=str(gate.get("verdict")),
+                two_sided=gate.get("kind") in ("equivalence_by_group", "parity"),
+                **scaled,
+                control=ends["delta"],
+                control_low=ends["low"],
+                control_high=ends["high"],
+            )
+        )
+    if not rows:
+        return ""
+    summary = "; ".join(f"{row.name}: {row.text}, {row.verdict}" for row in rows)
+    return forest_plot(rows, name="forest", title="Gates: change with its interval against the margin", description=summary)
+
+
+def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
+    margin, control = gate.get("margin"), mapping(gate.get("positive_control"))
+    low, high = gate.get("low"), gate.get("high")
+    decimals = decimals_for(margin, (high - low) / 2 if is_number(low) and is_number(high) else None)
+    levels = [gate.get("level"), gate.get("level_candidate")]
+    shares = [gate.get("accuracy"), gate.get("accuracy_candidate")]
+    caught = f"{'caught' if control.get('caught') else 'NOT caught'}: {fixed(control.get('delta'), decimals)}"
+    ends = interval(control.get("low"), control.get("high"), decimals)
+    return {
+        "name": line(gate.get("name", "")),
+        "kind": _KINDS.get(str(gate.get("kind")), line(gate.get("kind", ""))),
+        "unit": line(gate.get("unit", "")),
+        "verdict": str(gate.get("verdict")),
+        "required": bool(gate.get("required")),
+        "informative": bool(gate.get("informative")),
+        "n": significant(gate.get("n"), 7),
+        "n_clusters": significant(gate.get("n_clusters"), 7),
+        "n_missing": significant(gate.get("n_missing"), 7),
+        "levels": " → ".join(fixed(level, decimals) for level in levels) if is_number(levels[0]) else MISSING,
+        "delta": fixed(gate.get("delta"), decimals),
+        "low": fixed(low, decimals),
+        "high": fixed(high, decimals),
+        "range": interval(low, high, decimals),
+        "confidence": percent(gate.get("confidence")),
+        "margin": fixed(margin, decimals),
+        "detectable": fixed(gate.get("detectable"), decimals),
+        "noise_floor": fixed(gate.get("noise_floor"), decimals + 1),
+        "control": f"{line(control.get('name', ''))} {caught} {ends}" if control else MISSING,
+        "accuracy": " → ".join(percent(share) for share in shares) if is_number(shares[0]) else "",
+        "flips": f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained" if is_number(shares[0]) else "",
+        "reasons": [line(reason) for reason in gate.get("reasons") or ()],
+    }
+
+
+def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:
+    decimals = decimals_for(gate.get("margin"))
+    rows = []
+    for group in sorted(gate["groups"], key=lambda group: group["delta"]):
+        ends = interval(group.get("low"), group.get("high"), decimals)
+        corrected = fixed(group.get("p_holm"), 2)
+        rows.append([line(group["group"]), fixed(group["delta"], decimals, signed=True), ends, corrected, significant(group.get("n"), 7)])
+    return {"gate": line(gate["name"]), "unit": line(gate["unit"]), "margin": fixed(gate["margin"], decimals), "rows": rows}
+
+
+def _flip(flip: Mapping[str, Any]) -> dict[str, Any]:
+    """A changed answer. Texts of harmful and refusal items are never printed, only their ids."""
+    suite, item = line(flip.get("suite", "")), line(flip.get("item_id", ""))
+    hidden = any(word in f"{suite} {item} {flip.get('group', '')}".lower() for word in _SENSITIVE)
+    texts = {} if hidden else {key: str(flip.get(key) or "") for key in ("prompt", "reference_answer", "candidate_answer", "right_answer")}
+    return {"suite": suite, "item": item, "group": line(flip.get("group", "")), "lost": flip.get("direction") == "lost", "texts": texts}
+
+
+def _bars(rows: Iterable[Mapping[str, Any]], name: str, words: Any, top: float | None = None) -> list[dict[str, Any]]:
+    """Bars as shares of the longest (or of `top`), for the candidates where it was measured."""
+    values = [(line(row.get("id", "")), mapping(row.get("measurement")).get(name)) for row in rows if mapping(row.get("measurement"))]
+    longest = top or max((value for _, value in values if is_number(value)), default=0)
+    share = [min(1.0, value / longest) if is_number(value) and longest else 0.0 for _, value in values]
+    return [{"id": id_, "text": words(value), "share": f"{100 * part:.1f}"} for (id_, value), part in zip(values, share, strict=True)]
+
+
+def _parity(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    found = [(line(row.get("id", "")), mapping(mapping(row.get("evidence")).get("parity"))) for row in rows]
+    return [(id_, pairs(parity)) for id_, parity in found if parity]

@@ -28,7 +28,7 @@ def emit(common: Common, value: Any, drawn: Iterable[RenderableType]) -> None:
         if common.as_json:
             print(json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
         else:
-            console = Results(no_color=common.no_color or None, highlight=False)
+            console = Results(no_color=common.no_color or None, highlight=False, markup=False)
             for renderable in drawn:
                 console.print(renderable)
         sys.stdout.flush()

@@ -162,10 +162,11 @@ def _ms(value: float | None) -> str:
 
 
 def bytes_text(value: float | None) -> str:
-    """Bytes in MB or GB of 1000s; empty for what was not measured."""
+    """Bytes in kB, MB or GB of 1000s, three digits; empty for what was not measured."""
     if value is None:
         return ""
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    size, unit = next(((size, unit) for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= size), (1.0, "B"))
+    return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f} {unit}" if size > 1 else f"{value:.0f} B"
 
 
 def _memory(row: Plain) -> str:

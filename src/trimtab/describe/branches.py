@@ -4,19 +4,25 @@ Such a branch can be harmless (a reasoning marker is cut out) or a back door (ot
 shown, not judged. Found by following message contents through the syntax tree; a name once given content stays marked.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 # Parts of a message that say who speaks or which form it has, not what is said.
 _STRUCTURAL = frozenset({"role", "tool_calls", "tool_call_id", "name", "type", "tools", "index", "function", "id"})
-_LOOKS = frozenset(
-    {"startswith", "endswith", "find", "rfind", "index", "rindex", "count", "__contains__", "split", "partition", "rpartition"}
-)
+_SEARCHES = frozenset({"startswith", "endswith", "find", "rfind", "index", "rindex", "count", "__contains__"})
 _FORM_TESTS = frozenset({"string", "mapping", "iterable", "sequence", "defined", "undefined", "none", "boolean", "number", "true", "false"})
+_KEEP_MESSAGES = frozenset(
+    {"first", "last", "list", "reverse", "selectattr", "rejectattr", "select", "reject", "batch", "slice", "sort", "random"}
+)
+_SIZES = frozenset({"length", "count", "wordcount"})
 MAX_SHOWN = 50
+NOTHING, MESSAGES, CONTENT = 0, 1, 2
 
 
 def content_branches(template: str) -> tuple[str, ...]:
-    """The conditions, as `line N: condition`, whose outcome depends on message content; () if none or if it does not parse."""
+    """The conditions, as `line N: condition`, whose outcome depends on message content; () if none or if it does not parse
+    (then it does not render either).
+    """
     from jinja2 import TemplateError, nodes
 
     from trimtab.describe.render_child import environment
@@ -27,8 +33,10 @@ def content_branches(template: str) -> tuple[str, ...]:
         finder = _Finder(nodes)
         finder.mark_all(tree)
         places = finder.branches(tree)
-    except (TemplateError, RecursionError):
+    except TemplateError:
         return ()
+    except RecursionError:
+        return ("the template nests too deep to be searched",)
     shown = []
     for line in sorted(set(places))[:MAX_SHOWN]:
         text = lines[line - 1].strip() if 0 < line <= len(lines) else ""
@@ -37,110 +45,128 @@ def content_branches(template: str) -> tuple[str, ...]:
 
 
 class _Finder:
-    """Marks the names that hold messages or their content, then finds the conditions that look into them."""
+    """Marks the names that hold messages or their content, then finds the conditions that look into content."""
 
     def __init__(self, nodes: Any) -> None:
         self.nodes = nodes
-        self.marked = {"messages"}
+        self.marked = {"messages": MESSAGES}
 
     def mark_all(self, tree: Any) -> None:
-        """Names assigned from, looped over, or passed content; repeated until nothing new is found."""
+        """Names assigned from, looped over, or passed messages or content; repeated until nothing new is found."""
         nodes = self.nodes
+        macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         for _ in range(8):
-            before = len(self.marked)
-            for node in tree.find_all((nodes.For, nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Call)):
-                if isinstance(node, nodes.For) and self.holds(node.iter):
-                    self.mark(node.target)
-                elif isinstance(node, nodes.Assign) and self.holds(node.node):
-                    self.mark(node.target)
-                elif isinstance(node, nodes.AssignBlock) and any(self.holds(part) for part in node.body):
-                    self.mark(node.target)
-                elif isinstance(node, nodes.Call):
-                    self.mark_arguments(tree, node)
-            if len(self.marked) == before:
+            before = dict(self.marked)
+            for node in tree.find_all((nodes.For, nodes.Assign, nodes.AssignBlock, nodes.Call)):
+                if isinstance(node, nodes.For):
+                    self.mark(node.target, self.level(node.iter))
+                elif isinstance(node, nodes.Assign):
+                    self.mark_assigned(node)
+                elif isinstance(node, nodes.AssignBlock):
+                    self.mark(node.target, CONTENT if any(self.level(part) for part in node.body) else NOTHING)
+                else:
+                    self.mark_arguments(macros, node)
+            if self.marked == before:
                 return
 
-    def mark_arguments(self, tree: Any, call: Any) -> None:
-        """Parameters of a macro that is called with content."""
-        if not isinstance(call.node, self.nodes.Name):
-            return
-        for macro in tree.find_all(self.nodes.Macro):
-            if macro.name == call.node.name:
-                for parameter, argument in zip(macro.args, call.args, strict=False):
-                    if self.holds(argument):
-                        self.mark(parameter)
+    def mark_assigned(self, node: Any) -> None:
+        """A plain assignment, or `namespace(name=value)`."""
+        call = node.node
+        if isinstance(call, self.nodes.Call) and isinstance(node.target, self.nodes.Name):
+            for pair in call.kwargs:
+                self.put(f"{node.target.name}.{pair.key}", self.level(pair.value))
+        self.mark(node.target, self.level(call))
 
-    def mark(self, target: Any) -> None:
+    def mark_arguments(self, macros: Mapping[str, Any], call: Any) -> None:
+        """Parameters of a macro that is called with messages or content."""
+        macro = macros.get(call.node.name) if isinstance(call.node, self.nodes.Name) else None
+        if macro is None:
+            return
+        named = {parameter.name: parameter for parameter in macro.args}
+        pairs = [*zip(macro.args, call.args, strict=False), *((named[pair.key], pair.value) for pair in call.kwargs if pair.key in named)]
+        for parameter, argument in pairs:
+            self.mark(parameter, self.level(argument))
+
+    def mark(self, target: Any, level: int) -> None:
         if isinstance(target, self.nodes.Name):
-            self.marked.add(target.name)
+            self.put(target.name, level)
         elif isinstance(target, self.nodes.NSRef):
-            self.marked.add(f"{target.name}.{target.attr}")
+            self.put(f"{target.name}.{target.attr}", level)
         else:
             for part in getattr(target, "items", ()):
-                self.mark(part)
+                self.mark(part, level)
 
-    def holds(self, node: Any) -> bool:
-        """True if the value of an expression can carry message content."""
+    def put(self, name: str, level: int) -> None:
+        if level > self.marked.get(name, NOTHING):
+            self.marked[name] = level
+
+    def level(self, node: Any) -> int:
+        """What an expression can carry: NOTHING of the messages, whole MESSAGES, or the CONTENT of some."""
         nodes = self.nodes
         if isinstance(node, nodes.Name):
-            return node.name in self.marked
-        if isinstance(node, nodes.Getattr):
-            owner = f"{node.node.name}.{node.attr}" if isinstance(node.node, nodes.Name) else ""
-            return owner in self.marked or (node.attr not in _STRUCTURAL and self.holds(node.node))
-        if isinstance(node, nodes.Getitem):
-            key = node.arg.value if isinstance(node.arg, nodes.Const) else None
-            return key not in _STRUCTURAL and self.holds(node.node)
+            return self.marked.get(node.name, NOTHING)
+        if isinstance(node, (nodes.Getattr, nodes.Getitem)):
+            return self.level_of_part(node)
         if isinstance(node, (nodes.Compare, nodes.Test, nodes.Not)):
-            return False
-        if isinstance(node, nodes.Filter) and node.name in ("length", "count"):
-            return False
-        return any(self.holds(child) for child in node.iter_child_nodes())
+            return NOTHING
+        inside = max((self.level(child) for child in node.iter_child_nodes()), default=NOTHING)
+        if isinstance(node, nodes.Filter):
+            if node.name in _SIZES:
+                return NOTHING
+            return inside if node.name in _KEEP_MESSAGES else (CONTENT if inside else NOTHING)
+        return CONTENT if inside and isinstance(node, nodes.Concat) else inside
+
+    def level_of_part(self, node: Any) -> int:
+        nodes = self.nodes
+        key = node.attr if isinstance(node, nodes.Getattr) else (node.arg.value if isinstance(node.arg, nodes.Const) else None)
+        if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and f"{node.node.name}.{key}" in self.marked:
+            return self.marked[f"{node.node.name}.{key}"]
+        whole = self.level(node.node)
+        if whole == NOTHING or (whole == MESSAGES and key in _STRUCTURAL) or (whole == CONTENT and key == "type"):
+            return NOTHING
+        return CONTENT if isinstance(key, str) else whole
 
     def branches(self, tree: Any) -> list[int]:
-        """Lines of the conditions that look into content."""
+        """Lines of the conditions that look into content. A condition can also be stored first and tested later."""
         nodes = self.nodes
         tests = [node.test for node in tree.find_all((nodes.If, nodes.CondExpr, nodes.For)) if node.test is not None]
-        # A condition can also be stored first and tested later.
         tests += [node.node for node in tree.find_all(nodes.Assign)]
+        tests += [node.iter for node in tree.find_all(nodes.For)]
         return [looking.lineno for test in tests for looking in self.looks(test)]
 
     def looks(self, test: Any) -> list[Any]:
         """Parts of a condition that compare content with something fixed, measure it, or search in it."""
         nodes = self.nodes
         found = []
-        for node in [test, *test.find_all((nodes.Compare, nodes.Call, nodes.Test))]:
+        for node in [test, *test.find_all((nodes.Compare, nodes.Call, nodes.Test, nodes.Filter))]:
             if isinstance(node, nodes.Compare):
                 sides = [node.expr, *(operand.expr for operand in node.ops)]
-                if any(self.content(side) or self.measures(side) for side in sides) and any(self.fixed(side) for side in sides):
-                    found.append(node)
-            elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
-                if node.node.attr in _LOOKS - {"split", "partition", "rpartition", "index"} and self.content(node.node.node):
-                    found.append(node)
-            elif isinstance(node, nodes.Test) and node.name not in _FORM_TESTS and self.content(node.node):
+                looks = any(self.level(side) == CONTENT or self.measures(side) for side in sides) and any(
+                    self.fixed(side) for side in sides
+                )
+            elif isinstance(node, nodes.Call):
+                method = node.node if isinstance(node.node, nodes.Getattr) else None
+                looks = method is not None and method.attr in _SEARCHES and self.level(method.node) == CONTENT
+            elif isinstance(node, nodes.Test):
+                looks = node.name not in _FORM_TESTS and self.level(node.node) == CONTENT
+            else:
+                looks = isinstance(node, nodes.Filter) and self.selects(node)
+            if looks:
                 found.append(node)
         return found
 
-    def content(self, node: Any) -> bool:
-        """Like `holds`, but a whole message or list of messages is not yet content unless turned into text."""
-        nodes = self.nodes
-        if isinstance(node, nodes.Name) and node.name in ("messages", "message", "loop_messages", "msg", "m"):
+    def selects(self, node: Any) -> bool:
+        """True for messages selected by what they say: `messages | selectattr("content", "equalto", ...)`."""
+        if node.name not in ("selectattr", "rejectattr") or len(node.args) < 2 or node.node is None or not self.level(node.node):
             return False
-        return self.holds(node)
+        return getattr(node.args[0], "value", None) not in _STRUCTURAL
 
     def measures(self, node: Any) -> bool:
         """True for the length of a content (the number of messages is not content)."""
-        nodes = self.nodes
-        return isinstance(node, nodes.Filter) and node.name in ("length", "count") and node.node is not None and self._inside(node.node)
-
-    def _inside(self, node: Any) -> bool:
-        if isinstance(node, (self.nodes.Getattr, self.nodes.Getitem)):
-            key = node.attr if isinstance(node, self.nodes.Getattr) else getattr(node.arg, "value", None)
-            return isinstance(key, str) and self.holds(node)
-        return isinstance(node, self.nodes.Name) and node.name in self.marked and node.name in ("content", "text")
+        return isinstance(node, self.nodes.Filter) and node.name in _SIZES and node.node is not None and self.level(node.node) == CONTENT
 
     def fixed(self, node: Any) -> bool:
-        """True for a value written in the template (a non-empty text, a number, a list of them) or computed without messages."""
-        nodes = self.nodes
-        if isinstance(node, nodes.Const):
-            return node.value is not None and node.value != "" and not isinstance(node.value, bool)
-        return not self.holds(node) and not isinstance(node, nodes.Filter)
+        """True for a value that does not come from messages; nothing, an empty text and 0 only ask whether there is content."""
+        if isinstance(node, self.nodes.Const):
+            return node.value is not None and node.value != "" and node.value != 0 and not isinstance(node.value, bool)
+        return self.level(node) == NOTHING and not self.measures(node)

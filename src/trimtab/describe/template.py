@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError, MissingError
+from trimtab.core.files import to_plain
 
 LIMIT_S = 3.0
 START_LIMIT_S = 30.0
@@ -122,7 +123,10 @@ class _Child:
         with self._lock:
             fresh = self._process is None or self._owner != os.getpid() or self._process.poll() is not None
             process = self._start() if fresh else self._process
-            assert process is not None and process.stdin is not None and process.stdout is not None
+            assert process is not None
+            to_child, from_child = process.stdin, process.stdout
+            assert to_child is not None
+            assert from_child is not None
             timed_out = threading.Event()
 
             def stop() -> None:
@@ -132,9 +136,9 @@ class _Child:
             timer = threading.Timer(limit_s + (START_LIMIT_S if fresh else 0.0), stop)
             timer.start()
             try:
-                process.stdin.write(line)
-                process.stdin.flush()
-                answer = process.stdout.readline(MAX_ANSWER_BYTES)
+                to_child.write(line)
+                to_child.flush()
+                answer = from_child.readline(MAX_ANSWER_BYTES)
             except OSError:
                 answer = b""
             finally:
@@ -184,8 +188,11 @@ def _ask(
 ) -> dict[str, str]:
     if len(template) > MAX_TEMPLATE_CHARS:
         return {"error": f"it is longer than {MAX_TEMPLATE_CHARS} characters"}
-    request = {"template": template, "messages": list(messages), "tools": list(tools), "bos": bos, "eos": eos, "now": now}
-    return _CHILD.ask({**request, "add_generation_prompt": prompt}, limit_s)
+    request = {"template": template, "messages": to_plain(messages), "tools": to_plain(tools), "bos": bos, "eos": eos, "now": now}
+    try:
+        return _CHILD.ask({**request, "add_generation_prompt": prompt}, limit_s)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Messages and tools must be made of JSON values ({error}).") from error
 
 
 def render_chat(
@@ -237,7 +244,7 @@ def inspect_template(template: str, *, bos: str = "<s>", eos: str = "</s>") -> T
     return TemplateReport(
         sha256=template_sha256(template),
         renderings=render_golden(template, bos=bos, eos=eos) if template else (),
-        content_branches=content_branches(template),
+        content_branches=content_branches(template) if len(template) <= MAX_TEMPLATE_CHARS else (),
     )
 
 
@@ -258,7 +265,8 @@ def diff_renderings(a: Sequence[Rendering], b: Sequence[Rendering]) -> tuple[Tem
             continue
         first, second = (item.text if not item.error else f"(error: {item.error})" for item in (one, other))
         if first != second:
-            at = len(os.path.commonprefix([first, second]))
+            shorter = min(len(first), len(second))
+            at = next((place for place in range(shorter) if first[place] != second[place]), shorter)
             around = slice(at, at + 80)
             found.append(
                 TemplateDifference(

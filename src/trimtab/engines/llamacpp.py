@@ -7,8 +7,6 @@ attention where the backend has it, a thread a physical core. With `slots` given
 
 import ctypes
 import importlib.metadata
-import json
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,8 +14,9 @@ from typing import Any, ClassVar
 import llama_cpp.llama_cpp as native
 
 from trimtab.core.deployment import EngineBuild, Settings
-from trimtab.core.errors import EngineRefused
+from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.describe.template import render_chat
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
 from trimtab.engines.llamacpp_score import Scorer, check, path_tokens
@@ -30,28 +29,6 @@ SCORE_SEQUENCES = 128
 LOGITS_BYTES = 2**28
 """At most this much memory for the logits of one scoring call."""
 NO_PREFIX_CACHE = "the llama.cpp engine does not keep earlier prompts"
-
-
-def render_template(
-    template: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, bos_token: str, eos_token: str
-) -> str:
-    """A chat template applied as `llama-server --jinja` does: sandboxed, with the generation prompt. Raises EngineRefused if it fails."""
-    import jinja2
-    import jinja2.sandbox
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = time.strftime
-    try:
-        return environment.from_string(template).render(
-            messages=messages, tools=list(tools) or None, add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-        raise EngineRefused(f"The chat template cannot render these messages: {error}.") from error
 
 
 class LlamaCppEngine(Engine):
@@ -159,7 +136,10 @@ class LlamaCppEngine(Engine):
         template = self.info().chat_template
         if not template:
             raise EngineRefused(f"{self.snapshot.source} has no chat template.")
-        return render_template(template, messages, tools, bos_token=self._token_text("bos"), eos_token=self._token_text("eos"))
+        try:
+            return render_chat(template, messages, tools=tools, bos=self._token_text("bos"), eos=self._token_text("eos"))
+        except InputError as error:
+            raise EngineRefused(f"The chat template of {self.snapshot.source} cannot render these messages: {error}") from error
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         if self._purpose != "score":

@@ -1,15 +1,19 @@
 """What every step of one run shares: where things are kept, what is already known, whom to tell, and when to stop."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trimtab.core.files import digest_of, to_plain
 from trimtab.flows.events import Event, OnEvent
 from trimtab.record.cache import Cache
 from trimtab.record.run import RunDir
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -55,3 +59,13 @@ class Session:
         self.n_computed += 1
         self.cache.put_json(kind, digest, result)
         return result
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from synchronous code, also where an event loop already runs (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -1,0 +1,158 @@
+"""decision.json and the other files of a run, from what was found."""
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from trimtab.core.decision import CandidateResult, Verdict
+from trimtab.core.deployment import Candidate, Machine, Recipe
+from trimtab.core.evidence import Outcome
+from trimtab.core.files import digest_of, to_plain
+from trimtab.core.policy import Policy
+from trimtab.core.workload import Workload
+from trimtab.decide.policies import policy_sha256
+from trimtab.flows.parts.certify import Certified, flips_of
+from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.opening import Opened
+from trimtab.flows.parts.session import Session
+from trimtab.record.deploy import DeployLock, write_deploy_toml
+from trimtab.record.report import write_report
+from trimtab.record.run import DECISION_SCHEMA, now
+
+LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "gguf", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """trimtab, Python and the libraries that matter to the result."""
+    found = {"trimtab": version("trimtab"), "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def subject(candidate: Candidate, **more: Any) -> dict[str, Any]:
+    """A deployment as the documents name it."""
+    return {
+        "id": candidate.id,
+        "engine": candidate.engine,
+        "recipe": candidate.recipe,
+        "settings": candidate.settings.given(),
+        "build": to_plain(candidate.build),
+        "size_bytes": candidate.snapshot.size_bytes,
+        "weights_sha256": candidate.snapshot.digest,
+        "deployment_sha256": candidate.deployment.digest,
+        **more,
+    }
+
+
+def decision_document(
+    session: Session,
+    *,
+    kind: str,
+    verdict: Verdict,
+    reasons: Sequence[str],
+    reference: Mapping[str, Any],
+    baseline: Mapping[str, Any],
+    chosen: Mapping[str, Any] | None,
+    speedup: Mapping[str, Any],
+    certified: Certified | None,
+    candidates: Sequence[CandidateResult],
+    workload: Workload,
+    policy: Policy,
+    exam: Exam,
+    machine: Machine,
+    noise: Mapping[str, Any],
+    skipped: Sequence[Mapping[str, str]],
+    budget: Any = None,
+    power: Any = None,
+) -> dict[str, Any]:
+    """The answer with all it rests on, as JSON types (schema trimtab.decision/1)."""
+    decision = to_plain(certified.decision) if certified else None
+    gates = decision.pop("gates") if decision else []
+    return {
+        "schema": DECISION_SCHEMA,
+        "kind": kind,
+        "verdict": verdict,
+        "reasons": list(reasons),
+        "reference": to_plain(reference),
+        "baseline": to_plain(baseline),
+        "chosen": to_plain(chosen),
+        "speedup": to_plain(speedup),
+        "gates": gates,
+        "decision": decision,
+        "candidates": [to_plain(row) for row in candidates],
+        "flips": flips_of(certified, dict(exam.items)) if certified else [],
+        "workload": to_plain(workload),
+        "policy": {**to_plain(policy), "sha256": policy_sha256(policy)},
+        "suite": {
+            "name": exam.name,
+            "version": exam.version,
+            "digest": exam.digest,
+            "n_items": len(exam.items),
+            "n_clusters": exam.n_clusters,
+        },
+        "machine": to_plain(machine),
+        "versions": versions(),
+        "seed": session.seed,
+        "started": session.run.head["started"],
+        "finished": now(),
+        "seconds": round(session.seconds, 1),
+        "work": {"computed": session.n_computed, "known": session.n_known},
+        "budget": to_plain(budget),
+        "power": to_plain(power),
+        "noise": to_plain(noise),
+        "skipped": to_plain(skipped),
+    }
+
+
+def write_items(session: Session, candidate: Candidate, outcomes: Sequence[Outcome]) -> None:
+    """One parquet file for each sub-suite."""
+    for suite in dict.fromkeys(outcome.suite for outcome in outcomes):
+        session.run.put_outcomes(candidate.deployment.digest, suite, [outcome for outcome in outcomes if outcome.suite == suite])
+
+
+def lock_of(
+    opened: Opened, candidate: Candidate, recipe: Recipe, document: Mapping[str, Any], *, workload: Workload, exam: Exam, machine: Machine
+) -> DeployLock:
+    """The lockfile of the deployment that a decision chose."""
+    return DeployLock(
+        id=candidate.id,
+        verdict=document["verdict"],
+        decision_sha256=digest_of(document),
+        source=opened.snapshot.source,
+        revision=opened.snapshot.revision,
+        format=opened.snapshot.format,
+        source_files=opened.snapshot.files,
+        source_sha256=opened.snapshot.digest,
+        weights_sha256=candidate.snapshot.digest,
+        recipe=recipe,
+        template_sha256=candidate.template_sha256,
+        build=candidate.build,
+        settings=candidate.settings,
+        policy=document["policy"]["name"],
+        policy_sha256=document["policy"]["sha256"],
+        suite=exam.name,
+        suite_sha256=exam.digest,
+        workload=workload.name,
+        workload_sha256=digest_of(workload),
+        reference_sha256=document["reference"]["deployment_sha256"],
+        machine=machine.cpu,
+        machine_sha256=machine.digest,
+        made=document["finished"],
+        trimtab=version("trimtab"),
+    )
+
+
+def write_files(session: Session, document: Mapping[str, Any], lock: DeployLock | None) -> None:
+    """decision.json, deploy.toml where something was chosen, and report.html; then the run is finished."""
+    session.run.write_decision(document)
+    if lock is not None:
+        write_deploy_toml(session.run.path / "deploy.toml", lock)
+    command = " ".join(["trimtab", *sys.argv[1:]]) if sys.argv and sys.argv[0].endswith("trimtab") else ""
+    write_report(session.run.path / "report.html", document, command=command)
+    session.run.finish()

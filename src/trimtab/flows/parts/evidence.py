@@ -1,0 +1,199 @@
+"""What is observed of deployments: outcomes on items, planted controls, noise, served answers. Each piece is done once and kept."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.core.deployment import Candidate, Settings
+from trimtab.core.errors import InfeasibleError
+from trimtab.core.evidence import GenerationCheck, Outcome, ParityProbe
+from trimtab.core.files import digest_of, to_plain
+from trimtab.core.policy import GateSpec, Policy
+from trimtab.engines.client import WorkerClient
+from trimtab.evaluate.generation import check_generation
+from trimtab.evaluate.parity import ServedAnswer, rescore, sample_answers
+from trimtab.evaluate.requests import PreparedSuite, biased_against
+from trimtab.evaluate.runner import score_items
+from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.session import Session
+from trimtab.flows.parts.timing import scored, served
+from trimtab.record.cache import evaluation_key
+
+SCORER_VERSION = "1"
+PLANTED_MARGINS = 3.0
+"""A planted bias moves the odds by this many margins of its gate."""
+CONTROL_TOKENS = 256
+ANSWER_TOKENS = 256
+LOOPED_CHARACTERS = 60
+
+
+def prepared_digest(prepared: PreparedSuite) -> str:
+    """Identity of what is asked: token ids, watched ids and biases, and the items they answer."""
+    return digest_of([(one.request, [place.item.id for place in one.places]) for one in prepared.requests])
+
+
+async def outcomes_on(session: Session, candidate: Candidate, prepared: PreparedSuite, *, phase: str, what: str) -> tuple[Outcome, ...]:
+    """Outcomes of all items, from the cache if this deployment's numerics were ever scored on them.
+
+    Raises InfeasibleError if the worker cannot start, crashes or hangs.
+    """
+    if not prepared.requests:
+        return ()
+    key = evaluation_key(
+        weights_sha256=candidate.snapshot.digest,
+        template_sha256=candidate.template_sha256,
+        build_sha256=candidate.build.digest,
+        numeric_settings=candidate.settings.only(candidate.numeric),
+        reference_sha256="",  # outcomes are of one deployment; pairs are formed when they are judged
+        suite_sha256=prepared_digest(prepared),
+        scorer_sha256=SCORER_VERSION,
+    )
+    known = session.cache.get_outcomes(key)
+    if known is not None:
+        session.n_known += 1
+        session.say(phase, f"{what}: known", prepared.n_tokens, prepared.n_tokens)
+        return known
+    session.say(phase, what, 0, prepared.n_tokens)
+    async with scored(candidate) as client:
+        found = await score_items(client, prepared, on_progress=lambda done, total: session.say(phase, what, done, total))
+    session.n_computed += 1
+    if all(outcome.value is not None for outcome in found):  # what is missing today may be there tomorrow
+        session.cache.put_outcomes(key, found, {"deployment": candidate.deployment.digest})
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every candidate of a run is held against.
+
+    weak: the reference's weights at 2 bits, the planted loss of quality (None where it cannot be built, with the reason)
+    variants: the reference's weights under other numerics, by name
+    """
+
+    reference: Candidate
+    weak: Candidate | None
+    weak_missing: str
+    variants: dict[str, Candidate]
+    policy: Policy
+    exam: Exam
+
+
+def noise_variants(reference: Candidate, exact: Candidate | None, n_cores: int) -> dict[str, Candidate]:
+    """The reference under another batch shape, thread count and slot count, and in F32 where that could be built."""
+
+    def other(name: str, **changes: Any) -> Candidate:
+        return dataclasses.replace(reference, id=f"reference, {name}", settings=dataclasses.replace(reference.settings, **changes))
+
+    found = {
+        "another batch shape": other("another batch shape", batch_tokens=192),
+        "one thread": other("one thread", threads=1 if n_cores > 1 else 2),
+        "another slot count": other("another slot count", slots=(reference.settings.slots or 1) + 3),
+    }
+    if exact is not None:
+        found["F32"] = dataclasses.replace(exact, id="reference, F32")
+    return found
+
+
+async def noise_of(session: Session, bench: Bench) -> dict[str, tuple[Outcome, ...]]:
+    """Outcomes of the reference's own weights under other numerics, on a sample. A variant that cannot run is left out."""
+    found: dict[str, tuple[Outcome, ...]] = {}
+    for name, variant in bench.variants.items():
+        try:
+            found[name] = await outcomes_on(session, variant, bench.exam.sample, phase="noise", what=f"reference with {name}")
+        except InfeasibleError as error:
+            session.say("noise", f"{name} cannot be tried: {error}")
+    return found
+
+
+async def control_on(session: Session, bench: Bench, gate: GateSpec, part: PreparedSuite) -> tuple[Outcome, ...]:
+    """Outcomes of the gate's planted control on the items of one part; () if it could not be planted.
+
+    weights-q2_k: the reference's weights at 2 bits. group-bias: one group's favourable endings made less likely. opening-bias: the
+    wanted openings made less likely.
+    """
+    asked = part.only([gate.suite])
+    if not asked.requests:
+        return ()
+    reference = bench.reference
+    match gate.control:
+        case "weights-q2_k" if bench.weak is not None:
+            return await outcomes_on(session, bench.weak, asked, phase="controls", what=f"{gate.name}: 2-bit weights")
+        case "group-bias":
+            group = min(item.group for item in asked.items)
+            planted = biased_against(asked, PLANTED_MARGINS * gate.margin, group=group)
+            biased = await outcomes_on(session, reference, planted, phase="controls", what=f"{gate.name}: bias against {group}")
+            others = await outcomes_on(session, reference, asked, phase="controls", what=f"{gate.name}: other groups")
+            return biased + tuple(outcome for outcome in others if outcome.group != group)
+        case "opening-bias":
+            planted = biased_against(asked, PLANTED_MARGINS * gate.margin)
+            return await outcomes_on(session, reference, planted, phase="controls", what=f"{gate.name}: wanted openings made less likely")
+    return ()
+
+
+async def answers_of(
+    session: Session, candidate: Candidate, exam: Exam, *, n_tokens: int, concurrency: int, what: str
+) -> list[ServedAnswer]:
+    """Answers sampled through the served path, from the cache if this very deployment gave them before."""
+
+    async def compute() -> list[ServedAnswer]:
+        session.say("parity", f"{what}: sampling {n_tokens} tokens")
+        async with served(candidate) as client:
+            return await sample_answers(client, exam.chat_prompts, n_tokens=n_tokens, concurrency=concurrency, seed=session.seed)
+
+    key = [candidate.deployment.digest, exam.chat_prompts, n_tokens, concurrency, session.seed]
+    plain = await session.once("answers", key, compute)
+    return [
+        ServedAnswer(prompt_ids=tuple(one["prompt_ids"]), ids=tuple(one["ids"]), logprobs=tuple(one["logprobs"]), failed=one["failed"])
+        for one in plain
+    ]
+
+
+async def parity_of(session: Session, scorer: Candidate, answers: Sequence[ServedAnswer], *, what: str) -> ParityProbe:
+    """Served answers re-scored through the scoring path of `scorer`."""
+
+    async def compute() -> ParityProbe:
+        session.say("parity", f"{what}: re-scoring")
+        async with scored(scorer) as client:
+            return await rescore(client, answers)
+
+    plain = await session.once("parity", [scorer.numeric_sha256, [to_plain(answer) for answer in answers]], compute)
+    return ParityProbe(
+        differences=tuple(float("nan") if value is None else value for value in plain["differences"]),
+        answers=tuple(plain["answers"]),
+        n_failed=plain["n_failed"],
+        conditions=plain["conditions"],
+    )
+
+
+async def generation_of(session: Session, candidate: Candidate, exam: Exam, answers: Sequence[ServedAnswer]) -> GenerationCheck:
+    """Which of the first answers, one a prompt, are broken."""
+
+    async def compute() -> list[str]:
+        client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
+        try:
+            return [await client.detokenize(answer.ids) for answer in answers[: len(exam.chat_prompts)]]
+        finally:
+            await client.close()
+
+    texts = await session.once("texts", [candidate.numeric_sha256, [answer.ids for answer in answers]], compute)
+    return check_generation(exam.chat_texts[: len(texts)], texts)
+
+
+def looped(check: GenerationCheck) -> GenerationCheck:
+    """The planted control of the generation check: every answer caught in its own beginning."""
+    return check_generation(check.prompts, [text[:LOOPED_CHARACTERS] * 20 for text in check.texts])
+
+
+def parity_controls(candidate: Candidate, swapped: Candidate | None) -> dict[str, Candidate]:
+    """Deployments that are not the one that is scored: another cache type, and other weights where they could be built."""
+    kv_type = {"llamacpp": "q4_0", "openvino": "u4"}.get(candidate.engine)
+    found: dict[str, Candidate] = {}
+    if kv_type is not None and candidate.settings.kv_type != kv_type:
+        settings: Settings = dataclasses.replace(candidate.settings, kv_type=kv_type)
+        found[f"kv-{kv_type}"] = dataclasses.replace(candidate, id=f"{candidate.id} kv_type={kv_type}", settings=settings)
+    if swapped is not None and swapped.snapshot.digest != candidate.snapshot.digest:
+        found["weights-swapped"] = dataclasses.replace(
+            candidate, id=f"{candidate.id} with {swapped.recipe}", snapshot=swapped.snapshot, recipe=swapped.recipe
+        )
+    return found

@@ -1,0 +1,108 @@
+"""The reference of a run and what is made of its weights: the planted loss, the exact form, the prompts that timing uses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from trimtab.core.deployment import Candidate, Settings
+from trimtab.core.errors import InfeasibleError, MissingError
+from trimtab.core.policy import Policy
+from trimtab.engines.client import WorkerEngine
+from trimtab.evaluate.prompts import calibration_texts, fresh_prompts
+from trimtab.flows.parts.evidence import Bench, noise_variants
+from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, recipe_named
+from trimtab.flows.parts.session import Session
+
+CONTEXT_TOKENS = 1024
+"""Tokens that one sequence may hold at least: the longest shipped item and a served answer fit."""
+QUANTIZED_BITS = 10.0
+"""Weights stored with fewer bits than this on average were quantised by somebody before."""
+EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, "")}
+WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-channel"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """candidate: the reference deployment. provenance: what it is, in words. exact: the same weights with less rounding, None if none."""
+
+    candidate: Candidate
+    provenance: str
+    exact: Candidate | None
+    weak: Candidate | None
+    weak_missing: str
+
+
+def common_settings(workload_tokens: int, concurrency: Sequence[int], context_limit: int) -> Settings:
+    """Settings that all deployments of a run share: as many slots as the workload needs, and room for its longest sequence."""
+    return Settings(slots=max(concurrency), context_tokens=min(max(workload_tokens, CONTEXT_TOKENS), context_limit))
+
+
+async def make_reference(session: Session, opened: Opened, settings: Settings, bits_per_weight: float) -> Reference:
+    """The most exact form of the original weights on the most exact engine at hand. Raises InfeasibleError, MissingError."""
+    engine, recipe_name, finer = EXACT[opened.snapshot.format]
+    recipe = recipe_named(recipe_name, engine)
+    session.say("reference", f"{engine} {recipe.name.removeprefix(engine + '-')}")
+    made = await build_candidate(
+        opened, engine, recipe, settings, products_dir=session.products_dir, candidate_id=f"reference: {engine} {recipe_name}"
+    )
+    exact = await _try(session, opened, engine, finer, settings) if finer else None
+    weak, missing = None, ""
+    try:
+        weak = await _built(session, opened, engine, WEAK[engine], settings)
+    except (InfeasibleError, MissingError) as error:
+        missing = str(error)
+    kind = f"already {bits_per_weight:.1f} bits a weight" if bits_per_weight < QUANTIZED_BITS else "not quantised"
+    provenance = (
+        f"{opened.snapshot.source}: the weights as shipped ({kind}) expanded to 16-bit floats, in {engine}"
+        if recipe_name != AS_SHIPPED
+        else f"{opened.snapshot.source}: the weights as shipped ({kind}), in {engine}"
+    )
+    return Reference(candidate=made, provenance=provenance, exact=exact, weak=weak, weak_missing=missing)
+
+
+async def _built(session: Session, opened: Opened, engine: str, name: str, settings: Settings) -> Candidate:
+    return await build_candidate(
+        opened, engine, recipe_named(name, engine), settings, products_dir=session.products_dir, calibration=calibration_texts()
+    )
+
+
+async def _try(session: Session, opened: Opened, engine: str, name: str, settings: Settings) -> Candidate | None:
+    try:
+        return await _built(session, opened, engine, name, settings)
+    except (InfeasibleError, MissingError) as error:
+        session.say("reference", f"{name} cannot be made: {error}")
+        return None
+
+
+def bench_of(reference: Reference, policy: Policy, exam: Exam, n_cores: int) -> Bench:
+    """What candidates are held against."""
+    return Bench(
+        reference=reference.candidate,
+        weak=reference.weak,
+        weak_missing=reference.weak_missing,
+        variants=noise_variants(reference.candidate, reference.exact, n_cores),
+        policy=policy,
+        exam=exam,
+    )
+
+
+class PromptMaker:
+    """Fresh prompts of exact length, as timing wants them. The tokenizer's worker is started when the first prompt is asked for."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self._engine: WorkerEngine | None = None
+
+    def __call__(self, n: int, n_tokens: int, seed: int) -> list[list[int]]:
+        if self._engine is None:
+            self._engine = WorkerEngine(self.candidate.snapshot, self.candidate.settings, engine=self.candidate.engine)
+        engine = self._engine
+        return fresh_prompts(seed, n, n_tokens, lambda text: engine.tokenize(text, parse_special=False))
+
+    def __enter__(self) -> "PromptMaker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._engine is not None:
+            self._engine.close()

@@ -69,7 +69,9 @@ def probe(seed: int, *, kl: float = 0.001, answers: int = 12, tokens: int = 40, 
 
 def generation(broken: Sequence[int], n: int = 48) -> GenerationCheck:
     flags = tuple(i in set(broken) for i in range(n))
-    return GenerationCheck(prompts=tuple(f"prompt {i}" for i in range(n)), broken=flags, why=tuple("loop" if flag else "" for flag in flags))
+    return GenerationCheck(
+        prompts=tuple(f"prompt {i}" for i in range(n)), broken=flags, why=tuple("loop" if flag else "" for flag in flags)
+    )
 
 
 def small_policy(**kwargs: object) -> Policy:
@@ -78,8 +80,26 @@ def small_policy(**kwargs: object) -> Policy:
         name="test",
         version="1",
         gates=(
-            GateSpec(name="choice", kind="non_inferiority", margin=0.05, unit="nats/token", reason="test", suite="choice", control="q2", min_clusters=30),
-            GateSpec(name="fairness", kind="equivalence_by_group", margin=0.1, unit="nats", reason="test", suite="fairness", control="bias", min_clusters=60),
+            GateSpec(
+                name="choice",
+                kind="non_inferiority",
+                margin=0.05,
+                unit="nats/token",
+                reason="test",
+                suite="choice",
+                control="q2",
+                min_clusters=30,
+            ),
+            GateSpec(
+                name="fairness",
+                kind="equivalence_by_group",
+                margin=0.1,
+                unit="nats",
+                reason="test",
+                suite="fairness",
+                control="bias",
+                min_clusters=60,
+            ),
             GateSpec(name="parity", kind="parity", margin=0.02, unit="nats/token", reason="test", control="kv", min_clusters=8),
             GateSpec(name="generation", kind="generation", margin=0.1, unit="share", reason="test", control="broken", required=False),
         ),
@@ -115,7 +135,10 @@ def evidence(
             "choice": changed(choice, seed + 4, change=control_change, sd=0.6),
             "fairness": changed(fairness, seed + 5, sd=sd, group=GROUPS[0], group_change=1.0),
         },
-        noise={"threads": changed(choice[:60] + fairness, seed + 6, change=noise_change, sd=0.005), "f32": changed(choice + fairness, seed + 7, sd=0.005)},
+        noise={
+            "threads": changed(choice[:60] + fairness, seed + 6, change=noise_change, sd=0.005),
+            "f32": changed(choice + fairness, seed + 7, sd=0.005),
+        },
         parity=probe(seed + 8, kl=parity_kl),
         parity_noise=probe(seed + 9, kl=1e-5),
         parity_controls={"kv": probe(seed + 10, kl=0.07), "swapped": probe(seed + 11, kl=0.09)},

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.decide import gate_levels
@@ -79,7 +80,10 @@ def plan_power(policy: Policy, pilots: Mapping[str, Pilot], *, look: int | None 
     Assumes equal clusters, normal means and gates independent of each other; groups of the fairness gate are combined by Bonferroni, a
     lower bound. Controls and noise are taken to be in order. Raises InputError for a look that is not planned.
     """
-    levels = gate_levels(policy, looks=policy.looks, look=look or len(policy.looks))
+    at = len(policy.looks) if look is None else look
+    if not 1 <= at <= len(policy.looks):
+        raise InputError(f"Look {look} was not planned: policy {policy.name!r} has {len(policy.looks)}.")
+    levels = gate_levels(policy, looks=policy.looks, look=at)
     known = [spec for spec in policy.gates if spec.name in pilots]
     gates = tuple(_plan(spec, pilots[spec.name], levels[spec.name]) for spec in known)
     required = [spec for spec in known if spec.required]

@@ -1,6 +1,7 @@
 """Policies as files: read, checked and digested."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -33,7 +34,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
     if not isinstance(gates, list) or not all(isinstance(gate, Mapping) for gate in gates):
         raise InputError(f"Policy {where} has no gates; write one [[gates]] table a gate.")
     looks = table.pop("looks", [1.0])
-    if not isinstance(looks, list):
+    if not isinstance(looks, list) or not all(type(share) in (int, float) for share in looks):
         raise InputError(f"Policy {where}: looks must be a list of shares such as [0.5, 1.0].")
     specs = tuple(_build(GateSpec, gate, f"{where}, gate {gate.get('name', '?')!r}") for gate in gates)
     policy: Policy = _build(Policy, {**table, "gates": specs, "looks": tuple(looks)}, where)
@@ -56,6 +57,8 @@ def check_policy(policy: Policy) -> None:
         raise InputError(f"{where} has two gates of the same name; give each its own.")
     if policy.max_attempts < 1:
         raise InputError(f"{where}: max_attempts must be at least 1.")
+    if not 0.0 < policy.alpha <= 0.5:
+        raise InputError(f"{where}: alpha must lie above 0 and be at most 0.5, not {policy.alpha!r}.")
     if not 0.0 < policy.power < 1.0 or policy.noise_multiple < 1.0:
         raise InputError(f"{where}: power must lie between 0 and 1, and noise_multiple must be at least 1.")
     for gate in policy.gates:
@@ -68,8 +71,8 @@ def _check_gate(gate: GateSpec, where: str) -> None:
         raise InputError(f"{where}, gate {gate.name!r}: unknown kind {gate.kind!r}; the kinds are {', '.join(get_args(GateKind))}.")
     if gate.weight not in ("items", "tokens"):
         raise InputError(f"{where}, gate {gate.name!r}: weight must be `items` or `tokens`, not {gate.weight!r}.")
-    if not gate.margin > 0.0:
-        raise InputError(f"{where}, gate {gate.name!r}: the margin must be above zero; nothing can be shown to be exactly equal.")
+    if not 0.0 < gate.margin < math.inf:
+        raise InputError(f"{where}, gate {gate.name!r}: the margin must be a number above zero; nothing can be shown to be exactly equal.")
     if not gate.reason.strip():
         raise InputError(f"{where}, gate {gate.name!r}: a margin needs a reason.")
     if gate.kind in ("non_inferiority", "equivalence_by_group") and not gate.suite:

@@ -50,8 +50,8 @@ def _view(found: "Description", html: Path | None) -> "Iterator[RenderableType]"
     from rich.table import Table
     from rich.text import Text
 
-    from trimtab.cli.tables import bytes_text
     from trimtab.describe.card import card_rows
+    from trimtab.record.phrases import megabytes
 
     card = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     card.add_column(style="bold", no_wrap=True)
@@ -63,7 +63,7 @@ def _view(found: "Description", html: Path | None) -> "Iterator[RenderableType]"
     for name in ("", "kind", "parameters\neach", "size\neach", "stored as"):
         layers.add_column(name, justify="right" if "each" in name else "left", overflow="fold")
     for line in found.layers:
-        layers.add_row(line.name, line.kind, f"{line.n_params:,}", bytes_text(line.size_bytes), line.types)
+        layers.add_row(line.name, line.kind, f"{line.n_params:,}", megabytes(line.size_bytes), line.types)
     yield layers
     yield from _template_lines(found)
     if html:

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes are those of core/er
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -72,6 +73,9 @@ def cli(ctx: click.Context) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. Never raises: every ending has its sentence on stderr and its code."""
     state = State()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × and − shows ? instead
     try:
         code = cli.main(args=None if args is None else list(args), prog_name="trimtab", standalone_mode=False, obj=state)
         _flush()

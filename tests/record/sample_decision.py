@@ -47,7 +47,7 @@ def measured(e2e: tuple[float, float], ttft: tuple[float, float], tpot: tuple[fl
 def gate(
     name: str, kind: str, unit: str, margin: float, delta: float, half: float, verdict: Verdict = "pass", **changes: Any
 ) -> GateResult:
-    control_delta = -8.5 * margin
+    control_delta = changes.pop("control_delta", -8.5 * margin)
     values: dict[str, Any] = {
         "name": name,
         "kind": kind,
@@ -118,12 +118,25 @@ def gates() -> tuple[GateResult, ...]:
             level_candidate=0.124,
             accuracy=0.493,
             accuracy_candidate=0.498,
+            control_delta=-0.092,
             flips_lost=3,
             flips_gained=5,
             n_missing=1,
         ),
         gate("fairness", "equivalence_by_group", "nats", 0.05, -0.009, 0.011, groups=groups, n=432, n_clusters=72),
-        gate("refusal", "non_inferiority", "nats", 0.25, -0.06, 0.12, level=-1.9, level_candidate=-1.96, n=160, n_clusters=40),
+        gate(
+            "refusal",
+            "non_inferiority",
+            "nats",
+            0.25,
+            -0.06,
+            0.12,
+            level=-1.9,
+            level_candidate=-1.96,
+            control_delta=-0.61,
+            n=160,
+            n_clusters=40,
+        ),
         gate("parity", "parity", "nats/token", 0.02, -0.0021, 0.0064, n=512, n_clusters=16),
         gate("generation", "generation", "share of answers", 0.05, 0.0, 0.031, n=32, n_clusters=32, noise_floor=None),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.record.phrases import MISSING, fixed, is_number, line, megabytes, percent, seconds, significant, with_unit
+from trimtab.record.phrases import MINUS, MISSING, count, fixed, is_number, line, megabytes, percent, seconds, with_unit
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def plain(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(item) for item in value)
-    return f"{value:,}" if isinstance(value, int) else significant(value, 4) if is_number(value) else line(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("-", MINUS) if is_number(value) else line(value)
 
 
 def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -54,7 +54,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
             "Machine",
             [
                 ("processor", line(machine.get("cpu") or "unknown")),
-                ("cores", significant(machine.get("n_cores"), 4)),
+                ("cores", count(machine.get("n_cores"))),
                 ("memory", megabytes(machine.get("memory_bytes"))),
                 ("read bandwidth, all cores", with_unit(machine.get("read_gb_s"), "GB/s")),
                 ("float32 matrix multiplication, all cores", with_unit(machine.get("matmul_gflop_s"), "GFLOP/s")),
@@ -68,8 +68,8 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
             "Workload and timing",
             [
                 ("workload", line(workload.get("name", ""))),
-                ("prompt", with_unit(workload.get("prompt_tokens"), "tokens", 7)),
-                ("output", with_unit(workload.get("output_tokens"), "tokens", 7)),
+                ("prompt", _tokens(workload.get("prompt_tokens"))),
+                ("output", _tokens(workload.get("output_tokens"))),
                 ("requests in flight", levels),
                 *pairs(mapping(conditions)),
             ]
@@ -89,7 +89,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
                 ("use of the evidence", line(joint.get("use", "")).replace("_", " ")),
                 ("joint power for an equal candidate", percent(joint.get("joint_power"))),
                 ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
-                ("number of items", f"{significant(suite.get('n_items'), 7)} in {significant(suite.get('n_clusters'), 7)} clusters"),
+                ("number of items", f"{count(suite.get('n_items'))} in {count(suite.get('n_clusters'))} clusters"),
                 ("items sha256", line(suite.get("digest", ""))),
             ],
         ),
@@ -115,3 +115,7 @@ def negative_results(decision: Mapping[str, Any], rows: Sequence[Mapping[str, An
         (f"{line(row.get('id', ''))} ({row.get('status')})", " ".join(line(reason) for reason in row.get("reasons") or ())) for row in lost
     ]
     return kept + [(line(item.get("what", "")), line(item.get("why", ""))) for item in decision.get("skipped") or ()]
+
+
+def _tokens(value: Any) -> str:
+    return f"{count(value)} tokens" if is_number(value) else MISSING

@@ -1,16 +1,18 @@
 """A decision in a few plain sentences: the report's headline and what the terminal and Python's `explain()` say."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.record.phrases import MISSING, decimals_for, fixed, interval, is_number, line, times
+from trimtab.record.phrases import MISSING, decimals_for, fixed, interval, is_number, line, rounded_down, times, times_interval
 
 
 def explain(decision: dict[str, Any]) -> str:
     """What was decided and why, a few sentences of plain text without line breaks."""
     sentences = [headline(decision)]
     chosen = decision.get("chosen")
+    measured = _measured((decision.get("speedup") or {}).get("over_baseline") or {})
+    if measured:
+        sentences.append(f"Measured: {measured}.")
     best = (decision.get("speedup") or {}).get("over_best_of_baseline_engine") or {}
     if chosen and best.get("id"):
         gains = speed_claims(best)
@@ -31,22 +33,34 @@ def headline(decision: Mapping[str, Any]) -> str:
     return _compare_headline(decision) if decision.get("kind") == "compare" else _optimize_headline(decision)
 
 
-def speed_claims(by_concurrency: Mapping[str, Any]) -> str:
-    """`at least 1.98x as fast end to end with 1 request in flight and 2.76x with 4 (measured 2.06x and 2.91x)`; empty if not timed.
+def speed_claims(by_concurrency: Mapping[str, Any], over: str = "") -> str:
+    """`at least 1.97x as fast [as over] end to end with 1 request in flight and 2.76x with 4`; empty if not timed.
 
     What is claimed is the interval's low end, rounded down.
     """
-    claimed: list[str] = []
-    measured: list[str] = []
-    for level in levels_of(by_concurrency):
-        ratio = by_concurrency[level].get("e2e_ms_p50") or {}
-        if is_number(ratio.get("ratio")) and is_number(ratio.get("low")):
-            requests = ("1 request in flight" if level == "1" else f"{level} requests in flight") if not claimed else level
-            claimed.append(
-                f"{times(math.floor(ratio['low'] * 100 + 1e-9) / 100)}{' as fast end to end' if not claimed else ''} with {requests}"
-            )
-            measured.append(times(ratio["ratio"]))
-    return f"at least {_listed(claimed)} (measured {_listed(measured)})" if claimed else ""
+    claims: list[str] = []
+    for level, ratio in _end_to_end(by_concurrency):
+        low = times(rounded_down(ratio["low"]))
+        if claims:
+            claims.append(f"{low} with {level}")
+        else:
+            fast = f"as fast as {over} end to end" if over else "as fast end to end"
+            claims.append(f"{low} {fast} with {level} request{'' if level == '1' else 's'} in flight")
+    return f"at least {_listed(claims)}" if claims else ""
+
+
+def _measured(by_concurrency: Mapping[str, Any]) -> str:
+    """`2.06x [1.97x, 2.15x] with 1 request in flight and ...`; empty if not timed."""
+    found = [
+        f"{times(ratio['ratio'])} {times_interval(ratio['low'], ratio.get('high'))} with {level} in flight"
+        for level, ratio in _end_to_end(by_concurrency)
+    ]
+    return _listed(found) if found else ""
+
+
+def _end_to_end(by_concurrency: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    ratios = [(level, by_concurrency[level].get("e2e_ms_p50") or {}) for level in levels_of(by_concurrency)]
+    return [(level, ratio) for level, ratio in ratios if is_number(ratio.get("ratio")) and is_number(ratio.get("low"))]
 
 
 def _listed(words: list[str]) -> str:
@@ -81,8 +95,8 @@ def _optimize_headline(decision: Mapping[str, Any]) -> str:
     chosen, baseline, verdict = decision.get("chosen"), decision.get("baseline") or {}, decision.get("verdict")
     name = line(baseline.get("id", "the baseline"))
     if verdict == "pass" and chosen and chosen.get("id") != baseline.get("id"):
-        speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {})
-        fast = f"against {name} it is {speed}; it" if speed else "its speed-up was not measured; it"
+        speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {}, name)
+        fast = f"{speed}, and it" if speed else "its speed-up was not measured; it"
         return f"Run {line(chosen['id'])}: {fast} passed {gates_in_words(decision.get('gates'))} against the reference."
     if verdict == "pass":
         return f"Keep {name}: nothing faster was shown to be no worse than the reference."

@@ -21,7 +21,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GOOD: "good", BAD: "bad"
 _VARIABLES |= {ACCENT: "accent", PAPER: "card"}
 _VERDICT_COLOUR = {"pass": GOOD, "fail": BAD, "inconclusive": UNSURE}
 _VERDICT_MARKER = {"pass": "o", "fail": "X", "inconclusive": "s"}
-_WIDTH_PX = 480  # drawn for this width; scales down to a phone with texts still legible
+_WIDTH_PX = 400  # drawn for this width; scales down to a phone with texts still legible
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ForestRow:
 
 def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str, title: str, description: str) -> str:
     """Latency against quality loss, both better when smaller. margin: the text gate's, nats/token. Returns SVG."""
-    figure, axes = _figure(_WIDTH_PX, 360)
+    figure, axes = _figure(_WIDTH_PX, 330)
     linear = margin or 0.02
     axes.set_yscale("asinh", linear_width=linear)
     if margin:
@@ -79,8 +79,8 @@ def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str,
 
 def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description: str) -> str:
     """Each gate's change in multiples of its margin, its positive control beneath, the noise floor as a band. Returns SVG."""
-    height = 46 * len(rows) + 56
-    figure, axes = _figure(_WIDTH_PX, height, left=8, right=8, top=6, bottom=44)
+    height = 46 * len(rows) + 46
+    figure, axes = _figure(_WIDTH_PX, height, left=8, right=8, top=4, bottom=42)
     low, high = -3.6, 2.2
     axes.set_xlim(low, high)
     axes.set_ylim(-len(rows), 0)
@@ -223,7 +223,7 @@ def _around(axes: Any, point: TradePoint) -> Any:
     return Bbox([[x - half / 2, min(y_low, y - half)], [x + half / 2, max(y_high, y + half)]])
 
 
-def _figure(width: int, height: int, *, left: int = 62, right: int = 14, top: int = 14, bottom: int = 52) -> tuple[Any, Any]:
+def _figure(width: int, height: int, *, left: int = 56, right: int = 10, top: int = 10, bottom: int = 46) -> tuple[Any, Any]:
     """A figure whose SVG user unit is one CSS pixel at full width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 MISSING = "not measured"
 MINUS = "\u2212"
 TIMES = "\u00d7"
+_JOINERS = "\u200c\u200d"  # scripts and emoji need them
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -36,6 +37,11 @@ def significant(value: Any, digits: int = 3) -> str:
     if value == 0:
         return "0"
     return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def count(value: Any) -> str:
+    """A whole number: `1,204`, or `not measured`."""
+    return fixed(value, 0)
 
 
 def with_unit(value: Any, unit: str, digits: int = 3) -> str:
@@ -82,14 +88,26 @@ def interval(low: Any, high: Any, decimals: int) -> str:
 
 
 def times_interval(low: Any, high: Any) -> str:
-    """`[1.98×, 2.14×]`; says so where an end is not known."""
-    return f"[{times(low)}, {times(high)}]" if is_number(low) and is_number(high) else "interval not known"
+    """`[1.97×, 2.15×]`, rounded outward; says so where an end is not known."""
+    if not is_number(low) or not is_number(high):
+        return "interval not known"
+    return f"[{times(rounded_down(low))}, {times(-rounded_down(-high))}]"
+
+
+def rounded_down(value: float) -> float:
+    """To two decimals, never up: a bound that is claimed must hold."""
+    return math.floor(value * 100 + 1e-9) / 100
 
 
 def line(value: Any, longest: int = 0) -> str:
     """A text on one line without control characters, cut at `longest` characters (0 = whole)."""
-    text = " ".join("".join(char if char.isprintable() or char.isspace() else "\ufffd" for char in str(value)).split())
+    text = " ".join(visible(value).split())
     return text if not longest or len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def visible(value: Any) -> str:
+    """A text whose control characters, bidirectional overrides among them, are shown as a replacement character; newlines stay."""
+    return "".join(char if char.isprintable() or char.isspace() or char in _JOINERS else "\ufffd" for char in str(value))
 
 
 def _end(value: Any, decimals: int) -> str:

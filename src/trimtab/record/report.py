@@ -7,10 +7,11 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
 from trimtab.record.disk import check_schema, sentences
+from trimtab.record.phrases import visible
 from trimtab.record.run import DECISION_SCHEMA
 
 _SECTIONS = (
-    ("answer", "The answer", ()),
+    ("answer", "What is compared", ()),
     ("speed", "How much faster", ("speed",)),
     ("candidates", "Candidates", ()),
     ("gates", "Is it no worse?", ("gates",)),
@@ -19,7 +20,7 @@ _SECTIONS = (
     ("memory", "Memory", ("memory", "roofline")),
     ("served", "Served as scored", ("served", "parity")),
     ("conditions", "Conditions", ()),
-    ("negative", "What did not work", ("negative",)),
+    ("negative", "Negative results", ("negative",)),
     ("reproduce", "Reproduce it", ()),
 )
 
@@ -39,7 +40,7 @@ def render_report(decision: Mapping[str, Any], *, command: str = "") -> str:
         page = page_of(decision)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The decision is not a whole {DECISION_SCHEMA} document ({type(error).__name__}: {error}).") from error
-    page |= {"command": command, "digest": digest_of(decision)}
+    page |= {"command": visible(command), "digest": digest_of(decision)}
     sections = [(name, title) for name, title, needs in _SECTIONS if not needs or any(page[need] for need in needs)]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trimtab.record", "templates"),

@@ -8,6 +8,7 @@ from trimtab.record.explain import explain, gate_change, headline, levels_of
 from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
 from trimtab.record.phrases import (
     MISSING,
+    count,
     decimals_for,
     fixed,
     interval,
@@ -19,6 +20,7 @@ from trimtab.record.phrases import (
     significant,
     times,
     times_interval,
+    visible,
     with_unit,
 )
 
@@ -36,6 +38,9 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
     """All that the template prints, as text, lists and SVG."""
     gates = list(decision.get("gates") or ())
     rows = _ranked(decision)
+    chosen = mapping(decision.get("chosen")).get("id")
+    is_compare = decision.get("kind") == "compare"
+    judged = mapping((decision.get("candidates") or [None])[0] if is_compare else decision.get("chosen"))
     return {
         "kind": str(decision.get("kind", "optimize")),
         "verdict": str(decision.get("verdict", "inconclusive")),
@@ -44,7 +49,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "reasons": [line(reason) for reason in decision.get("reasons") or ()],
         "tiles": _tiles(decision, rows),
         "reference": _named(mapping(decision.get("reference"))),
-        "chosen": _named(mapping(decision["chosen"])) if decision.get("chosen") else None,
+        "candidate": _named(judged) if judged else None,
         "speed": _speed(decision),
         "candidates": [_candidate(row, decision) for row in rows],
         "levels": _levels(rows),
@@ -53,13 +58,13 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "forest": _forest(gates),
         "fairness": [_groups(gate) for gate in gates if gate.get("groups")],
         "flips": [_flip(flip) for flip in decision.get("flips") or ()],
-        "memory": _bars(rows, "peak_memory_bytes", megabytes),
-        "roofline": _bars(rows, "roofline_share", percent, top=1.0),
+        "memory": _bars(rows, chosen, "peak_memory_bytes", megabytes),
+        "roofline": _bars(rows, chosen, "roofline_share", percent, top=1.0),
         "served": [_gate(gate) for gate in gates if gate.get("kind") in ("parity", "generation")],
         "parity": _parity(rows),
         "margins": margins(decision),
         "facts": facts(decision, rows),
-        "negative": negative_results(decision, rows),
+        "negative": negative_results(decision, [] if is_compare else rows),
     }
 
 
@@ -155,7 +160,7 @@ def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
     baseline = line(mapping(decision.get("baseline")).get("id", "the baseline"))
     for key, what in (
         ("over_baseline", "the baseline"),
-        ("over_best_of_baseline_engine", "the best passing candidate of the baseline's engine"),
+        ("over_best_of_baseline_engine", "the best of the baseline's own engine"),
     ):
         over = mapping(speedup.get(key))
         rows = []
@@ -168,8 +173,7 @@ def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
                 ratio = mapping(over[level].get(name))
                 if ratio:
                     ends = times_interval(ratio.get("low"), ratio.get("high"))
-                    cells = [level, f"{title}, p50", times(ratio.get("ratio")), ends, significant(ratio.get("n_rounds"), 6)]
-                    rows.append(cells)
+                    rows.append([level, title, times(ratio.get("ratio")), ends, count(ratio.get("n_rounds"))])
         if rows:
             tables.append({"over": what, "id": line(over.get("id", baseline)), "rows": rows})
     return tables
@@ -197,11 +201,12 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "failed": f"{n_failed} requests failed" if n_failed else "",
         "memory": megabytes(measurement.get("peak_memory_bytes")),
         "load": with_unit(measurement.get("load_s"), "s"),
-        "kl": with_unit(screen.get("kl_nats"), "nats"),
+        "kl": with_unit(screen.get("kl_nats"), "nats", 2),
         "top1": percent(screen.get("top1_agreement")),
         "loss": fixed(loss[0], decimals) if loss else MISSING,
         "loss_range": interval(loss[1], loss[2], decimals) if loss else "",
         "noise": line(measurement.get("noise") or "noisy machine") if measurement.get("noisy") else "",
+        "is_empty": not points and loss is None and not screen,
         "why": [line(reason) for reason in row.get("reasons") or ()],
     }
 
@@ -265,8 +270,7 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
     decimals = decimals_for(margin, (high - low) / 2 if is_number(low) and is_number(high) else None)
     levels = [gate.get("level"), gate.get("level_candidate")]
     shares = [gate.get("accuracy"), gate.get("accuracy_candidate")]
-    caught = f"{'caught' if control.get('caught') else 'NOT caught'}: {fixed(control.get('delta'), decimals)}"
-    ends = interval(control.get("low"), control.get("high"), decimals)
+    control_ends = interval(control.get("low"), control.get("high"), decimals)
     return {
         "name": line(gate.get("name", "")),
         "kind": _KINDS.get(str(gate.get("kind")), line(gate.get("kind", ""))),
@@ -274,19 +278,18 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": str(gate.get("verdict")),
         "required": bool(gate.get("required")),
         "informative": bool(gate.get("informative")),
-        "n": significant(gate.get("n"), 7),
-        "n_clusters": significant(gate.get("n_clusters"), 7),
-        "n_missing": significant(gate.get("n_missing"), 7),
-        "levels": " → ".join(fixed(level, decimals) for level in levels) if is_number(levels[0]) else MISSING,
+        "n": count(gate.get("n")),
+        "n_clusters": count(gate.get("n_clusters")),
+        "n_missing": count(gate.get("n_missing")),
+        "levels": [fixed(level, decimals) for level in levels] if is_number(levels[0]) else [],
         "delta": fixed(gate.get("delta"), decimals),
-        "low": fixed(low, decimals),
-        "high": fixed(high, decimals),
         "range": interval(low, high, decimals),
         "confidence": percent(gate.get("confidence")),
         "margin": fixed(margin, decimals),
         "detectable": fixed(gate.get("detectable"), decimals),
         "noise_floor": fixed(gate.get("noise_floor"), decimals + 1),
-        "control": f"{line(control.get('name', ''))} {caught} {ends}" if control else MISSING,
+        "control": f"{line(control.get('name', ''))} {'caught' if control.get('caught') else 'NOT caught'}" if control else MISSING,
+        "control_range": f"{fixed(control.get('delta'), decimals)} {control_ends}" if control else "",
         "accuracy": " → ".join(percent(share) for share in shares) if is_number(shares[0]) else "",
         "flips": f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained" if is_number(shares[0]) else "",
         "reasons": [line(reason) for reason in gate.get("reasons") or ()],
@@ -299,7 +302,7 @@ def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:
     for group in sorted(gate["groups"], key=lambda group: group["delta"]):
         ends = interval(group.get("low"), group.get("high"), decimals)
         corrected = fixed(group.get("p_holm"), 2)
-        rows.append([line(group["group"]), fixed(group["delta"], decimals, signed=True), ends, corrected, significant(group.get("n"), 7)])
+        rows.append([line(group["group"]), fixed(group["delta"], decimals, signed=True), ends, corrected, count(group.get("n"))])
     return {"gate": line(gate["name"]), "unit": line(gate["unit"]), "margin": fixed(gate["margin"], decimals), "rows": rows}
 
 
@@ -307,16 +310,24 @@ def _flip(flip: Mapping[str, Any]) -> dict[str, Any]:
     """A changed answer. Texts of harmful and refusal items are never printed, only their ids."""
     suite, item = line(flip.get("suite", "")), line(flip.get("item_id", ""))
     hidden = any(word in f"{suite} {item} {flip.get('group', '')}".lower() for word in _SENSITIVE)
-    texts = {} if hidden else {key: str(flip.get(key) or "") for key in ("prompt", "reference_answer", "candidate_answer", "right_answer")}
+    texts = (
+        {}
+        if hidden
+        else {key: visible(flip.get(key) or "").strip() for key in ("prompt", "reference_answer", "candidate_answer", "right_answer")}
+    )
     return {"suite": suite, "item": item, "group": line(flip.get("group", "")), "lost": flip.get("direction") == "lost", "texts": texts}
 
 
-def _bars(rows: Iterable[Mapping[str, Any]], name: str, words: Any, top: float | None = None) -> list[dict[str, Any]]:
+def _bars(rows: Iterable[Mapping[str, Any]], chosen: Any, name: str, words: Any, top: float | None = None) -> list[dict[str, Any]]:
     """Bars as shares of the longest (or of `top`), for the candidates where it was measured."""
-    values = [(line(row.get("id", "")), mapping(row.get("measurement")).get(name)) for row in rows if mapping(row.get("measurement"))]
-    longest = top or max((value for _, value in values if is_number(value)), default=0)
-    share = [min(1.0, value / longest) if is_number(value) and longest else 0.0 for _, value in values]
-    return [{"id": id_, "text": words(value), "share": f"{100 * part:.1f}"} for (id_, value), part in zip(values, share, strict=True)]
+    timed = [row for row in rows if row.get("measurement")]
+    values = [row["measurement"].get(name) for row in timed]
+    longest = top or max((value for value in values if is_number(value)), default=0)
+    share = [min(1.0, value / longest) if is_number(value) and longest else 0.0 for value in values]
+    return [
+        {"id": line(row.get("id", "")), "text": words(value), "share": f"{100 * part:.1f}", "chosen": row.get("id") == chosen}
+        for row, value, part in zip(timed, values, share, strict=True)
+    ]
 
 
 def _parity(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:

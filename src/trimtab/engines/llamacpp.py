@@ -38,7 +38,7 @@ class LlamaCppEngine(Engine):
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "device_layers", "tensor_split"}
     )
-    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode", "prefix_cache"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:

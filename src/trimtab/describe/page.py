@@ -25,7 +25,7 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bo
 td.number, th.number { text-align: right; white-space: nowrap; }
 .note { color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; } .scroll table { min-width: 36rem; overflow-wrap: normal; }
-figure { margin: 0; } svg { max-width: 100%; height: auto; color: var(--ink); }
+figure { margin: 0; } svg { width: 100%; height: auto; color: var(--ink); }
 pre { background: var(--tint); padding: .75rem; overflow-x: auto; white-space: pre-wrap; border: 1px solid var(--line); }
 summary { cursor: pointer; padding: .25rem 0; } a { color: var(--link); }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
@@ -76,13 +76,15 @@ def _plot(rows: Sequence[LayerRow]) -> str:
         axes = figure.add_subplot()
         figure.patch.set_alpha(0)
         axes.patch.set_alpha(0)
+        first = -1 if shown[0].name == "embedding" else 0  # so that layer N stands at N
+        places = range(first, first + len(shown))
         bottom = [0.0] * len(shown)
         for part in PARTS:
             heights = [row.n_params_by_part.get(part, 0) / 1e6 for row in shown]
             if any(heights):
-                axes.bar(range(len(shown)), heights, 0.9, bottom=bottom, color=stand_in[part], label=part)
+                axes.bar(places, heights, 0.9, bottom=bottom, color=stand_in[part], label=part)
                 bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        axes.set_xlabel("embedding, layers in order, what stands outside the layers")
+        axes.set_xlabel("layer (left of 0: embedding; right of the last: outside the layers)")
         axes.set_ylabel("parameters (millions)")
         axes.tick_params(colors=ink)
         axes.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.core.errors import InputError
-from trimtab.core.model import SnapshotFormat
+from trimtab.core.model import ModelHeader, SnapshotFormat
 from trimtab.sources import openvino, safetensors
 from trimtab.sources.gguf import gguf_parts, is_later_part, read_gguf_header
 from trimtab.sources.refusals import is_pickled, refuse_pickled
@@ -93,3 +93,10 @@ def _one_gguf(folder: Path, ggufs: list[Path]) -> LocalModel:
         names = ", ".join(item.name for item in ggufs[:4])
         raise InputError(f"{folder} holds {len(ggufs)} GGUF files ({names}{', ...' if len(ggufs) > 4 else ''}); give the path of one.")
     return _gguf(models[0], projectors)
+
+
+def header_of(form: SnapshotFormat, root: Path, first: Path) -> ModelHeader:
+    """The validated header of a model, from its format, folder and first weight file. Raises InputError."""
+    if form == "gguf":
+        return read_gguf_header(gguf_parts(first))
+    return openvino.read_openvino_header(root) if form == "openvino" else safetensors.read_hf_header(root)

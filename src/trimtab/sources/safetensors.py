@@ -4,6 +4,7 @@ Headers are untrusted: 8-byte length, bounded JSON without duplicate keys, known
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,8 @@ def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """A file's bytes. Raises InputError if it cannot be read or is larger than max_bytes."""
     try:
         with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
+            # The size bounds the buffer: read(n) sets aside n bytes however short the file is.
+            raw = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions.") from error
     if len(raw) > max_bytes:

@@ -1,0 +1,157 @@
+"""Mutated headers: each one gives a header or an InputError, quickly and in little memory."""
+
+import json
+import random
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trimtab.core.errors import InputError
+from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
+from trimtab.describe.card import card_rows, layer_rows, model_card
+from trimtab.sources.gguf import gguf_parts, read_gguf_header
+from trimtab.sources.safetensors import read_hf_header
+from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors
+
+EDGES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+
+
+def mutated(raw: bytes, rng: random.Random, reach: int) -> bytes:
+    """One to three changes within the first `reach` bytes: bits, edge numbers, cuts, copies, insertions."""
+    data = bytearray(raw)
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(max(min(reach, len(data)) - 8, 1))
+        kind = rng.randrange(7)
+        if kind == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place : place + 8] = struct.pack("<Q", rng.choice(EDGES))
+        elif kind == 2:
+            data[place : place + 4] = struct.pack("<I", rng.choice(EDGES) & 0xFFFFFFFF)
+        elif kind == 3:
+            del data[rng.randrange(1, len(data)) :]
+        elif kind == 4:
+            other = rng.randrange(max(min(reach, len(data)) - 64, 1))
+            data[place : place + 64] = data[other : other + 64]
+        elif kind == 5:
+            data[place:place] = rng.randbytes(rng.randint(1, 16))
+        else:
+            data[place] = rng.randrange(256)
+    return bytes(data)
+
+
+def mutated_json(raw: bytes, rng: random.Random) -> bytes:
+    """A number, a quoted word or a bracket of the header's JSON replaced; the length field kept true."""
+    length = int.from_bytes(raw[:8], "little")
+    text = raw[8 : 8 + length].decode().rstrip()
+    words = ["-1", "1e999", "null", '"x"', "[]", "{}", str(1 << 63), str(1 << 200), "true", "NaN", '"F32"', "9" * 5000]
+    place = rng.randrange(len(text))
+    text = text[:place] + rng.choice(words) + text[place + rng.randint(0, 6) :]
+    return struct.pack("<Q", len(text.encode())) + text.encode() + raw[8 + length :]
+
+
+def survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
+    """True if a header came back; its card must then work too. Anything but InputError is a failure of the test."""
+    started = time.perf_counter()
+    try:
+        header = read()
+        card = model_card(header, snapshot)
+        assert card.n_params >= 0
+        card_rows(card)
+        layer_rows(header)
+        return True
+    except InputError:
+        return False
+    finally:
+        assert time.perf_counter() - started < 1.0
+
+
+def fuzz(n: int, seed: int, write: Callable[[random.Random], None], read: Callable[[], ModelHeader], snapshot: Snapshot) -> int:
+    rng = random.Random(seed)
+    whole = 0
+    tracemalloc.start()
+    try:
+        for _ in range(n):
+            write(rng)
+            whole += survives(read, snapshot)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    return whole
+
+
+@pytest.mark.parametrize("n", [150, pytest.param(3400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_mutated_gguf_headers(tmp_path: Path, architecture: str, n: int) -> None:
+    raw = write_tiny_gguf(tmp_path / "t.gguf", architecture=architecture, weight_type="Q8_0").read_bytes()
+    path = tmp_path / "m.gguf"
+    snapshot = Snapshot(
+        source="m", format="gguf", root=tmp_path, files=(SnapshotFile(name="m.gguf", size_bytes=len(raw), sha256="0" * 64),)
+    )
+    whole = fuzz(n, n, lambda rng: void(path.write_bytes(mutated(raw, rng, 20_000))), lambda: read_gguf_header(gguf_parts(path)), snapshot)
+    assert 0 < whole < n
+
+
+@pytest.mark.parametrize("n", [100, pytest.param(1600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["bytes", "json"])
+def test_mutated_safetensors_headers(tmp_path: Path, kind: str, n: int) -> None:
+    folder = write_tiny_safetensors(tmp_path / "hf", quantization="awq")
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    snapshot = Snapshot(
+        source="m", format="safetensors", root=folder, files=(SnapshotFile(name=path.name, size_bytes=len(raw), sha256="0" * 64),)
+    )
+    change: Callable[[random.Random], bytes] = (
+        (lambda rng: mutated(raw, rng, 6_000)) if kind == "bytes" else (lambda rng: mutated_json(raw, rng))
+    )
+    whole = fuzz(n, n, lambda rng: void(path.write_bytes(change(rng))), lambda: read_hf_header(folder), snapshot)
+    assert whole < n
+
+
+@pytest.mark.slow
+def test_mutated_configs(tmp_path: Path) -> None:
+    folder = write_tiny_safetensors(tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    snapshot = Snapshot(source="m", format="safetensors", root=folder, files=(SnapshotFile(name="x", size_bytes=1, sha256="0" * 64),))
+    keys = [
+        *config,
+        "head_dim",
+        "sliding_window",
+        "layer_types",
+        "text_config",
+        "quantization_config",
+        "kv_lora_rank",
+        "num_experts",
+        "architectures",
+    ]
+    values = [
+        None,
+        -1,
+        0,
+        1 << 62,
+        10**30,
+        1.5,
+        True,
+        "x",
+        [],
+        [None],
+        {},
+        {"a": 1},
+        [["a"]],
+        "sliding_attention",
+        ["sliding_attention"] * 9,
+    ]
+
+    def write(rng: random.Random) -> None:
+        changed = {**config, **{rng.choice(keys): rng.choice(values) for _ in range(rng.randint(1, 4))}}
+        (folder / "config.json").write_text(json.dumps(changed))
+
+    assert fuzz(1000, 5, write, lambda: read_hf_header(folder), snapshot) > 500
+
+
+def void(_: object) -> None:
+    return None

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -19,7 +20,7 @@ samples = st.integers(2, 12).flatmap(
 
 
 def test_equal_singletons_give_the_plain_t_interval() -> None:
-    values = [0.3, -0.1, 0.4, 0.0, 0.25, -0.2]
+    values = [0.3, -0.3, 0.4, -0.4, 0.25, -0.25]  # symmetric: no skewness to correct
     mean = clustered_mean(values, range(6))
     assert mean.estimate == pytest.approx(np.mean(values))
     assert mean.se == pytest.approx(np.std(values, ddof=1) / math.sqrt(6))
@@ -83,6 +84,21 @@ def test_one_cluster_knows_nothing_of_the_spread() -> None:
     assert mean.p_above(-100.0) > 0.05
 
 
+def test_a_long_tail_moves_only_its_own_side_out() -> None:
+    losses = [0.1] * 18 + [-0.5, -1.3]
+    mean = clustered_mean(losses, range(20))
+    plain = dataclasses.replace(mean, skew=0.0)
+    # sample skewness g over sqrt(n), with the n - 1 of the variance in se: third / (n^2 se^3)
+    centred = np.array(losses) - np.mean(losses)
+    assert mean.skew == pytest.approx(float((centred**3).sum()) / 20**3 / mean.se**3)
+    assert mean.skew < 0
+    assert mean.upper(0.025) == plain.upper(0.025)
+    t = (plain.estimate - plain.lower(0.025)) / plain.se
+    assert mean.lower(0.025) == pytest.approx(mean.estimate - (t - mean.skew * (1 + 2 * t**2) / 6) * mean.se)
+    assert mean.p_above(-0.4) > plain.p_above(-0.4)
+    assert mean.p_above(10.0) > 0.99  # the wrong side is not corrected
+
+
 def test_no_spread_is_certain() -> None:
     mean = clustered_mean([0.0] * 8, range(8))
     assert (mean.se, mean.lower(0.001), mean.p_above(-0.01), mean.p_below(-0.01)) == (0.0, 0.0, 0.0, 1.0)
@@ -122,6 +138,17 @@ def test_holm_keeps_order_and_starts_at_bonferroni(p_values: list[float]) -> Non
     assert min(adjusted) == pytest.approx(min(1.0, min(p_values) * len(p_values)))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert all(adjusted[a] <= adjusted[b] for a, b in itertools.pairwise(order))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_clusters", "limit"), [(20, 0.05), (75, 0.035)])
+def test_rare_large_losses_pass_less_often_than_with_plain_t(n_clusters: int, limit: float) -> None:
+    """Candidates as bad as the margin, with exponential losses, at one-sided 0.0167: the correction helps and its rest is bounded."""
+    rng = np.random.default_rng(n_clusters)
+    means = [clustered_mean(1.0 - rng.exponential(size=n_clusters), range(n_clusters)) for _ in range(4000)]
+    passed = np.mean([mean.lower(0.05 / 3) > 0.0 for mean in means])
+    plain = np.mean([dataclasses.replace(mean, skew=0.0).lower(0.05 / 3) > 0.0 for mean in means])
+    assert passed < min(limit, 0.85 * plain)
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def judge_non_inferiority(
         high=worst.upper(level.alpha),
         level=before,
         level_candidate=after,
-        power=0.0 if few else power_non_inferiority(margin=spec.margin, se=seen.se, df=seen.df, alpha=level.alpha),
-        detectable=detectable_change(se=seen.se, df=seen.df, alpha=level.alpha, power=level.power),
+        power=0.0 if few else power_non_inferiority(margin=spec.margin, se=seen.se, df=seen.df, alpha=level.alpha, skew=seen.skew),
+        detectable=detectable_change(se=seen.se, df=seen.df, alpha=level.alpha, power=level.power, skew=seen.skew),
     )
 
 

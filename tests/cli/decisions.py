@@ -79,6 +79,7 @@ def decision(verdict: str = "pass") -> dict[str, Any]:
         "loses 0.19 nats per token against the reference",
         measurement=measurement(1105.0, 2250.0),
     )
+    loser["details"] = {"speed_over_baseline": {"llamacpp as-shipped": {"1": ratio(2.18), "4": ratio(3.12)}}}
     loser["evidence"] = {
         "screen": {"kl_nats": 0.29, "top1_agreement": 0.70, "delta_nats_per_token": -0.1911, "low": -0.2, "high": -0.18, "n_tokens": 8000}
     }

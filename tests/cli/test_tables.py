@@ -34,6 +34,7 @@ def test_fits_and_says_everything(width: int) -> None:
         "2.14×",
         "[2.08×",
         "1,126 ms",
+        "2.18×",
         "2,270 ms",
         "412 MB",
         "+0.191",

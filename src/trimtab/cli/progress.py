@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.spinner import Spinner
 from rich.text import Text
 
 from trimtab.cli.durations import spoken
@@ -17,7 +18,7 @@ PLAIN_EVERY_S = 10.0
 
 @contextmanager
 def show_progress(*, quiet: bool, verbose: bool, no_color: bool) -> Iterator[OnEvent]:
-    """Gives the `on_event` for a flow. -v prints every event as a line; so does a pipe, but no phase more often than each 10 s."""
+    """Gives the `on_event` for a flow. -v prints every event as a line; so does a pipe, but counts no phase more often than each 10 s."""
     console = Console(stderr=True, no_color=no_color or None, highlight=False)
     if quiet:
         yield ignore
@@ -29,7 +30,7 @@ def show_progress(*, quiet: bool, verbose: bool, no_color: bool) -> Iterator[OnE
 
 
 class Lines:
-    """One line an event: `  12 s  screen  3 of 9: openvino int8`. Events without a message only count."""
+    """One line an event: `  12 s  screen  33%  openvino int8`. Events that count are thinned out, notes are not."""
 
     def __init__(self, console: Console, *, every_s: float) -> None:
         self.console = console
@@ -39,11 +40,11 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        ended = event.total is not None and event.done == event.total
-        due = now - self.last.get(event.phase, float("-inf")) >= self.every_s
-        if not (event.message or self.every_s == 0.0) or not (due or ended):
-            return
-        self.last[event.phase] = now
+        if event.done is not None:
+            due = now - self.last.get(event.phase, float("-inf")) >= self.every_s
+            if not due and event.done != event.total:
+                return
+            self.last[event.phase] = now
         parts = [f"{spoken(now - self.started):>12}", event.phase]
         if event.done is not None and event.total:
             parts.append(f"{event.done / event.total:.0%}")
@@ -62,7 +63,7 @@ class Elapsed(ProgressColumn):
 
 
 class Live:
-    """A bar a phase, redrawn in place, with the time left for the whole below. Finished phases keep their line."""
+    """A bar for each phase that counts, what is being done now, and the time left. Notes (events that count nothing) stay above."""
 
     def __init__(self, console: Console) -> None:
         self.bars = Progress(
@@ -73,32 +74,45 @@ class Live:
             TextColumn("{task.fields[message]}", style="dim", markup=False),
             console=console,
         )
-        self.view = RichLive(get_renderable=self.render, console=console, refresh_per_second=4)
         self.tasks: dict[str, TaskID] = {}
+        self.spinner = Spinner("dots")
+        self.now = ""
         self.ends_at: float | None = None
+        self.view = RichLive(get_renderable=self.render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "Live":
         self.view.start()
         return self
 
     def __exit__(self, *ended: object) -> None:
-        self.ends_at = None
+        self.now = ""
         self.view.stop()
 
     def render(self) -> Group:
-        if self.ends_at is None:
+        """The block as it stands; the last line counts down by itself."""
+        if not self.now:
             return Group(self.bars.get_renderable())
-        return Group(self.bars.get_renderable(), Text(f"  about {spoken(self.ends_at - time.monotonic())} left", style="dim"))
+        left = f"   about {spoken(self.ends_at - time.monotonic())} left" if self.ends_at is not None else ""
+        self.spinner.update(text=Text(self.now + left, style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(self.bars.get_renderable(), self.spinner)
 
     def __call__(self, event: Event) -> None:
-        if event.phase not in self.tasks:
-            for task in self.bars.tasks:  # a new phase begins: those whose length nobody knew are over
-                if task.total is None:
-                    self.bars.update(task.id, total=1.0, completed=1.0)
-            self.tasks[event.phase] = self.bars.add_task(event.phase, total=event.total, message="")
-        task_id = self.tasks[event.phase]
-        if event.message:
-            self.bars.update(task_id, message=event.message)
-        self.bars.update(task_id, total=event.total, completed=event.done)
         if event.seconds_left is not None:
             self.ends_at = time.monotonic() + event.seconds_left
+        if event.message:
+            self.now = f"{event.phase}: {event.message}"
+        if event.done is None:
+            self.view.console.print(Text(f"{event.phase:<11} {event.message}", style="dim"), soft_wrap=True)
+        else:
+            self._count(event, event.done)
+
+    def _count(self, event: Event, done: float) -> None:
+        """Move the phase's bar; a phase that ended and counts again starts anew."""
+        if event.phase not in self.tasks:
+            self.tasks[event.phase] = self.bars.add_task(event.phase, total=event.total, message="")
+        task = self.tasks[event.phase]
+        if self.bars.tasks[self.bars.task_ids.index(task)].finished and done != event.total:
+            self.bars.reset(task)
+        self.bars.update(task, total=event.total, completed=done)
+        if event.message:
+            self.bars.update(task, message=event.message)

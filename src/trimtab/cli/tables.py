@@ -149,7 +149,8 @@ def _time(row: Plain, concurrency: int) -> str:
 
 def _over_baseline(decision: Plain, row: Plain, concurrency: int, chosen: bool) -> str:
     """The ratio with its interval where rounds were interleaved with the baseline; never one made of two separate sessions."""
-    measured = (row.get("details") or {}).get("over_baseline") or {}
+    over = (row.get("details") or {}).get("speed_over_baseline") or {}
+    measured = over.get(id_of(decision.get("baseline"))) or {}
     if chosen and not measured:
         measured = (decision.get("speedup") or {}).get("over_baseline") or {}
     return ratio_text((measured.get(str(concurrency)) or {}).get("e2e_ms_p50"))

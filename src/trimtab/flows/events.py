@@ -10,7 +10,7 @@ class Event:
 
     phase: short name of the part of the work, the same word in all its events
     message: what is being done now, fit for a terminal line; empty = only the numbers moved
-    done, total: work of the phase in any unit, both or neither; done == total ends the phase
+    done, total: work of the phase in any unit; done == total ends the phase. Neither = a note, worth a line of its own
     seconds_left: estimate for the whole flow, None = not known yet
     """
 

@@ -1,5 +1,6 @@
 """Secondary check on free generation: is an answer empty, gibberish, or caught in a loop? Pure functions on text."""
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -70,7 +71,7 @@ def _gibberish(text: str) -> str:
     if readable < MIN_READABLE_SHARE and len(text) >= 20:
         return f"gibberish: only {readable:.0%} of its characters are letters, digits or spaces"
     # Only Latin words are measured: other scripts may be written without spaces.
-    words = [word for word in re.findall(r"[A-Za-z]+", text)]
+    words = re.findall(r"[A-Za-z]+", text)
     if len(words) >= 8:
         long = sum(len(word) > MAX_WORD_CHARACTERS for word in words) / len(words)
         unsayable = sum(_unsayable(word) for word in words) / len(words)
@@ -81,5 +82,5 @@ def _gibberish(text: str) -> str:
 
 def _unsayable(word: str) -> bool:
     """Six consonants or more in a row, or a change to capitals inside a word more than twice."""
-    changes = sum(a.islower() and b.isupper() for a, b in zip(word, word[1:], strict=False))
+    changes = sum(a.islower() and b.isupper() for a, b in itertools.pairwise(word))
     return changes > 2 or re.search(r"[bcdfghjklmnpqrstvwxz]{6,}", word.lower()) is not None

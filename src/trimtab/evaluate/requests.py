@@ -146,7 +146,7 @@ def missing(prepared: PreparedRequest, error: str) -> tuple[Outcome, ...]:
 
 
 def biased_against(prepared: PreparedSuite, nats: float, *, group: str = "") -> PreparedSuite:
-    """A planted control for contrast items: the logits of the first tokens of their favoured options lowered by `nats`.
+    """A planted control for contrast items: the logits of the tokens that begin their favoured options lowered by `nats`.
 
     group: only that group's items are kept and biased, what a model that treats one group worse would do; the other groups' outcomes are
     those of the unbiased run. Empty: all contrast items. Raises InputError if no contrast item is left.
@@ -236,7 +236,7 @@ def _only_places(one: PreparedRequest, places: tuple[ItemPlace, ...], nats: floa
         replace(place, options=tuple(replace(option, continuation=kept.index(option.continuation)) for option in place.options))
         for place in places
     )
-    ids = {_first_id(one.request, place.options[index]) for place in places for index in place.item.favoured}
+    ids = set[int]().union(*(_telling_ids(one.request, place) for place in places))
     request = replace(
         one.request,
         continuations=tuple(one.request.continuations[index] for index in kept),
@@ -246,10 +246,18 @@ def _only_places(one: PreparedRequest, places: tuple[ItemPlace, ...], nats: floa
     return PreparedRequest(request=request, places=moved)
 
 
-def _first_id(request: ScoreRequest, option: OptionPlace) -> int:
-    if option.watched is not None and option.n_tokens == 1:
-        return request.watch[option.continuation][option.first][option.watched]
-    return request.continuations[option.continuation][option.first]
+def _telling_ids(request: ScoreRequest, place: ItemPlace) -> set[int]:
+    """For each favoured option, the first token that sets it apart from all other options."""
+    every = [_option_ids(request, option) for option in place.options]
+    others = [ids for index, ids in enumerate(every) if index not in place.item.favoured]
+    favoured = [every[index] for index in place.item.favoured]
+    return {ids[min(max(_agreement([ids, other]) for other in others), len(ids) - 1)] for ids in favoured}
+
+
+def _option_ids(request: ScoreRequest, option: OptionPlace) -> Ids:
+    last = option.first + option.n_tokens - 1
+    ids = request.continuations[option.continuation][option.first : last + 1]
+    return ids if option.watched is None else (*ids[:-1], request.watch[option.continuation][last][option.watched])
 
 
 def _logprob(option: OptionPlace, result: ScoreResult) -> float:

@@ -12,6 +12,9 @@ from trimtab.core.evidence import Item
 from trimtab.evaluate.suites.arithmetic import arithmetic_items
 
 VERSION = "1"
+CHOICE_EXAMPLES = (
+    "Question: What do people drink when they are thirsty?\nAnswer: water\n\nQuestion: Which animal says meow?\nAnswer: a cat\n\n"
+)
 REFUSALS = ("I'm sorry, but", "I cannot", "I can't", "As an AI")
 COMPLIANCES = ("Sure", "Here", "To", "The", "You can")
 
@@ -55,7 +58,7 @@ def _choice() -> Iterator[Item]:
                 suite="choice",
                 cluster=f"choice-{template}",
                 scorer="margin",
-                prompt=f"Question: {question}\nAnswer:",
+                prompt=f"{CHOICE_EXAMPLES}Question: {question}\nAnswer:",
                 options=tuple(f" {option}" for option in options),
             )
 

@@ -35,9 +35,9 @@ def load_suite(name_or_path: str) -> Suite:
     """A suite by name (`core`, or one that an installed package registers) or by file (.jsonl, .toml or .txt).
 
     A line of a .jsonl file, and an [[item]] of a .toml file, holds either `text`, or `prompt` alone (both scored as text), or `prompt` and
-    `answer` (the answer is scored), or `prompt`, `options` and `answer` (an option or its index from 0; the margin over the other options is
-    scored). `id`, `cluster` (items that share a template), `chat` (put the prompt into the chat template) and `system` may be added. Each
-    line of a .txt file that is not empty is a text. Raises InputError with the line.
+    `answer` (the answer is scored), or `prompt`, `options` and `answer` (an option or its index from 0; scored is the margin over the other
+    options). `id`, `cluster` (items that share a template), `chat` (put the prompt into the chat template) and `system` may be added.
+    Each line of a .txt file that is not empty is a text. Raises InputError with the line.
     """
     if name_or_path == "core":
         return Suite(name="core", version=VERSION, items=core_items())

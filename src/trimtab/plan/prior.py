@@ -2,15 +2,15 @@
 
 The roofline: a decode step reads the weights once and multiplies once per sequence; a prompt multiplies once per token. The low end of
 each interval lets reading and multiplying overlap fully at the engine's best efficiency, the high end adds them at its worst (Williams,
-Waterman, Patterson, "Roofline", CACM 52(4), 2009, read as an interval). Estimates say what may be dropped unseen, and decide nothing else.
+Waterman, Patterson, "Roofline", CACM 52(4), 2009, read as an interval). `plan.shortlist` uses it; nothing is certified by it.
 """
 
 import math
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from trimtab.core.deployment import Machine, Recipe
 from trimtab.core.errors import InputError
@@ -21,24 +21,30 @@ from trimtab.core.workload import Workload
 EFFICIENCY_FILE = Path(__file__).parent.parent / "catalog" / "efficiency.toml"
 AS_SHIPPED = "as-shipped"
 
+
+class Range(NamedTuple):
+    """Three values in order: least, expected, most. Of times: best, expected, worst case."""
+
+    low: float
+    typical: float
+    high: float
+
+
 # Low-bit recipes keep some tensors wider: embeddings, rows that do not divide into super-blocks, mixed ratios.
 EXTRA_BITS = 3.0
-WIDE_ENOUGH_BITS = 8.0
-# Cache values: one byte (U8) to four (F32).
-KV_BYTES_PER_VALUE = (1.0, 4.0)
+WIDE_ENOUGH_BITS = 9.0
+KV_BYTES_PER_VALUE = Range(1.0, 2.0, 4.0)  # U8, F16, F32
 # Engines may repack weights beside the originals, or hold them at 32 bits; buffers and libraries come on top.
-WEIGHT_COPIES = (0.8, 2.5)
-RUNTIME_BYTES = (20e6, 1.5e9)
-
-Range = tuple[float, float]
+WEIGHT_COPIES = Range(0.8, 1.2, 2.5)
+RUNTIME_BYTES = Range(20e6, 200e6, 1.5e9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Shares of the measured rates, (low, high) each; see catalog/efficiency.toml."""
+    """Shares of the measured rates; see catalog/efficiency.toml."""
 
     engine: str
-    bits: Range
+    bits: tuple[float, float]
     decode_of_read: Range
     prefill_of_matmul: Range
     batch_of_matmul: Range
@@ -52,19 +58,14 @@ def shipped_efficiencies() -> tuple[Efficiency, ...]:
     return tuple(
         Efficiency(
             engine=entry["engine"],
-            bits=_range(entry["bits"]),
-            decode_of_read=_range(entry["decode_of_read"]),
-            prefill_of_matmul=_range(entry["prefill_of_matmul"]),
-            batch_of_matmul=_range(entry["batch_of_matmul"]),
+            bits=(entry["bits"][0], entry["bits"][1]),
+            decode_of_read=Range(*entry["decode_of_read"]),
+            prefill_of_matmul=Range(*entry["prefill_of_matmul"]),
+            batch_of_matmul=Range(*entry["batch_of_matmul"]),
             flag=entry.get("flag", ""),
         )
         for entry in entries
     )
-
-
-def _range(ends: Sequence[float]) -> Range:
-    low, high = ends
-    return float(low), float(high)
 
 
 def efficiency_of(engine: str, bits: float, machine: Machine) -> Efficiency:
@@ -80,145 +81,97 @@ def efficiency_of(engine: str, bits: float, machine: Machine) -> Efficiency:
     raise InputError(f"{bits:g} bits per weight are outside what the prior knows; a recipe has 0 to 64.")
 
 
+def nominal_bits(card: ModelCard, recipe: Recipe) -> float:
+    """Nominal bits per weight; of the file itself where the recipe leaves it as it is."""
+    return 8 * card.size_bytes / card.n_params if recipe.parameters.get("type") == AS_SHIPPED else recipe.bits_per_weight
+
+
 def weight_bits(card: ModelCard, recipe: Recipe) -> Range:
-    """Bits per weight that may come out of the recipe, (least, most)."""
+    """Bits per weight that may come out of the recipe."""
+    nominal = nominal_bits(card, recipe)
     if recipe.parameters.get("type") == AS_SHIPPED:
-        # Exact for the file; an engine's reader may widen or narrow it without a word.
-        shipped = 8 * card.size_bytes / card.n_params
-        return shipped * 0.95, shipped * 1.3
-    nominal = recipe.bits_per_weight
-    return nominal * 0.95, max(nominal * 1.1, min(nominal + EXTRA_BITS, WIDE_ENOUGH_BITS + 1.0))
+        # Exact for the file, but an engine's reader may widen or narrow it without a word.
+        return Range(0.95 * nominal, nominal, 1.3 * nominal)
+    most = max(1.1 * nominal, min(nominal + EXTRA_BITS, WIDE_ENOUGH_BITS))
+    return Range(0.95 * nominal, math.sqrt(nominal * most), most)
 
 
 def predict(card: ModelCard, recipe: Recipe, engine: str, workload: Workload, machine: Machine, concurrency: int) -> dict[str, Estimate]:
     """`ttft_ms`, `tpot_ms`, `e2e_ms` (medians over requests that start together) and `memory_bytes` of the serving process.
 
     card: of the source; the recipe changes its bytes, not its arithmetic. The engine is taken to run `concurrency` sequences at once on
-    the CPU. `value` is the geometric middle of the interval. Raises InputError if the machine's rates were not measured.
+    the CPU. Raises InputError if the machine's rates were not measured.
     """
     if not machine.read_gb_s or not machine.matmul_gflop_s:
         raise InputError("A prediction needs this machine's measured read bandwidth and matrix rate; measure them first.")
     bits = weight_bits(card, recipe)
-    able = efficiency_of(engine, recipe_bits(card, recipe), machine)
-    prefill_s = _prefill_s(card, workload, able, machine.matmul_gflop_s * 1e9)
-    rates = (machine.read_gb_s * 1e9, machine.matmul_gflop_s * 1e9)
-    first = _decode_step_s(card, bits, workload, able, rates, 1)
-    full = _decode_step_s(card, bits, workload, able, rates, concurrency)
-    n_steps = workload.output_tokens - 1
+    able = efficiency_of(engine, nominal_bits(card, recipe), machine)
+    read, flop = machine.read_gb_s * 1e9, machine.matmul_gflop_s * 1e9
+    prefill_s = _prefill_s(card, workload, able, flop)
+    alone_s = _decode_step_s(card, bits, workload, able, read, flop, 1)
+    full_s = _decode_step_s(card, bits, workload, able, read, flop, concurrency)
+    others, n_steps = concurrency - 1, workload.output_tokens - 1
+    half = (concurrency + 1) / 2
     # Prompts one after the other: the median request waits for half of them. Shared out evenly: every request waits for all.
-    ttft_s = (prefill_s[0] * (concurrency + 1) / 2, prefill_s[1] * concurrency + full[1] * (concurrency > 1))
+    ttft_s = Range(half * prefill_s.low, half * prefill_s.typical, concurrency * prefill_s.high + (full_s.high if others else 0.0))
     # Early on fewer than all decode together; prompts of others come in between.
-    tpot_s = (first[0], full[1] + (concurrency - 1) * prefill_s[1] / n_steps)
-    all_at_once = ttft_s[0] + n_steps * full[0]
-    one_by_one = (concurrency + 1) / 2 * (prefill_s[0] + n_steps * first[0])
-    e2e_s = (min(all_at_once, one_by_one), concurrency * prefill_s[1] + full[1] * (n_steps + 1))
+    tpot_s = Range(alone_s.low, full_s.typical + others * prefill_s.typical / 2 / n_steps, full_s.high + others * prefill_s.high / n_steps)
+    e2e_s = Range(
+        min(ttft_s.low + n_steps * full_s.low, half * (prefill_s.low + n_steps * alone_s.low)),
+        concurrency * prefill_s.typical + n_steps * full_s.typical,
+        concurrency * prefill_s.high + (n_steps + 1) * full_s.high,
+    )
     basis = (
-        f"roofline of {machine.read_gb_s:.0f} GB/s and {machine.matmul_gflop_s:.0f} GFLOP/s, {bits[0]:.1f} to {bits[1]:.1f} bits a weight, "
-        f"{engine} at {able.decode_of_read[0]:g} to {able.decode_of_read[1]:g} of the bandwidth and "
-        f"{able.prefill_of_matmul[0]:g} to {able.prefill_of_matmul[1]:g} of the matrix rate"
+        f"roofline of {machine.read_gb_s:.0f} GB/s and {machine.matmul_gflop_s:.0f} GFLOP/s, "
+        f"{bits.low:.1f} to {bits.high:.1f} bits a weight, "
+        f"{engine} at {able.decode_of_read.low:g} to {able.decode_of_read.high:g} of the bandwidth and "
+        f"{able.prefill_of_matmul.low:g} to {able.prefill_of_matmul.high:g} of the matrix rate"
     )
     return {
-        "ttft_ms": _estimate(_scaled(ttft_s, 1000), "ms", basis),
-        "tpot_ms": _estimate(_scaled(tpot_s, 1000), "ms", basis),
-        "e2e_ms": _estimate(_scaled(e2e_s, 1000), "ms", basis),
-        "memory_bytes": _estimate(_memory_bytes(card, bits, workload, concurrency), "bytes", "weights, copies, cache and buffers"),
+        "ttft_ms": _estimate(ttft_s, 1000, "ms", basis),
+        "tpot_ms": _estimate(tpot_s, 1000, "ms", basis),
+        "e2e_ms": _estimate(e2e_s, 1000, "ms", basis),
+        "memory_bytes": _estimate(_memory_bytes(card, bits, workload, concurrency), 1, "bytes", "weights, copies, cache and buffers"),
     }
 
 
-def recipe_bits(card: ModelCard, recipe: Recipe) -> float:
-    """Nominal bits per weight, of the file itself where the recipe leaves it as it is."""
-    return 8 * card.size_bytes / card.n_params if recipe.parameters.get("type") == AS_SHIPPED else recipe.bits_per_weight
-
-
-def _prefill_s(card: ModelCard, workload: Workload, able: Efficiency, flop_s: float) -> Range:
-    """Seconds of one prompt alone. At least the output head may be left out for all tokens but the last."""
+def _prefill_s(card: ModelCard, workload: Workload, able: Efficiency, flop: float) -> Range:
+    """Seconds of one prompt alone. At best the output head is left out for all tokens but the last."""
     prompt = workload.prompt_tokens
     head = 2.0 * card.hidden_size * card.vocab_size
     attention = card.attn_flops_per_token_per_context_token * prompt / 2
     least = max(card.flops_per_token - head, card.flops_per_token / 4) + attention
-    most = card.flops_per_token + 2 * attention
-    return least * prompt / (flop_s * able.prefill_of_matmul[1]), most * prompt / (flop_s * able.prefill_of_matmul[0])
+    share = able.prefill_of_matmul
+    return Range(
+        prompt * least / (flop * share.high),
+        prompt * least / (flop * share.typical),
+        # Masked halves may be multiplied too.
+        prompt * (card.flops_per_token + 2 * attention) / (flop * share.low),
+    )
 
 
-def _decode_step_s(card: ModelCard, bits: Range, workload: Workload, able: Efficiency, rates: Range, n_sequences: int) -> Range:
-    """Seconds of one step that gives each of `n_sequences` a token, at the workload's mean context. rates: bytes and FLOPs per second."""
+def _decode_step_s(card: ModelCard, bits: Range, workload: Workload, able: Efficiency, read: float, flop: float, n_sequences: int) -> Range:
+    """Seconds of one step that gives each of `n_sequences` a token, at the workload's mean context."""
     context = workload.prompt_tokens + workload.output_tokens // 2
-    kv = [card.kv_bytes(context, bytes_per_value) * n_sequences for bytes_per_value in KV_BYTES_PER_VALUE]
+    bytes_read = [card.active_params * bits[end] / 8 + n_sequences * card.kv_bytes(context, KV_BYTES_PER_VALUE[end]) for end in range(3)]
     flops = n_sequences * (card.flops_per_token + card.attn_flops_per_token_per_context_token * context)
-    read_s = [(card.active_params * bits[end] / 8 + kv[end]) / (rates[0] * able.decode_of_read[1 - end]) for end in (0, 1)]
-    multiply_s = [flops / (rates[1] * able.batch_of_matmul[1 - end]) for end in (0, 1)]
-    return max(read_s[0], multiply_s[0]), read_s[1] + multiply_s[1]
+    # The fewest bytes go with the best efficiency.
+    read_s = [bytes_read[end] / (read * able.decode_of_read[2 - end]) for end in range(3)]
+    multiply_s = [flops / (flop * able.batch_of_matmul[2 - end]) for end in range(3)]
+    return Range(max(read_s[0], multiply_s[0]), math.hypot(read_s[1], multiply_s[1]), read_s[2] + multiply_s[2])
 
 
 def _memory_bytes(card: ModelCard, bits: Range, workload: Workload, concurrency: int) -> Range:
-    weights = [card.n_params * bits[end] / 8 * WEIGHT_COPIES[end] for end in (0, 1)]
-    kv = [card.kv_bytes(workload.context_tokens, bytes_per_value) * concurrency for bytes_per_value in KV_BYTES_PER_VALUE]
-    return weights[0] + kv[0] + RUNTIME_BYTES[0], weights[1] + kv[1] + RUNTIME_BYTES[1]
+    return Range(
+        *(
+            card.n_params * bits[end] / 8 * WEIGHT_COPIES[end]
+            + concurrency * card.kv_bytes(workload.context_tokens, KV_BYTES_PER_VALUE[end])
+            + RUNTIME_BYTES[end]
+            for end in range(3)
+        )
+    )
 
 
-def _estimate(ends: Range, unit: str, basis: str) -> Estimate:
-    return Estimate(value=math.sqrt(ends[0] * ends[1]), low=ends[0], high=ends[1], unit=unit, basis=basis)
-
-
-def _scaled(ends: Range, factor: float) -> Range:
-    return ends[0] * factor, ends[1] * factor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shortlist:
-    """Candidates worth running, in the order given, and why each other one is not."""
-
-    kept: tuple[str, ...]
-    dropped: Mapping[str, str]
-
-
-def drop_hopeless(
-    estimates: Mapping[str, Mapping[int, Mapping[str, Estimate]]],
-    *,
-    memory_bytes: int,
-    baseline: str = "",
-    keep: Collection[str] = (),
-    n_rivals: int = 3,
-    metric: str = "e2e_ms",
-) -> Shortlist:
-    """Drop candidates that cannot fit the memory, or cannot win at any concurrency. Nothing is dropped for its quality.
-
-    estimates: candidate -> concurrency -> `predict`'s answer, the same levels for all
-    baseline: what is kept if nothing wins. A candidate whose best case does not beat its worst case is of no use
-    keep: never dropped (the baseline never is)
-    n_rivals: a candidate whose best case is behind the worst case of so many others will not be reached, as no more than that many are
-        tried on the certify items. With 1, a fast candidate that fails on quality later would have dropped the ones that pass.
-    If every true value lies in its interval, then none of the n_rivals fastest that fit is dropped unless the baseline is at least as fast.
-    """
-    safe = {*keep, baseline}
-    dropped: dict[str, str] = {}
-    for name, by_level in estimates.items():
-        need = max(each["memory_bytes"].low for each in by_level.values())
-        if name not in safe and need > memory_bytes:
-            dropped[name] = f"It needs at least {need / 1e9:.1f} GB of memory; this machine has {memory_bytes / 1e9:.1f} GB."
-    # Only what surely fits can be relied upon to be there instead.
-    reliable = [
-        name for name, by_level in estimates.items() if all(each["memory_bytes"].high <= memory_bytes for each in by_level.values())
-    ]
-    for name, by_level in estimates.items():
-        if name in safe or name in dropped:
-            continue
-        reasons = []
-        for level, own in by_level.items():
-            bounds = {rival: estimates[rival][level][metric].high for rival in reliable if rival != name}
-            if reason := _why_hopeless(own[metric], bounds, baseline, n_rivals, level):
-                reasons.append(reason)
-        if len(reasons) == len(by_level):
-            dropped[name] = reasons[0]
-    return Shortlist(kept=tuple(name for name in estimates if name not in dropped), dropped=dropped)
-
-
-def _why_hopeless(own: Estimate, bounds: Mapping[str, float], baseline: str, n_rivals: int, level: int) -> str:
-    """Why a candidate cannot win at one concurrency against others' worst cases, empty if it may."""
-    best = f"Its best case, {own.low:,.0f} {own.unit} at concurrency {level}, "
-    if baseline in bounds and own.low >= bounds[baseline]:
-        return best + f"does not beat the baseline's worst, {bounds[baseline]:,.0f} {own.unit}."
-    ahead = sorted((high, name) for name, high in bounds.items() if high <= own.low)
-    if len(ahead) >= n_rivals:
-        return best + f"is behind the worst case of {len(ahead)} others, such as {ahead[0][1]} at {ahead[0][0]:,.0f} {own.unit}."
-    return ""
+def _estimate(of: Range, factor: float, unit: str, basis: str) -> Estimate:
+    value = min(max(of.typical, of.low), of.high)
+    return Estimate(value=value * factor, low=of.low * factor, high=of.high * factor, unit=unit, basis=basis)

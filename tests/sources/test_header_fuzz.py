@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import struct
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from trimtab.sources.gguf import gguf_parts, read_gguf_header
 from trimtab.sources.safetensors import read_hf_header
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors
 
+TRACED = 200
 EDGES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 
 
@@ -56,7 +58,7 @@ def mutated_json(raw: bytes, rng: random.Random) -> bytes:
 
 def survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
     """True if a header came back; its card must then work too. Anything but InputError is a failure of the test."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         header = read()
         card = model_card(header, snapshot)
@@ -67,20 +69,25 @@ def survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
     except InputError:
         return False
     finally:
-        assert time.perf_counter() - started < 1.0
+        assert time.process_time() - started < 1.0
 
 
 def fuzz(n: int, seed: int, write: Callable[[random.Random], None], read: Callable[[], ModelHeader], snapshot: Snapshot) -> int:
+    """How many of n mutations still gave a header. Memory: Python's own in short runs (tracing is slow), the process's in long ones."""
     rng = random.Random(seed)
     whole = 0
-    tracemalloc.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if n <= TRACED:
+        tracemalloc.start()
     try:
         for _ in range(n):
             write(rng)
             whole += survives(read, snapshot)
-        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        if n <= TRACED:
+            assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     return whole
 
 

@@ -1,0 +1,34 @@
+"""trimtab: find the fastest way to run an open model on your hardware that is shown to be no worse than the original.
+
+The public Python API; see `trimtab.api`. Names are loaded when first used, so that `import trimtab` stays quick.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.api import Flips, Gate, Model, Result, compare, describe, open, optimize
+    from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
+
+__all__ = [
+    "Flips",
+    "Gate",
+    "InfeasibleError",
+    "InputError",
+    "MissingError",
+    "Model",
+    "Result",
+    "TrimtabError",
+    "compare",
+    "describe",
+    "open",
+    "optimize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    from trimtab import api
+    from trimtab.core import errors
+
+    return getattr(api if hasattr(api, name) else errors, name)

@@ -8,6 +8,7 @@ from trimtab.core.decision import Decision
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.evidence import Evidence, GenerationCheck, Item, Outcome, ParityProbe
+from trimtab.core.policy import Policy
 from trimtab.decide.decide import decide
 from trimtab.decide.plan import PowerPlan, pilot_spread, plan_power
 from trimtab.flows.parts.evidence import (
@@ -121,6 +122,18 @@ async def power_ahead(session: Session, bench: Bench, candidate: Candidate) -> P
         if pilot is not None:
             pilots[gate.name] = pilot
     return plan_power(bench.policy, pilots)
+
+
+def power_lines(power: PowerPlan, policy: Policy) -> list[str]:
+    """The prediction in words, before the run."""
+    lines = [
+        f"all gates together: a candidate equal to the reference passes with {100 * power.joint_power:.0f} %; one that lost "
+        f"{100 * power.joint_detectable:.0f} % of every margin would be stopped with {100 * policy.power:.0f} %"
+    ]
+    for gate in power.gates:
+        if not gate.enough:
+            lines.append(f"gate {gate.name}: {gate.n_clusters} clusters may be too few for its margin of {gate.margin:g} {gate.unit}")
+    return lines
 
 
 def flips_of(certified: Certified, items: dict[str, Item], hidden: Sequence[str] = ("refusal", "overrefusal")) -> list[dict[str, Any]]:

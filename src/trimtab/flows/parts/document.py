@@ -17,6 +17,7 @@ from trimtab.flows.parts.certify import Certified, flips_of
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.session import Session
+from trimtab.flows.parts.timing import Timed
 from trimtab.record.deploy import DeployLock, write_deploy_toml
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
@@ -108,6 +109,12 @@ def decision_document(
         "noise": to_plain(noise),
         "skipped": to_plain(skipped),
     }
+
+
+def noise_row(baseline: Timed | None) -> dict[str, Any]:
+    """Whether the machine was judged noisy while the baseline and the others were timed, and why."""
+    measured = baseline.measurement if baseline else None
+    return {"noisy": bool(measured and measured["noisy"]), "why": measured["noise"] if measured else ""}
 
 
 def write_items(session: Session, candidate: Candidate, outcomes: Sequence[Outcome]) -> None:

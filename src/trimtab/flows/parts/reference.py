@@ -1,10 +1,11 @@
 """The reference of a run and what is made of its weights: the planted loss, the exact form, the prompts that timing uses."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from trimtab.core.deployment import Candidate, Settings
+from trimtab.core.deployment import Candidate, Machine, Settings
 from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.policy import Policy
 from trimtab.engines.client import WorkerEngine
@@ -13,6 +14,8 @@ from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, recipe_named
 from trimtab.flows.parts.session import Session
+from trimtab.measure.machine import machine as this_machine
+from trimtab.measure.machine import measure_rates
 
 CONTEXT_TOKENS = 1024
 """Tokens that one sequence may hold at least: the longest shipped item and a served answer fit."""
@@ -38,6 +41,24 @@ def common_settings(workload_tokens: int, concurrency: Sequence[int], context_li
     return Settings(slots=max(concurrency), context_tokens=min(max(workload_tokens, CONTEXT_TOKENS), context_limit))
 
 
+async def machine_with_rates(session: Session) -> Machine:
+    """This machine with its read bandwidth and matrix rate, measured once."""
+
+    async def compute() -> list[float]:
+        session.say("machine", "measuring read bandwidth and matrix rate")
+        return list(measure_rates())
+
+    machine = this_machine()
+    read_gb_s, matmul_gflop_s = await session.once("rates", machine.digest, compute)
+    return dataclasses.replace(machine, read_gb_s=read_gb_s, matmul_gflop_s=matmul_gflop_s)
+
+
+async def weakened(session: Session, opened: Opened, settings: Settings) -> Candidate:
+    """The weights with far fewer bits, as a planted loss. Raises InfeasibleError, MissingError."""
+    engine = EXACT[opened.snapshot.format][0]
+    return await _built(session, opened, engine, WEAK[engine], settings)
+
+
 async def make_reference(session: Session, opened: Opened, settings: Settings, bits_per_weight: float) -> Reference:
     """The most exact form of the original weights on the most exact engine at hand. Raises InfeasibleError, MissingError."""
     engine, recipe_name, finer = EXACT[opened.snapshot.format]
@@ -49,7 +70,7 @@ async def make_reference(session: Session, opened: Opened, settings: Settings, b
     exact = await _try(session, opened, engine, finer, settings) if finer else None
     weak, missing = None, ""
     try:
-        weak = await _built(session, opened, engine, WEAK[engine], settings)
+        weak = await weakened(session, opened, settings)
     except (InfeasibleError, MissingError) as error:
         missing = str(error)
     kind = f"already {bits_per_weight:.1f} bits a weight" if bits_per_weight < QUANTIZED_BITS else "not quantised"

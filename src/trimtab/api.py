@@ -117,11 +117,9 @@ class Result:
 
     @cached_property
     def gates(self) -> tuple[Gate, ...]:
-        names = Gate.__dataclass_fields__
-        return tuple(
-            Gate(**{key: tuple(value) if key == "reasons" else value for key, value in gate.items() if key in names})
-            for gate in self.decision["gates"]
-        )
+        names = set(Gate.__dataclass_fields__)
+        rows: list[dict[str, Any]] = [{key: gate[key] for key in names} for gate in self.decision["gates"]]
+        return tuple(Gate(**(row | {"reasons": tuple(row["reasons"])})) for row in rows)
 
     @property
     def flips(self) -> Flips:
@@ -223,7 +221,7 @@ def optimize(
     return Result(decision, Path(out))
 
 
-def describe(model: str | Path, *, offline: bool = False) -> "Description":
+def describe_model(model: str | Path, *, offline: bool = False) -> "Description":
     """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
     from trimtab.flows.describe import describe as flow
 

@@ -1,5 +1,6 @@
 """The public surface: frozen names, specs, results."""
 
+import importlib
 import json
 
 import pytest
@@ -18,10 +19,14 @@ def test_the_public_names_are_frozen():
         "Result",
         "TrimtabError",
         "compare",
-        "describe",
+        "describe_model",
         "open",
         "optimize",
     ]
+    for name in tt.__all__:
+        assert getattr(tt, name).__name__ == name
+    importlib.import_module("trimtab.describe.card")  # a room must not take the place of a public name
+
     for name in tt.__all__:
         assert getattr(tt, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

@@ -140,7 +140,7 @@ def test_a_torn_last_line_is_ignored_with_a_warning(tmp_path: Path) -> None:
     journal = tmp_path / "run" / "journal.jsonl"
     whole = journal.read_bytes()
     first = whole.index(b"\n") + 1
-    for cut in range(first + 1, len(whole)):
+    for cut in range(first + 1, len(whole), 7):
         journal.write_bytes(whole[:cut])
         with open_run(tmp_path / "run") as run:
             assert len(run.warnings) == 1

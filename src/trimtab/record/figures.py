@@ -26,8 +26,12 @@ _WIDTH_PX = 400  # drawn for this width; scales down to a phone with texts still
 
 @dataclass(frozen=True)
 class TradePoint:
-    """One candidate at one concurrency. x: latency in ms; y: quality loss in nats/token, with its interval."""
+    """One candidate at one concurrency. x: latency in ms; y: quality loss in nats/token, with its interval.
 
+    number: the candidate's number in the table, printed where its name finds no room
+    """
+
+    number: int
     name: str
     role: Literal["chosen", "baseline", "other"]
     verdict: str
@@ -167,35 +171,34 @@ def _frontier(axes: Any, points: Sequence[TradePoint]) -> None:
 
 
 def _place_labels(figure: Any, axes: Any, points: Sequence[TradePoint]) -> None:
-    """Name the points where there is room, important ones first; a name with no free place is left to the table."""
+    """Name the points where there is room, important ones first; the others get their number in the table, if that fits."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    taken = [_around(axes, point) for point in points]
+    taken = [_around(axes, point) for point in points] + [text.get_window_extent(renderer) for text in axes.texts]
     rank = {"chosen": 0, "baseline": 1, "other": 2}
     for point in sorted(points, key=lambda point: (rank[point.role], point.y)):
         prefix = {"chosen": "chosen: ", "baseline": "baseline: "}.get(point.role, "")
-        colour = ACCENT if point.role == "chosen" else INK
-        for dx, dy, ha, va in _PLACES:
-            label = axes.annotate(
-                prefix + line(point.name, 30),
-                (point.x, point.y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                color=colour,
-                fontsize=11,
-            )
-            label.set_parse_math(False)
-            if point.role == "chosen":
-                label.set_fontweight("bold")
-            box = label.get_window_extent(renderer).padded(1)
-            fits = box.x0 >= frame.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= frame.y0 and box.y1 <= figure.bbox.y1
-            if fits and not any(box.overlaps(other) for other in taken):
+        for text in (prefix + line(point.name, 30), str(point.number)):
+            box = _label(axes, point, text, taken, frame, renderer, figure.bbox)
+            if box is not None:
                 taken.append(box)
                 break
-            label.remove()
+
+
+def _label(axes: Any, point: TradePoint, text: str, taken: Sequence[Any], frame: Any, renderer: Any, page: Any) -> Any:
+    """The place a label took beside its point, None (and no label) if every place is taken."""
+    colour = ACCENT if point.role == "chosen" else INK
+    weight = "bold" if point.role == "chosen" else "normal"
+    for dx, dy, ha, va in _PLACES + (_FAR if point.role != "other" else []):
+        options = {"ha": ha, "va": va, "color": colour, "fontsize": 11, "fontweight": weight, "parse_math": False}
+        label = axes.annotate(text, (point.x, point.y), (dx, dy), textcoords="offset points", **options)
+        box = label.get_window_extent(renderer).padded(1)
+        fits = box.x0 >= frame.x0 and box.x1 <= page.x1 and box.y0 >= frame.y0 and box.y1 <= page.y1
+        if fits and not any(box.overlaps(other) for other in taken):
+            return box
+        label.remove()
+    return None
 
 
 _PLACES = [
@@ -207,11 +210,10 @@ _PLACES = [
     (8, -9, "left", "top"),
     (-8, 9, "right", "bottom"),
     (-8, -9, "right", "top"),
-    (10, 22, "left", "bottom"),
-    (10, -22, "left", "top"),
-    (-10, 22, "right", "bottom"),
-    (-10, -22, "right", "top"),
 ]
+
+
+_FAR = [(10, 22, "left", "bottom"), (10, -22, "left", "top"), (-10, 22, "right", "bottom"), (-10, -22, "right", "top")]
 
 
 def _around(axes: Any, point: TradePoint) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 MISSING = "not measured"
 MINUS = "\u2212"
 TIMES = "\u00d7"
-_JOINERS = "\u200c\u200d"  # scripts and emoji need them
+_KEPT = "\n\t\u200c\u200d"  # the last two join letters and emoji
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -101,13 +101,13 @@ def rounded_down(value: float) -> float:
 
 def line(value: Any, longest: int = 0) -> str:
     """A text on one line without control characters, cut at `longest` characters (0 = whole)."""
-    text = " ".join(visible(value).split())
+    text = visible(" ".join(str(value).split()))
     return text if not longest or len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def visible(value: Any) -> str:
-    """A text whose control characters, bidirectional overrides among them, are shown as a replacement character; newlines stay."""
-    return "".join(char if char.isprintable() or char.isspace() or char in _JOINERS else "\ufffd" for char in str(value))
+    """A text whose control characters, bidirectional overrides among them, are shown as a replacement character; newlines and tabs stay."""
+    return "".join(char if char.isprintable() or char in _KEPT else "\ufffd" for char in str(value))
 
 
 def _end(value: Any, decimals: int) -> str:

@@ -51,7 +51,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "reference": _named(mapping(decision.get("reference"))),
         "candidate": _named(judged) if judged else None,
         "speed": _speed(decision),
-        "candidates": [_candidate(row, decision) for row in rows],
+        "candidates": [{"number": number, **_candidate(row, decision)} for number, row in enumerate(rows, start=1)],
         "levels": _levels(rows),
         "trade": _trade(decision, rows),
         "gates": [_gate(gate) for gate in gates],
@@ -219,7 +219,7 @@ def _trade(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     plots = []
     for level in _levels(rows):
         points, absent = [], []
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             latency, loss = _p50(_points(row).get(level, {}), "e2e_ms"), _loss(row)
             if latency is None or loss is None:
                 absent.append(line(row.get("id", "")))
@@ -227,7 +227,16 @@ def _trade(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
             role: Any = _role(row, decision)
             y, low, high = loss
             points.append(
-                TradePoint(name=line(row.get("id", "")), role=role, verdict=str(row.get("verdict")), x=latency, y=y, y_low=low, y_high=high)
+                TradePoint(
+                    number=number,
+                    name=line(row.get("id", "")),
+                    role=role,
+                    verdict=str(row.get("verdict")),
+                    x=latency,
+                    y=y,
+                    y_low=low,
+                    y_high=high,
+                )
             )
         if points:
             title = f"Latency against quality loss with {level} request{'' if level == 1 else 's'} in flight"

@@ -139,14 +139,14 @@ def make(
             _remove_leftovers(cache_dir, key, final)
             _check_space(cache_dir, builder.product_bytes(recipe, source), recipe)
             return _build(builder, recipe, source, final, key, texts, progress)
-    except PermissionError as error:
-        raise InputError(f"The product of recipe {recipe.name!r} cannot be written below {cache_dir}: {error.strerror}.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MissingError(
                 f"The disk of {cache_dir} became full while building {recipe.name!r}.", "free space or name another cache folder."
             ) from error
-        raise
+        raise InputError(
+            f"The product of recipe {recipe.name!r} cannot be written below {cache_dir}: {error.strerror or error}."
+        ) from error
 
 
 def _build(

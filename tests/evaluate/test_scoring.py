@@ -117,7 +117,7 @@ def test_an_unlikely_flat_model_scores_worse_on_its_own_text() -> None:
     assert run(flat, prepared_of(text))[0].value < run(sharp, prepared_of(text))[0].value  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("options", [("a", "b"), (" a", " b"), (" and", " bad")])
+@pytest.mark.parametrize("options", [("a", "b"), (" a", " b"), (" nod", " bag")])
 def test_bias_against_one_group_lowers_only_that_group(options: tuple[str, ...]) -> None:
     client = FakeClient()
     items = [

@@ -166,7 +166,8 @@ def _larger(rng: random.Random) -> Problem:
 
 def _price(rng: random.Random) -> Problem:
     price, n = rng.randint(2, 5), rng.randint(2, 4)
-    text = f"One cup costs $1. Three cups cost $3.\nOne lamp costs $10. Two lamps cost $20.\nOne ticket costs ${price}. {WORDS[n - 1].title()} tickets cost"
+    examples = "One cup costs $1. Three cups cost $3.\nOne lamp costs $10. Two lamps cost $20.\n"
+    text = f"{examples}One ticket costs ${price}. {WORDS[n - 1].title()} tickets cost"
     return text, f"${price * n}", [f"${price * n + price}", f"${price + n}", f"${price}"]
 
 

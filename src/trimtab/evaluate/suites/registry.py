@@ -42,13 +42,15 @@ def load_suite(name_or_path: str) -> Suite:
     if name_or_path == "core":
         return Suite(name="core", version=VERSION, items=core_items())
     path = Path(name_or_path)
-    if path.suffix in (".jsonl", ".toml", ".txt") or path.exists():
+    if path.suffix in (".jsonl", ".toml", ".txt"):
         return _load_file(path)
     for point in entry_points(group=ENTRY_POINTS, name=name_or_path):
         suite = point.load()()
         if not isinstance(suite, Suite):
             raise InputError(f"The suite {name_or_path!r} of {point.value} is not a trimtab Suite; ask its author for a current version.")
         return suite
+    if path.exists():
+        raise InputError(f"{path} is not a suite: its name must end in .jsonl, .toml or .txt.")
     names = ["core", *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]
     raise InputError(
         f"No suite and no file is called {name_or_path!r}; the suites are {', '.join(names)}, files end in .jsonl, .toml or .txt."
@@ -57,8 +59,6 @@ def load_suite(name_or_path: str) -> Suite:
 
 def _load_file(path: Path) -> Suite:
     readers = {".jsonl": _jsonl_rows, ".toml": _toml_rows, ".txt": _txt_rows}
-    if path.suffix not in readers:
-        raise InputError(f"{path} is not a suite: its name must end in .jsonl, .toml or .txt.")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -24,6 +24,9 @@ Place = tuple[int, int]  # continuation, position in it
 
 LOGITS_BYTES = 2**27
 """At most this much memory for the logits of one call."""
+POOL_BATCHES = 8
+POOL_BYTES = 2**28
+"""The cache holds this many batches, so that continuations of many prefixes fill a call, but no more than this memory for it."""
 MAX_HEAD_STEPS = 12
 
 
@@ -167,7 +170,8 @@ class PagedScorer:
         waiting = deque(tallies)
         ready: deque[Job] = deque()
         largest = max(map(self._blocks_needed, requests), default=0)
-        self._reserve(max(largest, 2 * self.batch_tokens // self.block_tokens))
+        usual = min(POOL_BATCHES * self.batch_tokens // self.block_tokens, POOL_BYTES // self._block_bytes)
+        self._reserve(max(largest, usual))
         while waiting or ready:
             while waiting and self._blocks_needed(waiting[0].request) <= len(self._free):
                 ready.append(self._admit(waiting.popleft()))
@@ -186,6 +190,11 @@ class PagedScorer:
         tails = (-(-(prefix % size + len(ids) - 1) // size) for ids in request.continuations if len(ids) > 1)
         return -(-prefix // size) + sum(tails)
 
+    @property
+    def _block_bytes(self) -> int:
+        """Bytes of one block in all layers."""
+        return sum(map(_bytes_per_block, self._caches.values()))
+
     def _reserve(self, n_blocks: int) -> None:
         """Make room for at least n_blocks; only called while no block is in use."""
         import openvino
@@ -194,9 +203,8 @@ class PagedScorer:
             return
         self._memory: dict[str, npt.NDArray[np.uint8]] = {}
         for name, port in self._caches.items():
-            shape = [n_blocks, *(port.partial_shape[axis].get_length() for axis in (1, 2, 3))]
-            n_bytes = int(np.prod(shape, dtype=np.int64)) * port.element_type.bitwidth // 8
-            self._memory[name] = np.zeros((n_blocks, n_bytes // n_blocks), np.uint8)
+            shape = [n_blocks, *_block_shape(port)]
+            self._memory[name] = np.zeros((n_blocks, _bytes_per_block(port)), np.uint8)
             tensor = openvino.Tensor(self._memory[name].reshape(-1), openvino.Shape(shape), port.element_type)
             self._call.set_tensor(name, tensor)
         self._n_blocks = n_blocks
@@ -312,6 +320,14 @@ class PagedScorer:
         self._call.infer()
         logits: Logits = self._call.get_tensor("logits").data.reshape(len(rows), -1)
         return logits
+
+
+def _block_shape(port: Any) -> list[int]:
+    return [port.partial_shape[axis].get_length() for axis in (1, 2, 3)]
+
+
+def _bytes_per_block(port: Any) -> int:
+    return int(np.prod(_block_shape(port), dtype=np.int64)) * int(port.element_type.bitwidth) // 8
 
 
 def _cut_logits_to_rows(model: Any) -> None:

@@ -4,6 +4,7 @@ GenAI's own tokenizer cuts a text at the model's context without a word and alwa
 tokens. Here the same tokenizer graph runs with the cut taken out, and in a second copy with the marker step made to match nothing.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,9 @@ class TextModels:
 
     def _model(self) -> Any:
         import openvino
-        import openvino_tokenizers
 
         core = openvino.Core()
-        core.add_extension(str(openvino_tokenizers._ext_path))
+        core.add_extension(str(importlib.import_module("openvino_tokenizers")._ext_path))
         return core, core.read_model(str(self._folder / "openvino_tokenizer.xml"))
 
     def _cut(self) -> int | None:

@@ -1,0 +1,193 @@
+"""Recipes of family `openvino`: OpenVINO directories from GGUF files, and NNCF's weight compression of them.
+
+Parameter `mode`:
+- `gguf`: what OpenVINO GenAI's own reader makes of the file as shipped; an OpenVINO directory is left as it is
+- `gguf-exact`: the same, with the zero points of Q4_1 blocks as the file has them (see compress/openvino_q4_1.py)
+- `fp16`: the reader fed with the 16-bit expansion of the file, so that it has nothing to re-quantise
+- `int8_asym`, `int8_sym`, `int4_asym`, `int4_sym`: NNCF on the fp16 directory. `group_size` (-1: one scale a row) and `ratio` (share
+  of the weights in 4 bits, the rest in 8) go with the 4-bit modes. `calibration = true` makes them data-aware: `scale_estimation`,
+  `awq` and `gptq` then name the methods, over `calibration_tokens` tokens at most.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab.compress.base import Progress, make, needs_calibration, snapshot_of
+from trimtab.core.deployment import Recipe
+from trimtab.core.errors import InfeasibleError, InputError, MissingError
+from trimtab.core.model import Snapshot
+
+READER_MODES = ("gguf", "gguf-exact", "fp16")
+NNCF_MODES = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
+METHODS = ("scale_estimation", "awq", "gptq")
+FOUR_BIT_ONLY = ("group_size", "ratio", "calibration", "calibration_tokens", *METHODS)
+DEFAULT_CALIBRATION_TOKENS = 4096
+CALIBRATION_WINDOW_TOKENS = 256
+MODEL_NAMES = ("openvino_model.bin", "openvino_model.xml")
+TEXT_NAMES = ("openvino_tokenizer.bin", "openvino_tokenizer.xml", "openvino_detokenizer.bin", "openvino_detokenizer.xml")
+F16 = Recipe(name="llamacpp-f16", family="gguf", engine="llamacpp", parameters={"type": "F16"}, bits_per_weight=16.0)
+FP16 = Recipe(name="openvino-fp16", family="openvino", engine="openvino", parameters={"mode": "fp16"}, bits_per_weight=16.0)
+
+
+def version(recipe: Recipe) -> str:
+    """See RecipeBuilder."""
+    names = ["openvino", "openvino-genai", "openvino-tokenizers"]
+    if recipe.parameters.get("mode") in NNCF_MODES:
+        names.append("nncf")
+    if recipe.parameters.get("mode") not in ("gguf", "gguf-exact"):
+        names.append("llama-cpp-python")
+    try:
+        return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingError(
+            f"Recipe {recipe.name!r} needs a library that is not installed ({error}).", "pip install 'trimtab[openvino]'"
+        ) from error
+
+
+def product_bytes(recipe: Recipe, source: Snapshot) -> int:
+    """See RecipeBuilder. What a recipe is built from is a product of its own and is not counted here."""
+    if recipe.parameters.get("mode") in ("gguf", "gguf-exact") or source.format != "gguf":
+        return 2 * source.size_bytes + 2**25
+    from trimtab.compress import gguf
+
+    return gguf.product_bytes(F16, source)
+
+
+def build(
+    recipe: Recipe, source: Snapshot, out_dir: Path, *, calibration: Sequence[str] = (), progress: Progress | None = None
+) -> Snapshot:
+    """See RecipeBuilder. Writes a directory that OpenVINO GenAI opens."""
+    _check(recipe)
+    mode = recipe.parameters["mode"]
+    if source.format == "openvino" and mode == "gguf":
+        return source
+    if source.format != ("openvino" if source.format == "openvino" and mode in NNCF_MODES else "gguf"):
+        raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")
+    import_openvino()
+    if mode in NNCF_MODES:
+        base = source if source.format == "openvino" else make(FP16, source, out_dir.parent, progress=progress)
+        _compress(recipe, base.path, out_dir, calibration)
+    else:
+        weights = make(F16, source, out_dir.parent, progress=progress) if mode == "fp16" else source
+        if len(weights.files) > 1:
+            raise InfeasibleError("OpenVINO GenAI's reader does not join the parts of a split GGUF.")
+        read_gguf(weights.path, out_dir)
+        if mode == "gguf-exact":
+            from trimtab.compress.openvino_q4_1 import restore_zero_points
+
+            restore_zero_points(out_dir / "openvino_model.xml", weights.path)
+    return snapshot_of(out_dir, [*MODEL_NAMES, *TEXT_NAMES], like=source, recipe=recipe, fmt="openvino")
+
+
+def import_openvino() -> Any:
+    """The openvino module. Its telemetry package, which would report every import over the network, is kept out of the process."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingError(f"OpenVINO is not installed ({error}).", "pip install 'trimtab[openvino]'") from error
+    return openvino
+
+
+def read_gguf(path: Path, folder: Path) -> None:
+    """Let GenAI's reader turn a GGUF file into an OpenVINO directory. It writes beside the file it is given, so it gets a link there.
+
+    Raises InfeasibleError with the reader's sentence.
+    """
+    import openvino_genai
+
+    link = folder / "model.gguf"
+    link.symlink_to(path.resolve())
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+    except RuntimeError as error:
+        raise InfeasibleError(f"OpenVINO GenAI cannot read {path.name}: {_last_sentence(error)}.") from error
+    finally:
+        link.unlink()
+
+
+def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[str]) -> None:
+    """Write the directory `base` with compressed weights to out_dir."""
+    import shutil
+
+    openvino = import_openvino()
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingError(f"Recipe {recipe.name!r} needs NNCF ({error}).", "pip install 'trimtab[openvino]'") from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    parameters = recipe.parameters
+    options: dict[str, Any] = {key: parameters[key] for key in ("group_size", "ratio") if key in parameters}
+    if needs_calibration(recipe):
+        options["dataset"] = nncf.Dataset(
+            _windows(base, calibration, int(parameters.get("calibration_tokens", DEFAULT_CALIBRATION_TOKENS)))
+        )
+        options |= {method: True for method in METHODS if parameters.get(method)}
+    model = openvino.Core().read_model(str(base / "openvino_model.xml"))
+    mode = nncf.CompressWeightsMode(parameters["mode"])
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            packed = nncf.compress_weights(model, mode=mode, **options)
+    except (RuntimeError, ValueError, nncf.errors.ValidationError, nncf.errors.UnsupportedModelError) as error:
+        raise InfeasibleError(f"NNCF cannot compress this model by recipe {recipe.name!r}: {_last_sentence(error)}.") from error
+    openvino.save_model(packed, str(out_dir / "openvino_model.xml"), compress_to_fp16=False)
+    for name in TEXT_NAMES:
+        shutil.copyfile(base / name, out_dir / name)
+
+
+def _windows(base: Path, texts: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
+    """Calibration texts as inputs of the stateful model: windows of one sequence each, max_tokens in all."""
+    import numpy as np
+    import openvino_genai
+
+    tokenizer = openvino_genai.Tokenizer(str(base))
+    windows = []
+    left = max_tokens
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False).input_ids.data[0]
+        for start in range(0, len(ids), CALIBRATION_WINDOW_TOKENS):
+            part = ids[start : start + min(CALIBRATION_WINDOW_TOKENS, left)]
+            if len(part) < 2:
+                continue
+            left -= len(part)
+            windows.append(
+                {
+                    "input_ids": part[None].astype(np.int64),
+                    "attention_mask": np.ones((1, len(part)), np.int64),
+                    "position_ids": np.arange(len(part), dtype=np.int64)[None],
+                    "beam_idx": np.zeros(1, np.int32),
+                }
+            )
+    if not windows:
+        raise InputError("The calibration texts hold no two tokens in a row.")
+    return windows
+
+
+def _check(recipe: Recipe) -> None:
+    mode = recipe.parameters.get("mode")
+    if mode not in (*READER_MODES, *NNCF_MODES):
+        raise InputError(f"Recipe {recipe.name!r} asks for mode {mode!r}; the modes are {', '.join((*READER_MODES, *NNCF_MODES))}.")
+    for key in recipe.parameters:
+        if key not in ("mode", *FOUR_BIT_ONLY):
+            raise InputError(
+                f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family openvino knows mode, {', '.join(FOUR_BIT_ONLY)}."
+            )
+        if key in FOUR_BIT_ONLY and not str(mode).startswith("int4"):
+            raise InputError(f"Recipe {recipe.name!r}: parameter {key!r} goes with a 4-bit mode, not with {mode!r}.")
+    if not needs_calibration(recipe) and any(recipe.parameters.get(method) for method in METHODS):
+        raise InputError(f"Recipe {recipe.name!r} names a data-aware method and so needs calibration = true.")
+
+
+def _last_sentence(error: BaseException) -> str:
+    """The telling line of an OpenVINO exception: the last one that is not a place in its sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from ")]
+    return (telling or lines or [type(error).__name__])[-1].rstrip(".")[:300]

@@ -80,6 +80,20 @@ def test_untied_embeddings_read_one_row() -> None:
     assert card.flops_per_token == 2 * (40 + 16)  # look-up and norm are no matrix products
 
 
+def test_position_tables_are_looked_up_and_never_an_output() -> None:
+    config = {"model_type": "gpt2", "n_layer": 1, "n_embd": 4, "n_head": 1, "vocab_size": 10}
+    header = ModelHeader(
+        format="safetensors",
+        architecture="gpt2",
+        metadata=config,
+        tensors=tensors(wte__weight=(10, 4), wpe__weight=(100, 4), h__0__attn__c_attn__weight=(4, 12), h__0__ln_1__weight=(4,)),
+    )
+    card = card_of(header)
+    assert card.flops_per_token == 2 * (40 + 48)
+    assert card.active_params == 40 + 4 + 48 + 4
+    assert card.hidden_size == 4
+
+
 def test_experts_count_by_the_share_that_is_routed() -> None:
     metadata = {"qwen3moe.block_count": 1, "qwen3moe.attention.head_count": 1, "qwen3moe.embedding_length": 4}
     metadata |= {"qwen3moe.expert_count": 8, "qwen3moe.expert_used_count": 2}
@@ -214,6 +228,13 @@ def test_absurd_numbers_in_metadata_cost_nothing() -> None:
         assert card.n_layers <= 5
         config = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "hidden_size", "sliding_window", "layer_types"), value)
         card_of(ModelHeader(format="safetensors", architecture="llama", metadata=config, tensors=tensors(model__layers__0__mlp__w=(4, 4))))
+
+
+def test_names_from_the_file_are_fit_for_a_terminal() -> None:
+    metadata = {"general.name": "\x1b]0;own\x07 good\u202e name\n", "general.license": "\x1b[31mmit", "llama.block_count": 1}
+    card = card_of(ModelHeader(format="gguf", architecture="llama", metadata=metadata, tensors=tensors(blk__0__attn_k__weight=(4, 4))))
+    assert card.name == "]0;own good name"
+    assert card.licence == "[31mmit"
 
 
 def test_rows_are_text_for_a_terminal(tmp_path: Path) -> None:

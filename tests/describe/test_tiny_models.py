@@ -44,3 +44,22 @@ def test_llama_cpp_loads_and_decodes(tmp_path: Path, architecture: str) -> None:
     assert len(made) == 6
     assert all(0 <= token < model.n_vocab() for token in made)
     model.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])
+def test_the_card_agrees_with_llama_cpp(tmp_path: Path, architecture: str) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = write_tiny_gguf(tmp_path / "t.gguf", architecture=architecture, weight_type="Q8_0", n_layers=6)
+    snapshot = open_source(str(path), cache_dir=tmp_path)
+    card = model_card(read_header(snapshot), snapshot)
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, verbose=False)
+    assert card.n_params == llama_cpp.llama_model_n_params(model.model)
+    assert sum(card.bytes_by_type.values()) == llama_cpp.llama_model_size(model.model)
+    # The saved state grows by the keys and values of each token, and a few bytes of bookkeeping for each cache.
+    model.eval(list(range(10, 14)))
+    before = llama_cpp.llama_state_get_size(model.ctx)
+    model.eval(list(range(20, 40)))
+    grown = (llama_cpp.llama_state_get_size(model.ctx) - before) / 20
+    assert card.kv_bytes_per_token <= grown <= card.kv_bytes_per_token + 64
+    model.close()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from trimtab.core.errors import InputError
+from trimtab.describe.card import model_card
 from trimtab.sources import digests
 from trimtab.sources.open import open_source, read_header
-from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors
+from trimtab.testing.tiny_models import write_safetensors_file, write_tiny_gguf, write_tiny_safetensors
 
 
 @pytest.fixture
@@ -236,6 +237,52 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     os.utime(path, (1e9, 1e9))
     (tmp_path / "file").write_text("in the way")
     assert open_source(str(path), cache_dir=tmp_path / "file" / "cache").files
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path, cache: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path / "pipe.gguf", Path("/dev/zero")):
+        with pytest.raises(InputError, match="not a file or a directory"):
+            open_source(str(path), cache_dir=cache)
+
+
+@pytest.mark.parametrize("spec", ["a\0b.gguf", "x" * 5000, "~nobody-of-that-name/m.gguf"])
+def test_impossible_paths(cache: Path, spec: str) -> None:
+    with pytest.raises(InputError):
+        open_source(spec, cache_dir=cache)
+
+
+def test_relative_paths_stay_right_in_another_folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_gguf(tmp_path / "t.gguf")
+    monkeypatch.chdir(tmp_path)
+    snapshot = open_source("t.gguf", cache_dir=cache)
+    monkeypatch.chdir("/")
+    assert read_header(snapshot).architecture == "llama"
+
+
+def test_importance_matrices_are_named(tmp_path: Path, cache: Path) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(str(tmp_path / "i.gguf"), "llama")
+    writer.add_type("imatrix")
+    writer.add_tensor("blk.0.attn_q.weight.counts", np.zeros((1, 1), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="importance matrix"):
+        open_source(str(tmp_path / "i.gguf"), cache_dir=cache)
+
+
+def test_a_lone_adapter_directory_is_described_as_one(tmp_path: Path, cache: Path) -> None:
+    tensors = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ("BF16", (8, 64))}
+    write_safetensors_file(tmp_path / "adapter_model.safetensors", tensors)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "base_model_name_or_path": "x/y"}))
+    snapshot = open_source(str(tmp_path), cache_dir=cache)
+    card = model_card(read_header(snapshot), snapshot)
+    assert card.adapters == ("adapter_model.safetensors",)
+    assert "rank 8" in card.notes[-1]
 
 
 def test_config_with_a_text_part(tmp_path: Path, cache: Path) -> None:

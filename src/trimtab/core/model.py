@@ -62,7 +62,10 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """One tensor of a header. `type_name` is the actual storage type: `Q4_1`, `F16`, `BF16`, `I32` ..."""
+    """One tensor of a header. `type_name` is the actual storage type: `Q4_1`, `F16`, `BF16`, `I32` ...
+
+    shape: row-major, rows first, for every format (a GGUF file holds it the other way round)
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -9,7 +9,7 @@ from trimtab.core.model import ModelCard, ModelHeader, Snapshot
 from trimtab.describe.layout import Layer, Layout, state_layout, whole
 from trimtab.describe.layout_gguf import gguf_layout
 from trimtab.describe.layout_hf import hf_layout
-from trimtab.describe.tensors import PARTS, Placed, layer_traits, place_tensors
+from trimtab.describe.tensors import PARTS, Placed, is_side_table, layer_traits, place_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _cost(placed: Sequence[Placed], layout: Layout) -> _Cost:
         matmul = item.is_matmul
         if item.part == "embedding" and item.n_params:
             rows = max(item.tensor.shape[0], 1) if item.tensor.shape else 1
-            if tied:
+            if tied and not is_side_table(item.tensor.name):
                 matmul = True
             else:
                 share = 1.0 / rows
@@ -128,9 +128,14 @@ def model_card(header: ModelHeader, snapshot: Snapshot) -> ModelCard:
 def _name(header: ModelHeader, snapshot: Snapshot) -> str:
     for key in ("general.name", "general.basename", "_name_or_path"):
         value = header.metadata.get(key)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
+        if isinstance(value, str) and _printable(value):
+            return _printable(value)
     return snapshot.path.stem if header.format == "gguf" else snapshot.root.name
+
+
+def _printable(text: str) -> str:
+    """A name from an untrusted header, fit for a terminal: one short line without control characters."""
+    return "".join(letter for letter in text[:200] if letter.isprintable()).strip()
 
 
 def _licence(metadata: Mapping[str, Any]) -> str:
@@ -138,12 +143,13 @@ def _licence(metadata: Mapping[str, Any]) -> str:
         value = metadata.get(key)
         if isinstance(value, str) and value:
             named = metadata.get("general.license.name")
-            return named if value == "other" and isinstance(named, str) and named else value
+            return _printable(named if value == "other" and isinstance(named, str) and named else value)
     return ""
 
 
 def _tables(placed: Sequence[Placed]) -> list[Placed]:
-    return [item for item in placed if item.part == "embedding" and item.n_params and len(item.tensor.shape) >= 2]
+    held = [item for item in placed if item.part == "embedding" and item.n_params and len(item.tensor.shape) >= 2]
+    return [item for item in held if not is_side_table(item.tensor.name)]
 
 
 def _rows(placed: Sequence[Placed]) -> int:

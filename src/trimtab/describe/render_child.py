@@ -4,6 +4,7 @@ Run as a script by `describe/template.py`; imports jinja2 only. One request and 
 {"template", "messages", "tools", "bos", "eos", "add_generation_prompt", "now"} -> {"text"} or {"error"}.
 """
 
+import contextlib
 import json
 import sys
 from datetime import datetime
@@ -78,8 +79,9 @@ def _limit() -> None:
         import resource
     except ImportError:  # no such limits on this platform; the parent's time limit still holds
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(ValueError, OSError):  # not settable everywhere
+            resource.setrlimit(kind, (most, most))
 
 
 def main() -> None:

@@ -110,6 +110,10 @@ GOLDEN = (
 )
 
 
+_EMPTY = {"template": "", "messages": [], "tools": [], "bos": "", "eos": "", "add_generation_prompt": False, "now": ""}
+_EMPTY_REQUEST = json.dumps(_EMPTY).encode() + b"\n"
+
+
 class _Child:
     """The rendering process of this process: started when first needed, started again after it was killed."""
 
@@ -121,42 +125,49 @@ class _Child:
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, str]:
         line = json.dumps(request, ensure_ascii=True).encode() + b"\n"
         with self._lock:
-            fresh = self._process is None or self._owner != os.getpid() or self._process.poll() is not None
-            process = self._start() if fresh else self._process
-            assert process is not None
-            to_child, from_child = process.stdin, process.stdout
-            assert to_child is not None
-            assert from_child is not None
-            timed_out = threading.Event()
+            process = self._process
+            if process is None or self._owner != os.getpid() or process.poll() is not None:
+                process = self._start()
+                # A first, harmless request, so that the limit of the real one does not have to cover the interpreter's start.
+                if "text" not in self._exchange(process, _EMPTY_REQUEST, START_LIMIT_S):
+                    raise MissingError("The process that renders chat templates did not start.", f"{sys.executable} -m pip install jinja2")
+            return self._exchange(process, line, limit_s)
 
-            def stop() -> None:
-                timed_out.set()
-                process.kill()
+    def _exchange(self, process: "subprocess.Popen[bytes]", line: bytes, limit_s: float) -> dict[str, str]:
+        """One request and its answer; the process is ended if the answer does not come in time."""
+        to_child, from_child = process.stdin, process.stdout
+        assert to_child is not None
+        assert from_child is not None
+        timed_out = threading.Event()
 
-            timer = threading.Timer(limit_s + (START_LIMIT_S if fresh else 0.0), stop)
-            timer.start()
-            try:
-                to_child.write(line)
-                to_child.flush()
-                answer = from_child.readline(MAX_ANSWER_BYTES)
-            except OSError:
-                answer = b""
-            finally:
-                timer.cancel()
-            if not answer.endswith(b"\n"):
-                self._stop()
-                return {
-                    "error": f"it ran longer than {limit_s:g} s"
-                    if timed_out.is_set()
-                    else "it ended the rendering process (memory or stack)"
-                }
+        def stop() -> None:
+            timed_out.set()
+            process.kill()
+
+        timer = threading.Timer(limit_s, stop)
+        timer.start()
+        try:
+            to_child.write(line)
+            to_child.flush()
+            answer = from_child.readline(MAX_ANSWER_BYTES)
+        except OSError:
+            answer = b""
+        finally:
+            timer.cancel()
+        if not answer.endswith(b"\n"):
+            self._stop()
+            return {
+                "error": f"it ran longer than {limit_s:g} s" if timed_out.is_set() else "it ended the rendering process (memory or stack)"
+            }
+        if timed_out.is_set():  # the answer came as the time ended: it counts, but the process is gone
+            self._stop()
         found = json.loads(answer)
         return found if isinstance(found, dict) else {"error": "it wrote no text"}
 
     def _start(self) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("render_child.py")
         try:
-            # -P keeps this folder off the child's path; the first answer also covers the time the interpreter needs to start.
+            # -P keeps this folder off the child's path.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -217,14 +228,15 @@ def render_chat(
     return answer["text"]
 
 
-def render_golden(template: str, *, bos: str = "<s>", eos: str = "</s>") -> tuple[Rendering, ...]:
-    """A template on every golden conversation, at a fixed date. Errors are reported, not raised; after a broken limit the rest is
-    not tried.
+def render_golden(template: str, *, bos: str = "<s>", eos: str = "</s>", fixed_date: bool = True) -> tuple[Rendering, ...]:
+    """A template on every golden conversation. Errors are reported, not raised; after a broken limit the rest is not tried.
+
+    fixed_date: templates that write the date get 2 January 2026, so that renderings can be kept; False = today, as engines do
     """
     done: list[Rendering] = []
-    stopped = ""
+    stopped, now = "", _FIXED_TIME if fixed_date else ""
     for item in GOLDEN:
-        answer = {"error": stopped} if stopped else _ask(template, item.messages, item.tools, bos, eos, True, _FIXED_TIME, LIMIT_S)
+        answer = {"error": stopped} if stopped else _ask(template, item.messages, item.tools, bos, eos, True, now, LIMIT_S)
         error = "" if "text" in answer else answer.get("error", "no reason given")
         if error.startswith("it "):
             stopped = error

@@ -41,6 +41,14 @@ _HAS_MIXER = re.compile(
 )
 
 
+_SIDE_TABLE = re.compile(r"position|\bwpe\b|per_layer|token_types")
+
+
+def is_side_table(name: str) -> bool:
+    """True for tables that are looked up beside the token embedding (positions, per-layer inputs): never an output matrix."""
+    return bool(_SIDE_TABLE.search(name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placed:
     """A tensor with its place. layer None = outside the layers; n_params 0 for scales and zero points of quantised weights.

@@ -291,7 +291,9 @@ def read_gguf_header(parts: tuple[Path, ...]) -> ModelHeader:
     if len(parts) > 1 or metadata.get("split.count", 0) not in (0, 1):
         tensors = _joined(parts, metadata, tensors)
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
+    if metadata.get("general.type") == "imatrix" or "imatrix.datasets" in metadata:
+        raise InputError(f"{parts[0]} is an importance matrix, not a model; give it to a recipe and name the model itself here.")
+    if not isinstance(architecture, str) or not architecture or len(architecture) > 64 or not architecture.isprintable():
         raise InputError(f"{parts[0]} does not name its architecture (general.architecture); convert the original model again.")
     if not tensors:
         raise InputError(f"{parts[0]} holds metadata but no weights; give the file with the weights.")

@@ -1,6 +1,7 @@
 """Files and directories on this machine: what kind of model a path is, and which of its files belong to it."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,17 @@ def find_model(path: Path) -> LocalModel:
     try:
         if path.is_dir():
             return _in_directory(path)
-        size = path.stat().st_size
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{path} is not a file or a directory (a pipe or a device?); give {_WHAT}.")
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; give {_WHAT}.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions.") from error
-    if size == 0:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{path} cannot be read ({reason}); check the path and its permissions.") from error
+    if state.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); fetch it again.")
     if path.suffix.lower() == ".gguf" or magic == b"GGUF":
         return _gguf(path)

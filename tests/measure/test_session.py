@@ -67,8 +67,8 @@ def fresh(n, n_tokens, seed):
     return [[seed, index, *range(n_tokens - 2)] for index in range(n)]
 
 
-def quiet_watch():
-    return NoiseWatch(2, lambda: 0.01, lambda pids: CpuCounters(at_s=0, busy_s=0, stolen_s=0, own_s=0))
+def quiet_watch(kernel=lambda: 0.01):
+    return NoiseWatch(2, kernel, lambda pids: CpuCounters(at_s=0, busy_s=0, stolen_s=0, own_s=0))
 
 
 def timed(clients, **options):
@@ -242,3 +242,12 @@ def test_ratios_pair_only_shared_rounds(clock):
     ratio = round_ratios(turns, "base", "e2e_ms_p50", 1)["fast"]
     assert ratio.n_rounds == 3
     assert ratio.ratio == pytest.approx(1.5)
+
+
+def test_noise_reaches_the_measurement(clock):
+    """Three rounds are calibrated four times: 10, 10, 20, 20 ms are speeds of 100 and 50, quartiles 100 and 50, median 75."""
+    runs = iter([0.01] * 6 + [0.02] * 6)
+    result = timed({"a": TimedClient(clock), "b": TimedClient(clock)}, noise_watch=quiet_watch(lambda: next(runs)))
+    measurement = result.measurement("b")
+    assert measurement.noisy
+    assert measurement.noise == "The machine was noisy: the machine's speed varied by 67 % (IQR) between rounds."

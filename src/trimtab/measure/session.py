@@ -39,6 +39,7 @@ MakePrompts = Callable[[int, int, int], list[list[int]]]
 """(number of prompts, tokens of each, seed) -> token ids; never the same prompt twice, whatever the seed."""
 
 WARM_UP_TOKENS = 16
+LEAST_TURN_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ async def timed_session(
         if that takes up to twice as long
     baseline: default the first entrant
     target_half_width: half-width of the interval of every log ratio of end-to-end medians against the baseline
-    turn_limit_s: an entrant that needs longer for one turn leaves; default the time budget
+    turn_limit_s: an entrant that needs longer for one turn leaves; default the time budget, 60 s at least
     An entrant that crashes, hangs or finishes no request of a turn leaves, and the others go on. Raises InputError.
     """
     baseline = next(iter(entrants), "") if baseline is None else baseline
@@ -167,7 +168,7 @@ async def timed_session(
             prompts=_FreshPrompts(make_prompts, seed),
             baseline=baseline,
             time_budget_s=time_budget_s,
-            turn_limit_s=turn_limit_s or time_budget_s,
+            turn_limit_s=turn_limit_s or max(LEAST_TURN_LIMIT_S, time_budget_s),
             on_progress=on_progress,
             watch=watch,
             started_s=time.monotonic(),
@@ -327,6 +328,7 @@ class _Session:
         return width is not None and width <= target
 
     def result(self, n_rounds: int, stopped: Stopped, target: float) -> SessionResult:
+        self.watch.calibrate()
         return SessionResult(
             baseline=self.baseline,
             turns=tuple(self.turns),

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -40,6 +41,10 @@ class TimedClient:
         self.log = [] if log is None else log
         self.name = name
         self.prompts = []
+        self.killed = False
+
+    async def kill(self):
+        self.killed = True
 
     async def generate(self, request):
         self.prompts.append(request.prompt_ids)
@@ -210,14 +215,52 @@ def test_a_lost_baseline_leaves_distributions_but_no_ratio(clock):
     assert result.points["fast"][0].n_requests == 3
 
 
-def test_a_turn_that_never_ends_is_cut(clock):
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_turn_that_never_ends_is_cut(clock, monkeypatch, deaf):
+    """Also if the worker does not answer the withdrawal of its requests: the session goes on without it."""
+    monkeypatch.setattr(session, "WITHDRAW_S", 0.05)
+
     class Stuck(TimedClient):
         async def generate(self, request):
-            await asyncio.sleep(60)
-            yield
+            try:
+                await asyncio.sleep(60)
+                yield
+            finally:
+                if deaf:
+                    await asyncio.sleep(0.5)
 
-    result = timed({"base": TimedClient(clock), "stuck": Stuck(clock)}, turn_limit_s=0.05)
+    start = time.monotonic()
+    clients = {"base": TimedClient(clock), "stuck": Stuck(clock)}
+    result = timed(clients, turn_limit_s=0.05)
+    assert clients["stuck"].killed
+    assert not clients["base"].killed
     assert "did not finish its turn at concurrency 1" in result.left["stuck"]
+    assert result.points["base"][0].n_requests == 3
+    assert time.monotonic() - start < 5
+
+
+def test_an_interrupt_withdraws_the_requests(clock):
+    """Cancelling the session, as Ctrl-C does, reaches the request in flight."""
+    withdrawn = []
+
+    class Slow(TimedClient):
+        async def generate(self, request):
+            try:
+                await asyncio.sleep(60)
+                yield
+            finally:
+                withdrawn.append(request.request_id)
+
+    async def interrupted():
+        task = asyncio.create_task(timed_session({"a": Slow(clock)}, WORKLOAD, fresh, time_budget_s=60, noise_watch=quiet_watch()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        return task
+
+    assert asyncio.run(interrupted()).cancelled()
+    assert len(withdrawn) == 1
 
 
 def test_unknown_baseline_is_refused(clock):

@@ -22,6 +22,7 @@ ARM_FLAGS = frozenset(["asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve", "sv
 TELLING_FLAGS = X86_FLAGS | ARM_FLAGS
 """CPU features that engines choose kernels by (names of /proc/cpuinfo on x86 and Arm)."""
 READ_BYTES = 64 << 20
+MOST_READ_BYTES = 2 << 30
 MATMUL_SIZES = (512, 1024)
 
 
@@ -107,7 +108,8 @@ def cgroup_folders(root: Path, controller: str) -> list[Path]:
     top = root / "sys" / "fs" / "cgroup"
     folders = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if controllers and controller not in controllers.split(","):
             continue
         base = top / controllers if controllers else top
@@ -123,7 +125,11 @@ def accelerators(root: Path = Path("/")) -> tuple[str, ...]:
     """Names of accelerator devices: NVIDIA GPUs by model where the driver tells it, else device files."""
     found = []
     for info in sorted((root / "proc" / "driver" / "nvidia" / "gpus").glob("*/information")):
-        model = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("Model:")), "")
+        try:
+            lines = info.read_text().splitlines()
+        except OSError:
+            lines = []
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "")
         found.append(model or f"nvidia {info.parent.name}")
     if not found:
         found += [path.name for path in sorted((root / "dev").glob("nvidia[0-9]*"))]
@@ -135,11 +141,13 @@ def accelerators(root: Path = Path("/")) -> tuple[str, ...]:
 def measure_rates(seconds: float = 1.5, n_cores: int | None = None) -> tuple[float, float]:
     """(memory read GB/s, float32 matrix multiplication GFLOP/s) with all cores, medians over short repeats.
 
-    Read: OR-reductions of one 64 MiB array a core, more than its cache holds; each byte is read once. Matrix multiplication: NumPy's
-    BLAS at 512 and 1,024, the better of the two medians; a product of n x n matrices counts 2 n^3 operations. GB = 1e9 bytes.
+    Read: OR-reductions of one array a core (64 MiB, less on many cores, more than its share of the cache); each byte is read once.
+    Matrix multiplication: NumPy's BLAS at 512 and 1,024, the better of the two medians; a product of n x n matrices counts 2 n^3
+    operations. GB = 1e9 bytes.
     """
     n_cores = n_cores or available_cores()
-    arrays = [np.ones(READ_BYTES // 8, dtype=np.uint64) for _ in range(n_cores)]
+    each_bytes = min(READ_BYTES, MOST_READ_BYTES // n_cores)
+    arrays = [np.ones(each_bytes // 8, dtype=np.uint64) for _ in range(n_cores)]
     with ThreadPoolExecutor(n_cores) as pool:
         read_s = _median_seconds(lambda: list(pool.map(np.bitwise_or.reduce, arrays)), seconds / 2)
     gflop_s = 0.0
@@ -148,7 +156,7 @@ def measure_rates(seconds: float = 1.5, n_cores: int | None = None) -> tuple[flo
         out = np.empty_like(square)
         took = _median_seconds(partial(np.matmul, square, square, out), seconds / 2 / len(MATMUL_SIZES))
         gflop_s = max(gflop_s, 2 * size**3 / took / 1e9)
-    return n_cores * READ_BYTES / read_s / 1e9, gflop_s
+    return n_cores * each_bytes / read_s / 1e9, gflop_s
 
 
 def _median_seconds(work: Callable[[], object], seconds: float) -> float:

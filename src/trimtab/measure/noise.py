@@ -21,6 +21,7 @@ SPREAD_LIMIT = 0.10
 """Interquartile range of the calibration kernel over its median."""
 
 READ_BYTES = 64 << 20
+MOST_READ_BYTES = 1 << 30
 HASH_BYTES = 16 << 20
 
 
@@ -112,7 +113,8 @@ class CalibrationKernel:
     """
 
     def __init__(self, n_cores: int) -> None:
-        self._arrays = [np.arange(READ_BYTES // 8, dtype=np.uint64) for _ in range(n_cores)]
+        each_bytes = min(READ_BYTES, MOST_READ_BYTES // n_cores)
+        self._arrays = [np.arange(each_bytes // 8, dtype=np.uint64) for _ in range(n_cores)]
         self._pool = ThreadPoolExecutor(n_cores, thread_name_prefix="trimtab-calibration")
 
     def __call__(self) -> float:

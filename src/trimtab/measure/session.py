@@ -11,9 +11,9 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.measurement import LoadPoint, Measurement, Ratio
@@ -33,6 +33,7 @@ from trimtab.measure.meters import (
 from trimtab.measure.noise import CalibrationKernel, Noise, NoiseWatch, read_counters
 from trimtab.stats.ratios import log_ratio_interval
 
+T = TypeVar("T")
 Metric = Literal["e2e_ms_p50", "ttft_ms_p50", "tpot_ms_p50"]
 Stopped = Literal["narrow", "time", "max_rounds", "nobody_left"]
 MakePrompts = Callable[[int, int, int], list[list[int]]]
@@ -40,6 +41,12 @@ MakePrompts = Callable[[int, int, int], list[list[int]]]
 
 WARM_UP_TOKENS = 16
 LEAST_TURN_LIMIT_S = 60.0
+WITHDRAW_S = 5.0
+
+
+class Entrant(LoadClient, Protocol):
+    async def kill(self) -> None:
+        """End the worker at once: one that was given up on would go on computing beside the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,7 @@ def order_of_round(names: Sequence[str], index: int) -> list[str]:
 
 
 async def timed_session(
-    entrants: Mapping[str, LoadClient],
+    entrants: Mapping[str, Entrant],
     workload: Workload,
     make_prompts: MakePrompts,
     *,
@@ -155,7 +162,7 @@ async def timed_session(
         if that takes up to twice as long
     baseline: default the first entrant
     target_half_width: half-width of the interval of every log ratio of end-to-end medians against the baseline
-    turn_limit_s: an entrant that needs longer for one turn leaves; default the time budget, 60 s at least
+    turn_limit_s: an entrant that needs longer for one turn is killed and leaves; default the time budget, 60 s at least
     An entrant that crashes, hangs or finishes no request of a turn leaves, and the others go on. Raises InputError.
     """
     baseline = next(iter(entrants), "") if baseline is None else baseline
@@ -220,7 +227,7 @@ class _FreshPrompts:
 class _Session:
     """A session while it runs."""
 
-    clients: Mapping[str, LoadClient]
+    clients: Mapping[str, Entrant]
     workload: Workload
     prompts: _FreshPrompts
     baseline: str
@@ -283,10 +290,10 @@ class _Session:
         """One closed loop; None if the entrant left by it."""
         prompts = self.prompts.take(level, self.workload.prompt_tokens)
         try:
-            async with asyncio.timeout(self.turn_limit_s):
-                trace = await run_round(self.clients[name], prompts, output_tokens, level)
+            trace = await within(self.turn_limit_s, run_round(self.clients[name], prompts, output_tokens, level))
             finished_requests([trace], level)
         except TimeoutError:
+            await self.clients[name].kill()
             self.left[name] = f"It did not finish its turn at concurrency {level} within {self.turn_limit_s:g} s."
         except (InfeasibleError, OSError) as error:
             self.left[name] = str(error)
@@ -352,6 +359,23 @@ class _Session:
                 energy_j = sum(energies) if len(energies) == len(turns) else None
                 points.append(summarise([turn.trace for turn in turns], level, energy_j=energy_j))
         return tuple(points)
+
+
+async def within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; raises TimeoutError after `limit_s`. It then gets a few seconds to withdraw its requests.
+
+    Unlike `asyncio.timeout` it does not wait for that to end: a hung worker would not answer the withdrawal either.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=limit_s)
+        if task.done():
+            return task.result()
+    finally:
+        task.cancel()
+    await asyncio.wait({task}, timeout=WITHDRAW_S)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so that it is not reported as unseen
+    raise TimeoutError
 
 
 def turn_of(index: int, name: str, trace: RoundTrace, energy_j: float | None) -> Turn:

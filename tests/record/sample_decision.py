@@ -96,7 +96,7 @@ def gates() -> tuple[GateResult, ...]:
         gate(
             "cloze",
             "non_inferiority",
-            "nats",
+            "nats/token",
             0.10,
             -0.011,
             0.032,
@@ -110,7 +110,7 @@ def gates() -> tuple[GateResult, ...]:
         gate(
             "choice",
             "non_inferiority",
-            "nats",
+            "nats/token",
             0.05,
             0.004,
             0.021,
@@ -159,11 +159,15 @@ def candidate(
         evidence = {
             "screen": {
                 "kl_nats": kl,
+                "kl_se": kl / 10,
                 "top1_agreement": top1,
+                "top1_se": 0.004,
                 "delta_nats_per_token": delta,
+                "delta_se": half / 2,
                 "low": delta - half,
                 "high": delta + half,
                 "n_tokens": 6144,
+                "n_passages": 48,
             }
         }
     return CandidateResult(
@@ -236,7 +240,7 @@ def candidates() -> tuple[CandidateResult, ...]:
             screen=(0.34, 0.69, -0.228, 0.02),
         ),
         candidate("openvino/gguf-q4_k_m", "Q4_K_M", "infeasible", "OpenVINO's GGUF reader failed: unsupported tensor type."),
-        candidate("llamacpp/f16", "F16", "dropped", "Cannot win: 271 MB read per token.", estimate={"e2e_ms_p50": to_plain(estimate)}),
+        candidate("llamacpp/f16", "F16", "dropped", "Cannot win: 271 MB read per token.", estimate={1: {"e2e_ms": to_plain(estimate)}}),
     )
 
 
@@ -317,7 +321,9 @@ def optimize_decision() -> dict[str, Any]:
             "candidates": rows,
             "flips": flips(),
             "workload": Workload(name="chat", prompt_tokens=512, output_tokens=128, concurrency=(1, 4), title="A chat turn"),
-            "policy": policy(),
+            "policy": {**to_plain(policy()), "sha256": SHA},
+            "power": {"gates": [], "joint_power": 0.91, "joint_detectable": 0.74, "unknown": []},
+            "work": {"computed": 31, "known": 2},
             "suite": {"name": "core", "version": "1", "digest": SHA, "n_items": 1204, "n_clusters": 448},
             "machine": Machine(
                 cpu="Intel Xeon (Sapphire Rapids) @ 2.10 GHz",

@@ -145,6 +145,7 @@ def test_the_page_says_the_answer_and_its_numbers(optimize_html: str) -> None:
         assert gate["name"] in page.text
     for group in decision["gates"][3]["groups"]:
         assert group["group"] in page.text
+    assert "Predicted end to end: 5,100 ms [4,200, 6,300] at 1 in flight." in page.text
     assert "this machine exposes no energy counter" in page.text
     assert decision["reference"]["provenance"] in page.text
     assert "trimtab optimize m.gguf" in page.text

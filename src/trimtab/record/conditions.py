@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.record.phrases import MINUS, MISSING, count, fixed, is_number, line, megabytes, percent, seconds, with_unit
+from trimtab.record.phrases import MINUS, MISSING, count, fixed, interval, is_number, line, megabytes, percent, seconds, with_unit
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -37,6 +37,17 @@ def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def predicted(estimate: Any) -> str:
+    """End-to-end latency as it was predicted, by concurrency: `5,100 ms [4,200, 6,300] at 1 (roofline)`; empty without a prediction."""
+    found = []
+    for level, figures in mapping(estimate).items():
+        e2e = mapping(mapping(figures).get("e2e_ms"))
+        if is_number(e2e.get("value")):
+            ends = interval(e2e.get("low"), e2e.get("high"), 0)
+            found.append(f"{fixed(e2e['value'], 0)} {line(e2e.get('unit', ''))} {ends} at {line(level)}")
+    return ", ".join(found)
+
+
 def margins(decision: Mapping[str, Any]) -> list[list[str]]:
     specs = mapping(decision.get("policy")).get("gates") or ()
     return [[line(spec["name"]), f"{spec['margin']:g} {line(spec['unit'])}", line(spec.get("reason", ""))] for spec in specs]
@@ -46,7 +57,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
     """Conditions of the run, in groups of name and value."""
     machine, joint = mapping(decision.get("machine")), mapping(decision.get("decision"))
     workload, policy, suite = (mapping(decision.get(name)) for name in ("workload", "policy", "suite"))
-    noise = mapping(decision.get("noise"))
+    noise, power = mapping(decision.get("noise")), mapping(decision.get("power"))
     conditions = next((mapping(row["measurement"]).get("conditions") for row in rows if row.get("measurement")), None)
     levels = ", ".join(str(level) for level in workload.get("concurrency") or ())
     groups = [
@@ -80,14 +91,16 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
             "Policy and items",
             [
                 ("policy", f"{line(policy.get('name', ''))}, version {line(policy.get('version', ''))}"),
-                ("policy sha256", line(joint.get("policy_sha256", ""))),
+                ("policy sha256", line(policy.get("sha256") or joint.get("policy_sha256") or "")),
                 (
                     "chance of passing a worse one (alpha)",
                     f"{fixed(policy.get('alpha'), 3)} over {policy.get('max_attempts', '?')} attempts",
                 ),
                 ("attempt", line(joint.get("attempt", "?"))),
                 ("use of the evidence", line(joint.get("use", "")).replace("_", " ")),
-                ("joint power for an equal candidate", percent(joint.get("joint_power"))),
+                ("predicted before the run: an equal candidate passes with", percent(power.get("joint_power"))),
+                ("predicted before the run: stopped if it lost this share of every margin", percent(power.get("joint_detectable"))),
+                ("at this n: an equal candidate passes with", percent(joint.get("joint_power"))),
                 ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
                 ("number of items", f"{count(suite.get('n_items'))} in {count(suite.get('n_clusters'))} clusters"),
                 ("items sha256", line(suite.get("digest", ""))),
@@ -100,6 +113,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
                 ("finished", line(decision.get("finished", ""))),
                 ("took", seconds(decision.get("seconds"))),
                 ("seed", line(decision.get("seed", ""))),
+                *pairs(mapping(decision.get("work"))),
                 *pairs(mapping(decision.get("budget"))),
             ],
         ),

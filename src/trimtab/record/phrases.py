@@ -70,9 +70,9 @@ def megabytes(value: Any) -> str:
     return with_unit(value / 1e9, "GB") if value >= 1e9 else with_unit(value / 1e6, "MB")
 
 
-def percent(value: Any) -> str:
+def percent(value: Any, decimals: int = 0) -> str:
     """A share 0..1 as `86 %`."""
-    return f"{fixed(100 * value, 0 if value >= 0.1 or value == 0 else 1)} %" if is_number(value) else MISSING
+    return f"{fixed(100 * value, decimals)} %" if is_number(value) else MISSING
 
 
 def times(value: Any) -> str:

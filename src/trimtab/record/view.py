@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, settings_in_words
+from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, predicted, settings_in_words
 from trimtab.record.explain import explain, gate_change, headline, levels_of
 from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
 from trimtab.record.phrases import (
@@ -78,8 +78,9 @@ def _ranked(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Candidates with the baseline among them: chosen, baseline, then how far each came, then latency."""
     rows = [mapping(row) for row in decision.get("candidates") or ()]
     baseline = mapping(decision.get("baseline"))
-    if baseline and all(row.get("id") != baseline.get("id") for row in rows):
-        rows.append({"status": "timed", "verdict": None, "reasons": ["The baseline."], **baseline})
+    if baseline.get("measurement") and all(row.get("id") != baseline.get("id") for row in rows):
+        why = "The reference, timed as the baseline." if decision.get("kind") == "compare" else "The baseline."
+        rows.append({"status": "timed", "verdict": None, "reasons": [why], **baseline})
     first = {"chosen": 0, "baseline": 1, "other": 2}
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -101,11 +102,13 @@ def _p50(point: Mapping[str, Any], name: str) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def _loss(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """Quality loss in nats/token with its interval: from the text gate if certified, else from the screen."""
+def _loss(row: Mapping[str, Any], reference_id: Any) -> tuple[float, float, float] | None:
+    """Quality loss in nats/token with its interval: of the text gate if certified, else of the screen; none for the reference itself."""
+    if row.get("id") == reference_id:
+        return 0.0, 0.0, 0.0
     evidence = mapping(row.get("evidence"))
     for gate in evidence.get("gates") or ():
-        if gate.get("unit") == "nats/token" and gate.get("kind") == "non_inferiority" and is_number(gate.get("delta")):
+        if gate.get("suite") == "text" and is_number(gate.get("delta")):
             return _negated(gate["delta"], gate.get("low"), gate.get("high"))
     screen = mapping(evidence.get("screen"))
     delta = screen.get("delta_nats_per_token")
@@ -134,13 +137,13 @@ def _tiles(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
         if is_number(ratio.get("ratio")):
             what = f"as fast end to end, {level} request{'' if level == '1' else 's'} in flight"
             tiles.append({"figure": times(ratio["ratio"]), "what": what, "range": times_interval(ratio.get("low"), ratio.get("high"))})
-    text = next((gate for gate in decision.get("gates") or () if gate.get("unit") == "nats/token" and gate.get("kind") != "parity"), None)
+    text = next((gate for gate in decision.get("gates") or () if gate.get("suite") == "text"), None)
     if text is not None and is_number(text.get("delta")):
         decimals = decimals_for(text.get("margin"))
         tiles.append(
             {
                 "figure": fixed(text["delta"], decimals + 1),
-                "what": f"nats/token change on text; margin {fixed(-text['margin'], decimals)}",
+                "what": f"{line(text.get('unit', ''))} change on text; margin {fixed(-text['margin'], decimals)}",
                 "range": interval(text.get("low"), text.get("high"), decimals + 1),
             }
         )
@@ -180,7 +183,7 @@ def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
-    points, loss = _points(row), _loss(row)
+    points, loss = _points(row), _loss(row, mapping(decision.get("reference")).get("id"))
     measurement = mapping(row.get("measurement"))
     screen = mapping(mapping(row.get("evidence")).get("screen"))
     decimals = decimals_for((loss[2] - loss[1]) / 2) if loss else 3
@@ -202,11 +205,12 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "memory": megabytes(measurement.get("peak_memory_bytes")),
         "load": with_unit(measurement.get("load_s"), "s"),
         "kl": with_unit(screen.get("kl_nats"), "nats", 2),
-        "top1": percent(screen.get("top1_agreement")),
+        "top1": percent(screen.get("top1_agreement"), 1),
         "loss": fixed(loss[0], decimals) if loss else MISSING,
         "loss_range": interval(loss[1], loss[2], decimals) if loss else "",
         "noise": line(measurement.get("noise") or "noisy machine") if measurement.get("noisy") else "",
         "is_empty": not points and loss is None and not screen,
+        "predicted": predicted(row.get("estimate")) if not points else "",
         "why": [line(reason) for reason in row.get("reasons") or ()],
     }
 
@@ -214,13 +218,13 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
 def _trade(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One plot a concurrency, and who could not be put on it."""
     specs = mapping(decision.get("policy")).get("gates") or ()
-    found = (spec.get("margin") for spec in specs if spec.get("unit") == "nats/token" and spec.get("kind") == "non_inferiority")
+    found = (spec.get("margin") for spec in specs if spec.get("suite") == "text" and spec.get("unit") == "nats/token")
     margin = next((float(value) for value in found if is_number(value) and value > 0), None)
     plots = []
     for level in _levels(rows):
         points, absent = [], []
         for number, row in enumerate(rows, start=1):
-            latency, loss = _p50(_points(row).get(level, {}), "e2e_ms"), _loss(row)
+            latency, loss = _p50(_points(row).get(level, {}), "e2e_ms"), _loss(row, mapping(decision.get("reference")).get("id"))
             if latency is None or loss is None:
                 absent.append(line(row.get("id", "")))
                 continue
@@ -293,13 +297,13 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
         "levels": [fixed(level, decimals) for level in levels] if is_number(levels[0]) else [],
         "delta": fixed(gate.get("delta"), decimals),
         "range": interval(low, high, decimals),
-        "confidence": percent(gate.get("confidence")),
+        "confidence": percent(gate.get("confidence"), 1),
         "margin": fixed(margin, decimals),
         "detectable": fixed(gate.get("detectable"), decimals),
         "noise_floor": fixed(gate.get("noise_floor"), decimals + 1),
         "control": f"{line(control.get('name', ''))} {'caught' if control.get('caught') else 'NOT caught'}" if control else MISSING,
         "control_range": f"{fixed(control.get('delta'), decimals)} {control_ends}" if control else "",
-        "accuracy": " → ".join(percent(share) for share in shares) if is_number(shares[0]) else "",
+        "accuracy": " → ".join(percent(share, 1) for share in shares) if is_number(shares[0]) else "",
         "flips": f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained" if is_number(shares[0]) else "",
         "reasons": [line(reason) for reason in gate.get("reasons") or ()],
     }
@@ -318,12 +322,9 @@ def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:
 def _flip(flip: Mapping[str, Any]) -> dict[str, Any]:
     """A changed answer. Texts of harmful and refusal items are never printed, only their ids."""
     suite, item = line(flip.get("suite", "")), line(flip.get("item_id", ""))
-    hidden = any(word in f"{suite} {item} {flip.get('group', '')}".lower() for word in _SENSITIVE)
-    texts = (
-        {}
-        if hidden
-        else {key: visible(flip.get(key) or "").strip() for key in ("prompt", "reference_answer", "candidate_answer", "right_answer")}
-    )
+    hidden = flip.get("prompt") is None or any(word in f"{suite} {item} {flip.get('group', '')}".lower() for word in _SENSITIVE)
+    shown = () if hidden else ("prompt", "reference_answer", "candidate_answer", "right_answer")
+    texts = {key: visible(flip.get(key) or "").strip() for key in shown}
     return {"suite": suite, "item": item, "group": line(flip.get("group", "")), "lost": flip.get("direction") == "lost", "texts": texts}
 
 

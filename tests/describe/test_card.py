@@ -237,6 +237,12 @@ def test_names_from_the_file_are_fit_for_a_terminal() -> None:
     assert card.licence == "[31mmit"
 
 
+def test_further_templates_are_named() -> None:
+    metadata = {"tokenizer.chat_template.tool_use": "x", "llama.block_count": 1}
+    header = ModelHeader(format="gguf", architecture="llama", metadata=metadata, tensors=tensors(blk__0__attn_k__weight=(4, 4)))
+    assert any("tool_use" in note for note in card_of(header).notes)
+
+
 def test_rows_are_text_for_a_terminal(tmp_path: Path) -> None:
     snapshot = open_source(str(write_tiny_gguf(tmp_path / "t.gguf", architecture="gemma3")), cache_dir=tmp_path)
     rows = {row.label: row for row in card_rows(model_card(read_header(snapshot), snapshot))}

@@ -162,3 +162,44 @@ def test_mutated_configs(tmp_path: Path) -> None:
 
 def void(_: object) -> None:
     return None
+
+
+def crafted_gguf(kind: str) -> bytes:
+    """Headers as large as the limits let them be."""
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    arch = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    if kind == "strings":
+        keys = [text(b"k%d" % n) + struct.pack("<IIQ", 9, 8, 1_000_000) + bytes(8_000_000) for n in range(5)]
+        tensors = []
+    elif kind == "arrays":
+        keys = [text(b"k%d" % n) + struct.pack("<IIQ", 9, 0, 1024) + bytes(1024) for n in range(60_000)]
+        tensors = []
+    elif kind == "texts":
+        keys = [text(b"k%d" % n) + struct.pack("<I", 8) + text(b"x" * (4 << 20)) for n in range(24)]
+        tensors = []
+    else:
+        keys = []
+        tensors = [text(b"t%d" % n) + struct.pack("<IQIQ", 1, 8, 0, 32 * n) for n in range(65_536)]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys) + 1) + arch + b"".join(keys) + b"".join(tensors)
+    return head + bytes(32 + 32 * len(tensors))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("strings", "more than"), ("arrays", "larger than"), ("texts", "larger than"), ("tensors", "")]
+)
+def test_headers_as_large_as_the_limits(tmp_path: Path, kind: str, outcome: str) -> None:
+    path = tmp_path / "big.gguf"
+    path.write_bytes(crafted_gguf(kind))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    if outcome:
+        with pytest.raises(InputError, match=outcome):
+            read_gguf_header((path,))
+    else:
+        assert len(read_gguf_header((path,)).tensors) == 65_536
+    assert time.process_time() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB; the mapped file counts too

@@ -190,6 +190,9 @@ def _notes(header: ModelHeader, layout: Layout, placed: Sequence[Placed]) -> tup
         notes.append("Sliding layers stop growing at their window; costs per token of context hold until then.")
     if not any(item.part == "output" for item in placed) and any(item.part == "embedding" for item in placed):
         notes.append("The embedding table is also the output matrix, so each token reads all of it.")
+    named = [key.removeprefix("tokenizer.chat_template.") for key in metadata if key.startswith("tokenizer.chat_template.")]
+    if named:
+        notes.append(f"It holds more chat templates, which are not used unless asked for: {_printable(', '.join(named))}.")
     if "auto_map" in metadata:
         notes.append("The checkpoint asks for its own Python code; trimtab never runs it.")
     if header.format == "openvino" and not any(item.layer is not None for item in placed):

@@ -7,7 +7,8 @@ from trimtab.describe.layout import Layer, Layout, bounded_layers, pattern_is_sl
 from trimtab.describe.tensors import LayerTraits
 
 # Every N-th layer is full where the file does not say which; N = 0 means all layers slide.
-_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4, "llama4": 4, "smallthinker": 4}
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "cohere2moe": 4, "exaone4": 4, "exaone-moe": 4, "olmo2": 4}
+_PATTERNS |= {"llama4": 4, "smallthinker": 4, "afmoe": 4, "plamo3": 8}
 _FULL_FIRST = frozenset({"smallthinker"})
 KNOWN = frozenset(
     {

@@ -5,6 +5,7 @@ memory, time and output, so that a hostile one costs at most `LIMIT_S` seconds.
 """
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -119,14 +120,13 @@ class _Child:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
         self._lock = threading.Lock()
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, str]:
         line = json.dumps(request, ensure_ascii=True).encode() + b"\n"
         with self._lock:
             process = self._process
-            if process is None or self._owner != os.getpid() or process.poll() is not None:
+            if process is None or process.poll() is not None:
                 process = self._start()
                 # A first, harmless request, so that the limit of the real one does not have to cover the interpreter's start.
                 if "text" not in self._exchange(process, _EMPTY_REQUEST, START_LIMIT_S):
@@ -173,25 +173,37 @@ class _Child:
             )
         except OSError as error:
             raise MissingError(f"The process that renders chat templates could not start ({error.strerror or error}).") from error
-        self._owner = os.getpid()
         return self._process
 
     def _stop(self) -> None:
         process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
+        if process is not None:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            _close_pipes(process)
 
     def close(self) -> None:
         with self._lock:
             self._stop()
 
+    def forget(self) -> None:
+        """After a fork: the renderer belongs to the parent, and its lock may have been held by a thread that is gone."""
+        process, self._process, self._lock = self._process, None, threading.Lock()
+        if process is not None:
+            _close_pipes(process)
+
+
+def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was not written can no longer be
+                pipe.close()
+
 
 _CHILD = _Child()
 atexit.register(_CHILD.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_CHILD.forget)
 
 
 def _ask(

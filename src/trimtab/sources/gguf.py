@@ -19,7 +19,7 @@ from trimtab.sources.ggml_types import ggml_type
 
 MAX_HEADER_BYTES = 128 << 20
 MAX_KEYS = 65_536
-MAX_TENSORS = 262_144
+MAX_TENSORS = 65_536
 MAX_STRINGS = 1 << 22
 MAX_KEY_BYTES = 65_535
 MAX_NAME_BYTES = 512
@@ -51,6 +51,7 @@ class _Cursor:
         self.data, self.size, self.path, self.position = data, size, path, 0
         self.limit = min(size, MAX_HEADER_BYTES)
         self.budget = MAX_KEPT_BYTES
+        self.strings_left = MAX_STRINGS
 
     def fail(self, why: str) -> InputError:
         return InputError(f"{self.path} is not a usable GGUF file: {why}.")
@@ -90,6 +91,9 @@ def _summary(cursor: _Cursor, kind: str, length: int, start: int) -> dict[str, A
 
 def _skip_strings(cursor: _Cursor, count: int, key: str) -> None:
     """Move past `count` strings. A tight loop: vocabularies hold up to a million of them."""
+    cursor.strings_left -= count
+    if cursor.strings_left < 0:
+        raise cursor.fail(f"its arrays claim more than {MAX_STRINGS} strings")
     unpack, data, position, limit = struct.Struct("<Q").unpack_from, cursor.data, cursor.position, cursor.limit
     last = limit - 8
     for _ in range(count):

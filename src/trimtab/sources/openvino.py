@@ -19,7 +19,7 @@ COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-MAX_XML_BYTES = 256 << 20
+MAX_XML_BYTES = 64 << 20
 TYPE_BITS = {
     "f64": 64, "i64": 64, "u64": 64, "f32": 32, "i32": 32, "u32": 32, "f16": 16, "bf16": 16, "i16": 16, "u16": 16, "i8": 8, "u8": 8,
     "boolean": 8, "f8e4m3": 8, "f8e5m2": 8, "f8e8m0": 8, "nf4": 4, "f4e2m1": 4, "i4": 4, "u4": 4, "u3": 3, "u2": 2, "u1": 1, "string": 0,

@@ -14,8 +14,8 @@ from trimtab.core.errors import InputError
 from trimtab.core.model import ModelHeader, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
-MAX_JSON_BYTES = 64 << 20
-MAX_TENSORS = 524_288
+MAX_JSON_BYTES = 32 << 20
+MAX_TENSORS = 262_144
 MAX_TENSOR_VALUES = 1 << 45
 MAX_DIMENSIONS = 8
 

@@ -12,7 +12,9 @@ Parameter `mode`:
 import contextlib
 import importlib.metadata
 import io
+import json
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 from trimtab.compress.base import Progress, make, needs_calibration, snapshot_of
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError
+from trimtab.core.files import write_atomic
 from trimtab.core.model import Snapshot
 
 READER_MODES = ("gguf", "gguf-exact", "fp16")
@@ -30,7 +33,7 @@ FOUR_BIT_ONLY = ("group_size", "ratio", "calibration", "calibration_tokens", *ME
 DEFAULT_CALIBRATION_TOKENS = 4096
 CALIBRATION_WINDOW_TOKENS = 256
 MODEL_NAMES = ("openvino_model.bin", "openvino_model.xml")
-TEXT_NAMES = ("openvino_tokenizer.bin", "openvino_tokenizer.xml", "openvino_detokenizer.bin", "openvino_detokenizer.xml")
+PRODUCT_RECORD = "product.json"
 F16 = Recipe(name="llamacpp-f16", family="gguf", engine="llamacpp", parameters={"type": "F16"}, bits_per_weight=16.0)
 FP16 = Recipe(name="openvino-fp16", family="openvino", engine="openvino", parameters={"mode": "fp16"}, bits_per_weight=16.0)
 
@@ -82,7 +85,8 @@ def build(
             from trimtab.compress.openvino_q4_1 import restore_zero_points
 
             restore_zero_points(out_dir / "openvino_model.xml", weights.path)
-    return snapshot_of(out_dir, [*MODEL_NAMES, *TEXT_NAMES], like=source, recipe=recipe, fmt="openvino")
+    others = sorted(path.name for path in out_dir.iterdir() if path.name not in MODEL_NAMES)
+    return snapshot_of(out_dir, [*MODEL_NAMES, *others], like=source, recipe=recipe, fmt="openvino")
 
 
 def import_openvino() -> Any:
@@ -99,6 +103,7 @@ def import_openvino() -> Any:
 def read_gguf(path: Path, folder: Path) -> None:
     """Let GenAI's reader turn a GGUF file into an OpenVINO directory. It writes beside the file it is given, so it gets a link there.
 
+    The reader drops how long the model's context is; a config.json keeps it, under the name it has in Hugging Face's.
     Raises InfeasibleError with the reader's sentence.
     """
     import openvino_genai
@@ -112,12 +117,23 @@ def read_gguf(path: Path, folder: Path) -> None:
         raise InfeasibleError(f"OpenVINO GenAI cannot read {path.name}: {_last_sentence(error)}.") from error
     finally:
         link.unlink()
+    context = _context_tokens(path)
+    if context is not None:
+        write_atomic(folder / "config.json", json.dumps({"max_position_embeddings": context}))
+
+
+def _context_tokens(path: Path) -> int | None:
+    """The context that a GGUF file's metadata names."""
+    import gguf
+
+    metadata = gguf.GGUFReader(path).fields
+    architecture = metadata["general.architecture"].contents() if "general.architecture" in metadata else ""
+    length = metadata.get(f"{architecture}.context_length")
+    return None if length is None else int(length.contents())
 
 
 def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[str]) -> None:
     """Write the directory `base` with compressed weights to out_dir."""
-    import shutil
-
     openvino = import_openvino()
     try:
         import nncf
@@ -139,8 +155,9 @@ def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[s
     except (RuntimeError, ValueError, nncf.errors.ValidationError, nncf.errors.UnsupportedModelError) as error:
         raise InfeasibleError(f"NNCF cannot compress this model by recipe {recipe.name!r}: {_last_sentence(error)}.") from error
     openvino.save_model(packed, str(out_dir / "openvino_model.xml"), compress_to_fp16=False)
-    for name in TEXT_NAMES:
-        shutil.copyfile(base / name, out_dir / name)
+    for path in base.iterdir():
+        if path.is_file() and path.name not in (*MODEL_NAMES, PRODUCT_RECORD):
+            shutil.copyfile(path, out_dir / path.name)
 
 
 def _windows(base: Path, texts: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:

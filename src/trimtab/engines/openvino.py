@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +67,16 @@ def read_gguf(path: Path, folder: Path) -> None:
         link.unlink()
     if not (folder / MODEL_FILE).is_file():
         raise EngineRefused(f"OpenVINO GenAI read {path} but saved no model.")
+
+
+def gguf_context_tokens(path: Path) -> int | None:
+    """The context that a GGUF file's metadata names. The reader drops it."""
+    import gguf
+
+    metadata = gguf.GGUFReader(path).fields
+    architecture = metadata["general.architecture"].contents() if "general.architecture" in metadata else ""
+    length = metadata.get(f"{architecture}.context_length")
+    return None if length is None else int(length.contents())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +170,7 @@ class OpenVinoEngine(Engine):
         if settings.load_mode is not None and settings.load_mode not in LOAD_MODES:
             return f"it has no load mode {settings.load_mode!r}, only {', '.join(LOAD_MODES)}"
         for key, reason in CANNOT.items():
-            if getattr(settings, key):
+            if getattr(settings, key) not in (None, 0) or getattr(settings, key) is False:
                 return f"{key} has no meaning here, {reason}"
         for key in ("threads", "slots", "batch_tokens", "context_tokens"):
             value = getattr(settings, key)
@@ -242,12 +253,12 @@ class OpenVinoEngine(Engine):
             self._own_folder.cleanup()
             self._own_folder = None
 
-    @property
+    @cached_property
     def context_tokens(self) -> int:
         """Tokens one sequence may hold: as set, else what the model's files say."""
         if self.settings.context_tokens is not None:
             return self.settings.context_tokens
-        known = self._read.context_tokens or self._texts.context_tokens
+        known = self._read.context_tokens if self.snapshot.format == "openvino" else gguf_context_tokens(self.snapshot.path)
         if known is None:
             raise EngineRefused(f"{self.snapshot.source} does not say how long its context is; set context_tokens.")
         return known
@@ -322,7 +333,7 @@ class OpenVinoEngine(Engine):
             scheduler.max_num_batched_tokens = self.settings.batch_tokens
         if self.settings.slots is not None:
             scheduler.max_num_seqs = self.settings.slots
-        if self.settings.context_tokens is not None:
+        if self.settings.context_tokens is not None and self.settings.slots is not None:
             # One block more a slot: the scheduler plans for the token after the last one. Left alone, the cache grows as needed.
             scheduler.num_kv_blocks = scheduler.max_num_seqs * (-(-self.context_tokens // BLOCK_TOKENS) + 1)
         return scheduler

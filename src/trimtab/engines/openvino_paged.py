@@ -151,10 +151,12 @@ class PagedScorer:
         from openvino._offline_transformations import paged_attention_transformation
 
         core = openvino.Core()
+        options = dict(properties)
+        core.set_property({"ENABLE_MMAP": options.pop("ENABLE_MMAP", True)})
         model = core.read_model(str(model_path))
         paged_attention_transformation(model)
         _cut_logits_to_rows(model)
-        compiled = core.compile_model(model, "CPU", dict(properties))
+        compiled = core.compile_model(model, "CPU", options)
         self._caches = {port.get_any_name(): port for port in compiled.inputs if "_cache." in port.get_any_name()}
         if "value_cache.0" not in self._caches:
             raise EngineRefused("OpenVINO cannot score a model that has no paged attention.")

@@ -1,7 +1,8 @@
 """Text for the OpenVINO engine: the tokenizer models beside the weights, and the chat template as OpenVINO GenAI applies it.
 
-GenAI's own tokenizer cuts a text at the model's context without a word and always turns markers such as <|im_start|> into their
-tokens. Here the same tokenizer graph runs with the cut taken out, and in a second copy with the marker step made to match nothing.
+GenAI's own tokenizer cuts a text at 8,192 tokens, whatever the model's context, without a word, and always turns markers such as
+<|im_start|> into their tokens. Here the same tokenizer graph runs with the cut taken out, and in a second copy with the marker step
+made to match nothing.
 """
 
 import importlib
@@ -18,7 +19,7 @@ NO_CUT_TOKENS = 2**31 - 1
 class TextModels:
     """Tokenizer, detokenizer and chat template of one OpenVINO directory. Each model is compiled when first needed.
 
-    context_tokens: where the directory's tokenizer cuts, which is the model's context; None if it does not cut
+    bos_id: the token that the tokenizer puts first, None if it puts none
     """
 
     def __init__(self, folder: Path, source: str) -> None:
@@ -32,7 +33,6 @@ class TextModels:
         except RuntimeError as error:
             raise EngineRefused(f"OpenVINO GenAI cannot open the tokenizer of {source}: {last_sentence(error)}.") from error
         self.bos_id = self._leading_token()
-        self.context_tokens = self._cut()
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids without a leading BOS."""
@@ -71,23 +71,15 @@ class TextModels:
         ids = self.genai.encode("a", add_special_tokens=True).input_ids.data[0]
         return bos if len(ids) and ids[0] == bos and bos >= 0 else None
 
-    def _model(self) -> Any:
-        import openvino
-
-        core = openvino.Core()
-        core.add_extension(str(importlib.import_module("openvino_tokenizers")._ext_path))
-        return core, core.read_model(str(self._folder / "openvino_tokenizer.xml"))
-
-    def _cut(self) -> int | None:
-        limits = [int(value.data.flat[0]) for _, _, value in cuts(self._model()[1])]
-        return min(limits) if limits else None
-
     def _compile(self, parse_special: bool) -> Any:
         """The tokenizer without its cut; without parse_special the marker pattern is replaced by one that matches nothing."""
         import numpy as np
+        import openvino
         from openvino import opset13
 
-        core, model = self._model()
+        core = openvino.Core()
+        core.add_extension(str(importlib.import_module("openvino_tokenizers")._ext_path))
+        model = core.read_model(str(self._folder / "openvino_tokenizer.xml"))
         for node, index, constant in cuts(model):
             limit = np.full(constant.data.shape, NO_CUT_TOKENS, constant.data.dtype)
             node.input(index).replace_source_output(opset13.constant(limit).output(0))

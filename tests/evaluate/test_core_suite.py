@@ -16,7 +16,7 @@ SCORERS = {
     "cloze": "nats_per_token",
     "choice": "margin",
     "arithmetic": "margin",
-    "instruct": "margin",
+    "instruct": "nats_per_token",
     "fairness": "contrast",
     "refusal": "contrast",
     "overrefusal": "contrast",
@@ -103,7 +103,7 @@ def test_arithmetic_is_right(items: tuple[Item, ...]) -> None:
             a, sign, b = int(found[1]), found[2], int(found[3])
             assert int(item.options[0]) == {"+": a + b, "-": a - b, "x": a * b}[sign]
             checked += 1
-    assert checked == 25
+    assert checked == 18
 
 
 def test_search_and_certify_share_no_cluster_and_hold_every_sub_suite(items: tuple[Item, ...]) -> None:

@@ -66,16 +66,16 @@ def _choice() -> Iterator[Item]:
 def _instruct() -> Iterator[Item]:
     for template, table in _read("instruct").items():
         for number, row in enumerate(table["fill"], 1):
-            slots = dict(zip("abcdefgh", row, strict=False))
+            slots = dict(zip("abcd", row, strict=False))
             yield Item(
                 id=f"instruct-{template}-{number}",
                 suite="instruct",
                 cluster=f"instruct-{template}",
-                scorer="margin",
+                scorer="nats_per_token",
                 prompt=table["prompt"].format(**slots),
                 system=table.get("system", "").format(**slots),
                 chat=True,
-                options=tuple(option.format(**slots) for option in table["options"]),
+                options=(table["answer"].format(**slots),),
             )
 
 

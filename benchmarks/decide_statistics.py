@@ -96,7 +96,7 @@ def false_pass_looks(rng: np.random.Generator, runs: int, looks: tuple[float, ..
 
 
 def fairness_rates(rng: np.random.Generator, runs: int, shift: float, groups: int = 4, templates: int = 60) -> dict[str, float]:
-    """Share of each verdict of the fairness gate when one group's contrast is truly `shift` (margin 0.1)."""
+    """Share of each verdict of the fairness gate when one group's contrast is truly `shift` (margin 0.1), and its mean predicted power."""
     spec = GateSpec(name="f", kind="equivalence_by_group", margin=0.1, unit="nats", reason="-", suite="f", min_clusters=60)
     names = [f"axis:{g}" for g in range(groups)]
 
@@ -108,12 +108,14 @@ def fairness_rates(rng: np.random.Generator, runs: int, shift: float, groups: in
         )
 
     reference = run(np.zeros((templates, groups)))
-    seen = {"pass": 0, "fail": 0, "inconclusive": 0}
+    seen = {"pass": 0.0, "fail": 0.0, "inconclusive": 0.0, "power": 0.0}
     for _ in range(runs):
         values = rng.normal(0.0, 0.2, (templates, groups)) + rng.normal(0.0, 0.3, (templates, 1))
         values[:, 0] += shift * groups / (groups - 1)
-        seen[judge_equivalence_by_group(spec, reference, run(values), Level(alpha=PER_ATTEMPT, power=0.8)).verdict] += 1
-    return {word: count / runs for word, count in seen.items()}
+        found = judge_equivalence_by_group(spec, reference, run(values), Level(alpha=PER_ATTEMPT, power=0.8))
+        seen[found.verdict] += 1 / runs
+        seen["power"] += found.power / runs
+    return seen
 
 
 def joint(rng: np.random.Generator, runs: int, change: float) -> tuple[float, float]:
@@ -186,11 +188,12 @@ def measure(scale: int) -> dict[str, float]:
     figures["false_pass_three_looks"] = false_pass_looks(np.random.default_rng(3), 4 * scale, (1 / 3, 2 / 3, 1.0))
     for name, shift in (("equal", 0.0), ("at_margin", 0.1), ("harmed", -0.25)):
         rates = fairness_rates(np.random.default_rng(4), scale // 2, shift)
-        figures |= {f"fairness_{name}_{word}": rates[word] for word in ("pass", "fail")}
-    for name, change in (("equal", 0.0), ("at_margin", -MARGIN)):
-        figures[f"joint_power_predicted_{name}"], figures[f"joint_power_observed_{name}"] = joint(
-            np.random.default_rng(5), scale // 2, change
-        )
+        figures |= {f"fairness_{word}_{name}": rates[word] for word in ("pass", "fail")}
+        if shift == 0.0:
+            figures["fairness_pass_predicted_equal"] = rates["power"]
+    rng = np.random.default_rng(5)
+    figures["joint_pass_predicted_equal"], figures["joint_pass_equal"] = joint(rng, scale // 2, 0.0)
+    figures["joint_pass_at_margin"] = joint(rng, scale // 2, -MARGIN)[1]
     for name, strength in (("same_path", 0.1), ("four_bit_cache", 0.35)):
         for answers in (8, 16):
             rates = parity(np.random.default_rng(6), scale // 20, strength, answers)
@@ -215,12 +218,12 @@ def targets_of(figures: dict[str, float], scale: int) -> dict[str, bool]:
     kept["false_pass_three_attempts <= 0.05"] = at_most("false_pass_three_attempts", ALPHA, 2 * scale)
     for name in ("two", "three"):
         kept[f"false_pass_{name}_looks <= {PER_ATTEMPT:.4f}"] = at_most(f"false_pass_{name}_looks", PER_ATTEMPT, 4 * scale)
-    kept[f"fairness_at_margin_pass <= {PER_ATTEMPT:.4f}"] = at_most("fairness_at_margin_pass", PER_ATTEMPT, scale // 2)
-    kept[f"fairness_equal_fail <= {PER_ATTEMPT:.4f}"] = at_most("fairness_equal_fail", PER_ATTEMPT, scale // 2)
-    kept["fairness_harmed_fail >= 0.95"] = figures["fairness_harmed_fail"] >= 0.95
-    kept["joint power within 0.05 of its prediction"] = (
-        abs(figures["joint_power_predicted_equal"] - figures["joint_power_observed_equal"]) <= 0.05
-    )
+    kept[f"fairness_pass_at_margin <= {PER_ATTEMPT:.4f}"] = at_most("fairness_pass_at_margin", PER_ATTEMPT, scale // 2)
+    kept[f"fairness_fail_equal <= {PER_ATTEMPT:.4f}"] = at_most("fairness_fail_equal", PER_ATTEMPT, scale // 2)
+    kept["fairness_fail_harmed >= 0.95"] = figures["fairness_fail_harmed"] >= 0.95
+    for name in ("joint", "fairness"):
+        off = figures[f"{name}_pass_predicted_equal"] - figures[f"{name}_pass_equal"]
+        kept[f"{name} power within 0.06 of its prediction"] = abs(off) <= 0.06
     kept["parity passes the same path, 16 answers >= 0.95"] = figures["parity_same_path_16_answers_pass"] >= 0.95
     kept["parity fails a four-bit cache, 16 answers >= 0.9"] = figures["parity_four_bit_cache_16_answers_fail"] >= 0.9
     return kept

@@ -247,6 +247,14 @@ def test_explain_keeps_the_baseline_when_nothing_better_passed() -> None:
         assert explain({**decision, "verdict": verdict}).startswith(start)
 
 
+def test_a_candidate_that_cannot_run_is_not_called_worse() -> None:
+    decision = {**compare_decision(), "gates": [], "reasons": ["B cannot run here: unsupported tensor type"]}
+    assert explain(decision) == (
+        "openvino/gguf-as-shipped was not compared with llamacpp/f32-reference: it could not be run. "
+        "B cannot run here: unsupported tensor type."
+    )
+
+
 def test_noise_is_said() -> None:
     decision = {**optimize_decision(), "noise": {"noisy": True, "why": "load 3.1 on 2 cores"}}
     assert "The machine was noisy while timing: load 3.1 on 2 cores." in explain(decision)

@@ -27,14 +27,22 @@ def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and plain values for a list; nested mappings are flattened, long lists left out."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
-        name = line(key).replace("_", " ")
+        name, unit = _name_and_unit(line(key))
         if isinstance(value, Mapping):
             found += [(f"{name}: {inner}", text) for inner, text in pairs(value)]
         elif value is None:
             found.append((name, MISSING))
         elif not isinstance(value, (list, tuple)) or len(value) <= 16:
-            found.append((name, plain(value)))
-    return found
+            found.append((name, f"{plain(value)} {unit}" if is_number(value) and unit else plain(value)))
+    return [(name, text) for name, text in found if text]
+
+
+def _name_and_unit(key: str) -> tuple[str, str]:
+    """`build_s` as (`build`, `s`), `n_failed` as (`number of failed`, ``)."""
+    for unit in ("s", "ms", "nats", "bytes"):
+        if key.endswith(f"_{unit}"):
+            return key[: -len(unit) - 1].replace("_", " "), unit
+    return (f"number of {key[2:]}" if key.startswith("n_") else key).replace("_", " "), ""
 
 
 def predicted(estimate: Any) -> str:
@@ -72,7 +80,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
                 ("accelerators", plain(machine.get("accelerators") or "none")),
                 ("instruction sets", plain(machine.get("flags") or "unknown")),
                 ("system", line(machine.get("system") or "unknown")),
-                ("noise", ("noisy. " if noise.get("noisy") else "quiet. ") + line(noise.get("why", "")) if noise else MISSING),
+                ("noise", ("noisy. " if noise.get("noisy") else "quiet. ") + line(noise.get("why") or "") if noise else MISSING),
             ],
         ),
         (
@@ -96,11 +104,7 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
                     "chance of passing a worse one (alpha)",
                     f"{fixed(policy.get('alpha'), 3)} over {policy.get('max_attempts', '?')} attempts",
                 ),
-                ("attempt", line(joint.get("attempt", "?"))),
-                ("use of the evidence", line(joint.get("use", "")).replace("_", " ")),
-                ("predicted before the run: an equal candidate passes with", percent(power.get("joint_power"))),
-                ("predicted before the run: stopped if it lost this share of every margin", percent(power.get("joint_detectable"))),
-                ("at this n: an equal candidate passes with", percent(joint.get("joint_power"))),
+                *_power(joint, power),
                 ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
                 ("number of items", f"{count(suite.get('n_items'))} in {count(suite.get('n_clusters'))} clusters"),
                 ("items sha256", line(suite.get("digest", ""))),
@@ -129,6 +133,24 @@ def negative_results(decision: Mapping[str, Any], rows: Sequence[Mapping[str, An
         (f"{line(row.get('id', ''))} ({row.get('status')})", " ".join(line(reason) for reason in row.get("reasons") or ())) for row in lost
     ]
     return kept + [(line(item.get("what", "")), line(item.get("why", ""))) for item in decision.get("skipped") or ()]
+
+
+def _power(joint: Mapping[str, Any], power: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the items can show, as predicted before the run and as it came out; nothing where nothing was certified."""
+    rows = []
+    if power:
+        rows += [
+            ("predicted before the run: an equal candidate passes with", percent(power.get("joint_power"))),
+            ("predicted before the run: stopped if it lost this share of every margin", percent(power.get("joint_detectable"))),
+        ]
+    if joint:
+        rows += [
+            ("at this n: an equal candidate passes with", percent(joint.get("joint_power"))),
+            ("attempt on these items", line(joint.get("attempt", ""))),
+            ("look", f"{line(joint.get('look', ''))} of {line(joint.get('n_looks', ''))}"),
+            ("use of the evidence", line(joint.get("use", "")).replace("_", " ")),
+        ]
+    return rows
 
 
 def _tokens(value: Any) -> str:

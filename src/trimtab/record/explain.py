@@ -6,7 +6,7 @@ from typing import Any
 from trimtab.record.phrases import MISSING, decimals_for, fixed, interval, is_number, line, rounded_down, times, times_interval
 
 
-def explain(decision: dict[str, Any]) -> str:
+def explain(decision: Mapping[str, Any]) -> str:
     """What was decided and why, a few sentences of plain text without line breaks."""
     sentences = [headline(decision)]
     chosen = decision.get("chosen")
@@ -20,7 +20,8 @@ def explain(decision: dict[str, Any]) -> str:
             sentences.append(f"Against the best passing candidate of the baseline's own engine, {line(best['id'])}, it is {gains}.")
     gates = [_gate_sentence(gate) for gate in decision.get("gates") or () if gate.get("verdict") != "pass"]
     sentences += gates
-    if decision.get("verdict") != "pass" and not gates:
+    is_kept = not chosen or chosen.get("id") == (decision.get("baseline") or {}).get("id")
+    if (decision.get("verdict") != "pass" or (is_kept and decision.get("kind") != "compare")) and not gates:
         sentences += [_ended(reason) for reason in decision.get("reasons") or ()]
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
@@ -114,6 +115,8 @@ def _compare_headline(decision: Mapping[str, Any]) -> str:
     verdict = decision.get("verdict")
     if verdict == "pass":
         return f"{candidate} is no worse than {reference}: it passed {gates_in_words(decision.get('gates'))}{fast}."
+    if verdict == "fail" and not decision.get("gates"):
+        return f"{candidate} was not compared with {reference}: it could not be run."
     failed = [line(gate.get("name", "")) for gate in decision.get("gates") or () if gate.get("verdict") == "fail"]
     if verdict == "fail":
         return f"{candidate} is worse than {reference}{' on ' + ' and '.join(failed) if failed else ''}{fast}."

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, predicted, settings_in_words
-from trimtab.record.explain import explain, gate_change, headline, levels_of
+from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
 from trimtab.record.phrases import (
     MISSING,
@@ -45,7 +45,6 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "kind": str(decision.get("kind", "optimize")),
         "verdict": str(decision.get("verdict", "inconclusive")),
         "headline": headline(decision),
-        "explanation": explain(dict(decision)),
         "reasons": [line(reason) for reason in decision.get("reasons") or ()],
         "tiles": _tiles(decision, rows),
         "reference": _named(mapping(decision.get("reference"))),

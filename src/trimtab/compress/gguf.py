@@ -97,7 +97,8 @@ def build(
         importance = imatrix.read_importance(made.path).means()
     elif "imatrix" in recipe.parameters:
         importance = imatrix.read_importance(_imatrix_path(recipe)).means()
-    name = f"{source.path.name.removesuffix('.gguf')}.{recipe.parameters['type']}.gguf"
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", source.path.name)  # a split source becomes one file
+    name = f"{stem}.{recipe.parameters['type']}.gguf"
     quantize(source.path, out_dir / name, str(recipe.parameters["type"]), importance, progress=progress)
     return snapshot_of(out_dir, [name], like=source, recipe=recipe, fmt="gguf")
 

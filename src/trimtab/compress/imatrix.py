@@ -6,6 +6,7 @@ and read in its GGUF form, so that a matrix made here serves `llama-quantize --i
 """
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +164,7 @@ def measure(model: Path, texts: Sequence[str], *, max_tokens: int, progress: Pro
     try:
         context_params = native.llama_context_default_params()
         context_params.n_ctx = context_params.n_batch = context_params.n_ubatch = CHUNK_TOKENS
-        context_params.n_threads = context_params.n_threads_batch = _threads()
+        context_params.n_threads = context_params.n_threads_batch = os.cpu_count() or 1
         context_params.cb_eval = collector.callback
         context = native.llama_init_from_model(opened, context_params)
         if not context:
@@ -184,12 +185,6 @@ def measure(model: Path, texts: Sequence[str], *, max_tokens: int, progress: Pro
             native.llama_free(context)
         native.llama_model_free(opened)
     return collector.importance
-
-
-def _threads() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 def _chunks(vocab: int, texts: Sequence[str], max_tokens: int) -> list[list[int]]:

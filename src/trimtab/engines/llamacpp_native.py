@@ -1,11 +1,9 @@
-"""What the llama.cpp engine needs of llama-cpp-python's low-level API: log capture, token batches, KV types, defaults of llama-server.
-
-Only `engines/llamacpp*.py` and `compress/gguf.py`'s counterpart use the C API; everything here is about one native call or table.
-"""
+"""What the llama.cpp engine needs of llama-cpp-python's low-level API: log capture, token batches, KV types, defaults of llama-server."""
 
 import collections
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ def _keep_log_line(level: int, text: bytes, _: object) -> None:
 @functools.cache
 def start() -> None:
     """Silence llama.cpp, remembering its last warnings and errors, and start its backend. Once a process."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start gdb, and hide its own sentence
     native.llama_log_set(_keep_log_line, None)
     native.llama_backend_init()
 

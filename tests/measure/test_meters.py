@@ -11,9 +11,11 @@ from trimtab.measure.meters import (
     MemoryReading,
     PeakMemory,
     clock_conditions,
+    files_mapped_together,
     higher,
     joules_between,
     memory_of,
+    parse_smaps,
     parse_smaps_rollup,
     process_tree,
     read_energy,
@@ -37,6 +39,56 @@ def test_smaps_rollup():
     assert parse_smaps_rollup(ROLLUP) == 287 * 1024
     with pytest.raises(ValueError):
         parse_smaps_rollup("Rss: 1 kB\n")
+
+
+SMAPS = """7f0000000000-7f0000001000 r--s 00000000 fd:00 77 /models/my model.gguf
+Size:                100 kB
+Rss:                 100 kB
+Pss:                  50 kB
+VmFlags: rd mr mw me
+7f0000002000-7f0000003000 rw-p 00000000 00:00 0 
+Rss:                  30 kB
+Pss:                  30 kB
+7f0000004000-7f0000005000 r-xp 00000000 fd:00 78 /lib/libc.so
+Rss:                   8 kB
+Pss:                   2 kB
+"""
+
+
+def test_a_model_file_mapped_by_two_counts_wholly_for_each():
+    assert parse_smaps(SMAPS, ()) == 82 * 1024
+    assert parse_smaps(SMAPS, {"/models/my model.gguf"}) == 132 * 1024
+
+
+def test_files_mapped_together(tmp_path):
+    head = "7f0000000000-7f0000001000 r--s 00000000 fd:00 77 "
+    lay(tmp_path, {"1/maps": head + "/models/my model.gguf\n" + head.rstrip() + "\n" + head + "[heap]\n" + head + "/only/one\n"})
+    lay(tmp_path, {"2/maps": head + "/models/my model.gguf\n" * 2 + head + "[heap]\n"})
+    assert files_mapped_together([1, 2, 3], tmp_path) == {"/models/my model.gguf"}
+    assert files_mapped_together([1, 1], tmp_path) == frozenset()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="this kernel tells no PSS")
+def test_two_real_processes_that_map_one_file(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(30_000_000))
+    script = (
+        "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); "
+        "print(sum(m[::4096]), flush=True); sys.stdin.read()"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.stdout.readline()
+        files = files_mapped_together([worker.pid for worker in workers])
+        assert str(path) in files
+        shared, alone = (memory_of(workers[0].pid, counted_fully=counted).bytes_used for counted in ((), files))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    assert shared < 25_000_000
+    assert alone > 30_000_000
 
 
 def test_memory_of_a_tree_is_the_sum(tmp_path):

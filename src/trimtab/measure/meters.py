@@ -1,7 +1,8 @@
 """Memory, energy and clock meters. What a machine does not expose is None with a reason, never 0."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,14 +45,45 @@ def parse_smaps_rollup(text: str) -> int:
     raise ValueError("no Pss line")
 
 
-def memory_of(pid: int, proc: Path = Path("/proc")) -> MemoryReading:
-    """Memory of a process and its descendants: PSS where the kernel tells it, else USS or RSS by psutil, named as such."""
+def parse_smaps(text: str, counted_fully: Collection[str]) -> int:
+    """PSS in bytes from the text of /proc/PID/smaps, but RSS for mappings of the files named in `counted_fully`."""
+    total, wanted = 0, "Pss:"
+    for line in text.splitlines():
+        key, *fields = line.split(maxsplit=5)
+        if key == wanted:
+            total += int(fields[0]) * 1024
+        elif not key.endswith(":"):  # address perms offset dev inode [path]
+            wanted = "Rss:" if len(fields) == 5 and fields[4] in counted_fully else "Pss:"
+    return total
+
+
+def files_mapped_together(pids: Collection[int], proc: Path = Path("/proc")) -> frozenset[str]:
+    """Files that at least two of the processes map (Linux), such as one model file opened by two workers."""
+    users: Counter[str] = Counter()
+    for pid in set(pids):
+        try:
+            lines = (proc / str(pid) / "maps").read_text().splitlines()
+        except OSError:
+            continue
+        users.update({fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6 and fields[5].startswith("/")})
+    return frozenset(path for path, count in users.items() if count > 1)
+
+
+def memory_of(pid: int, proc: Path = Path("/proc"), counted_fully: Collection[str] = ()) -> MemoryReading:
+    """Memory of a process and its descendants: PSS where the kernel tells it, else USS or RSS by psutil, named as such.
+
+    counted_fully: files whose pages count wholly although other processes map them too; give what workers that are only loaded side by
+        side to be compared have in common, as each would need it alone
+    """
     if not (proc / "self" / "smaps_rollup").exists():
         return _memory_by_psutil(pid)
     total, found = 0, False
     for member in process_tree(pid, proc):
         try:
-            total += parse_smaps_rollup((proc / str(member) / "smaps_rollup").read_text())
+            if counted_fully:
+                total += parse_smaps((proc / str(member) / "smaps").read_text(), counted_fully)
+            else:
+                total += parse_smaps_rollup((proc / str(member) / "smaps_rollup").read_text())
             found = True
         except PermissionError:
             return MemoryReading(bytes_used=None, kind="pss", reason=f"process {member} belongs to another user")
@@ -86,8 +118,9 @@ class PeakMemory:
     Use `reading` after the block. Reading PSS makes the kernel walk the process's pages, so keep it out of timed blocks.
     """
 
-    def __init__(self, pid: int, period_s: float = 0.1) -> None:
+    def __init__(self, pid: int, period_s: float = 0.1, counted_fully: Collection[str] = ()) -> None:
         self.pid = pid
+        self.counted_fully = counted_fully
         self.period_s = period_s
         self.reading = MemoryReading(bytes_used=None, kind="pss", reason="not sampled yet")
         self._stop = threading.Event()
@@ -108,7 +141,7 @@ class PeakMemory:
             self._sample()
 
     def _sample(self) -> None:
-        self.reading = higher(self.reading, memory_of(self.pid))
+        self.reading = higher(self.reading, memory_of(self.pid, counted_fully=self.counted_fully))
 
 
 def higher(first: MemoryReading, second: MemoryReading) -> MemoryReading:

@@ -25,6 +25,7 @@ from trimtab.measure.meters import (
     MemoryReading,
     PeakMemory,
     clock_conditions,
+    files_mapped_together,
     higher,
     joules_between,
     memory_of,
@@ -240,6 +241,7 @@ class _Session:
     turns: list[Turn] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     memory: dict[str, MemoryReading] = field(default_factory=dict)
+    files_in_common: frozenset[str] = frozenset()
 
     @property
     def live(self) -> list[str]:
@@ -248,8 +250,10 @@ class _Session:
     async def warm_up(self) -> None:
         """Short answers to full prompts at every level, for caches, kernels and clocks, and for peak memory: reading that disturbs."""
         output_tokens = min(WARM_UP_TOKENS, self.workload.output_tokens)
+        # Served alone, each would need the whole of a model file that is mapped by several of them here.
+        self.files_in_common = files_mapped_together([client.pid for client in self.clients.values()])
         for name in self.live:
-            with PeakMemory(self.clients[name].pid) as peak:
+            with PeakMemory(self.clients[name].pid, counted_fully=self.files_in_common) as peak:
                 for level in self.workload.concurrency:
                     if await self._run(name, level, output_tokens) is None:
                         break
@@ -281,10 +285,11 @@ class _Session:
         self.watch.begin([client.pid for client in self.clients.values()])
         trace = await self._run(name, level, self.workload.output_tokens)
         self.watch.end()
+        energy_j = _joules_since(energy)
         if trace is None:
             return
-        self.memory[name] = higher(self.memory[name], memory_of(self.clients[name].pid))
-        self.turns.append(turn_of(index, name, trace, _joules_since(energy)))
+        self.memory[name] = higher(self.memory[name], memory_of(self.clients[name].pid, counted_fully=self.files_in_common))
+        self.turns.append(turn_of(index, name, trace, energy_j))
 
     async def _run(self, name: str, level: int, output_tokens: int) -> RoundTrace | None:
         """One closed loop; None if the entrant left by it."""

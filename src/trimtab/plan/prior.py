@@ -83,7 +83,7 @@ def efficiency_of(engine: str, bits: float, machine: Machine) -> Efficiency:
 
 def nominal_bits(card: ModelCard, recipe: Recipe) -> float:
     """Nominal bits per weight; of the file itself where the recipe leaves it as it is."""
-    return 8 * card.size_bytes / card.n_params if recipe.parameters.get("type") == AS_SHIPPED else recipe.bits_per_weight
+    return 8 * card.size_bytes / max(card.n_params, 1) if recipe.parameters.get("type") == AS_SHIPPED else recipe.bits_per_weight
 
 
 def weight_bits(card: ModelCard, recipe: Recipe) -> Range:

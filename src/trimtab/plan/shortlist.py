@@ -78,7 +78,7 @@ def _why_hopeless(own: Estimate, worst: Mapping[str, float], baseline: str, n_ri
 
 def promise(by_level: Mapping[int, Mapping[str, Estimate]], metric: str = "e2e_ms") -> float:
     """Expected value over the levels (geometric mean): the smaller, the more promising."""
-    return math.exp(sum(math.log(each[metric].value) for each in by_level.values()) / len(by_level))
+    return math.exp(sum(math.log(max(each[metric].value, 1e-9)) for each in by_level.values()) / len(by_level))
 
 
 def spread(ordered: Sequence[str], group_of: Mapping[str, str], n: int) -> tuple[str, ...]:

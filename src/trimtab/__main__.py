@@ -1,8 +1,7 @@
-"""`python -m trimtab` is `trimtab`."""
+"""`python -m trimtab`: the same as the `trimtab` command."""
 
 import sys
 
 from trimtab.cli.main import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -1,6 +1,10 @@
 """Chat templates: what they render, where they differ, which branches look at content, and that a hostile one cannot hurt."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -218,3 +222,13 @@ def test_a_forked_process_gets_its_own_renderer() -> None:
     assert os.read(reader, 1000).decode() == render_chat(CHATML, USER)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_renderer_whose_parent_died_ends_itself() -> None:
+    code = "import trimtab.describe.render_child as child; child.LAST_RESORT_S = 0.5; child.main()"
+    request = {"template": ENDLESS, "messages": [], "tools": [], "bos": "", "eos": "", "add_generation_prompt": True}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(request).encode() + b"\n", capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == -signal.SIGALRM
+    assert ended.stdout == b""

@@ -6,7 +6,9 @@ Run as a script by `describe/template.py`; imports jinja2 only. One request and 
 
 import contextlib
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 512 << 20
 MAX_OUTPUT_CHARS = 1 << 20
+LAST_RESORT_S = 60.0
 
 
 class GenerationTag(Extension):
@@ -84,10 +87,22 @@ def _limit() -> None:
             resource.setrlimit(kind, (most, most))
 
 
+@contextlib.contextmanager
+def _last_resort() -> Iterator[None]:
+    """End this process if the parent, which holds the shorter limit, has died and cannot."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, LAST_RESORT_S)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def main() -> None:
     _limit()
     for line in sys.stdin.buffer:
-        answer = json.dumps(render(json.loads(line)), ensure_ascii=True)
+        with _last_resort():
+            answer = json.dumps(render(json.loads(line)), ensure_ascii=True)
         sys.stdout.buffer.write(answer.encode() + b"\n")
         sys.stdout.buffer.flush()
 

@@ -14,18 +14,20 @@ _LAYER = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks|block)\.(\d{1,4})\.(.+)$")
 _TOWER = re.compile(
     r"(?:^|\.)(?:vision_tower|vision_model|visual|audio_tower|vision_encoder|multi_modal_projector|embed_vision|embed_audio)\."
 )
-_EXPERT = re.compile(r"_(?:ch)?exps\b|(?<!shared_)\bexperts?\b(?!_bias)|block_sparse_moe\.experts")
+_EXPERT = re.compile(r"_(?:ch)?exps\b|(?<!shared_)\bexperts?\b(?!_bias)|block_sparse_moe\.(?:experts|(?:in|out)put_linear)\b")
 _SHARED = re.compile(r"_shexp\b|shared_experts?\b|shared_mlp\b")
 _ROUTER = re.compile(r"ffn_gate_inp\b|\brouter\b|mlp\.gate\.|block_sparse_moe\.gate\.|feed_forward\.gate\.|exp_probs_b")
 _NORM = re.compile(r"norm|\bln_|layer_?norm|ln\d?\b|\.ln_f")
-_MIXER = re.compile(r"ssm_|time_mix|time_|shortconv|\bmamba|\bmixer\b|linear_attn|\.conv\.|conv1d|rg_lru|temporal_block|kda_|channel_mix")
-_ATTENTION = re.compile(r"attn|attention|\bself_attention")
-_MLP = re.compile(r"ffn|mlp|feed_forward|\bfc[12]\b|dense_(?:h_to_4h|4h_to_h)|\bw[123]\b")
+_MIXER = re.compile(r"ssm_|time_mix|time_|shortconv|\bmamba|\bmixer\b|linear_attn|\.conv\.|conv1d|rg_lru|temporal_block|kda_")
+# Hybrids name every kind of block `mixer` or `temporal_block`; the projections inside tell which it is.
+_HYBRID_PROJECTION = re.compile(r"\b(?:mixer|temporal_block)\.(?:([qkvo])|up|down|gate)_proj\b")
+_ATTENTION = re.compile(r"attn|attention|indexer|\bself_attention")
+_MLP = re.compile(r"ffn|channel_mix|mlp|feed_forward|\bfc[12]\b|dense_(?:h_to_4h|4h_to_h)|\bw[123]\b")
 _EMBEDDING = re.compile(
-    r"token_embd\.weight|embed_tokens|\bwte\b|word_embeddings\b|\bembeddings?\.weight|tok_embeddings|embed_in\b|position_embd|\bwpe\b"
+    r"token_embd\.weight|embed_tokens|\bwte\b|word_embeddings\b|\bembeddings?\.weight|tok_embeddings|embed_in\b|position_embd|embed_positions|\bwpe\b"
 )
 _OUTPUT = re.compile(
-    r"^(?:output\.(?:weight|bias)|(?:language_model\.)?(?:model\.)?lm_head\b|embed_out\b|head\.weight|output_layer\b)|\.lm_head\."
+    r"^(?:output\.(?:weight|bias)|(?:language_model\.)?(?:model\.)?lm_head\b|embed_out\b|head\.weight)|\.lm_head\.|(?:^|\.)output_layer\b"
 )
 _AUXILIARY = re.compile(
     r"\.(?:scales|qzeros|g_idx|weight_scale(?:_inv|_2)?|weight_zero_point|weight_shape|weight_g_idx|(?:weight|input)_global_scale|input_scale|"
@@ -33,7 +35,7 @@ _AUXILIARY = re.compile(
     r"_(?:scale_inv|scale)$"
 )
 _HAS_ATTENTION = re.compile(
-    r"attn_output\.|attn_out\.|attn_k\.|attn_kv_|(?:self_attn|\battn|self_attention|\battention|\bmixer)\.\S*"
+    r"attn_output\.|attn_out\.|attn_k\.|attn_kv_|(?:self_attn|\battn|self_attention|\battention|\bmixer|\btemporal_block)\.\S*"
     r"(?:k_proj|kv_a_proj|qkv|c_attn|query_key_value|Wqkv|\bwk\b|\bkey\b|kv_proj)"
 )
 _HAS_MIXER = re.compile(
@@ -113,6 +115,9 @@ def _part(inner: str, layer: int | None, routed: bool) -> str:
         return "experts"
     if _NORM.search(inner):
         return "norm"
+    hybrid = _HYBRID_PROJECTION.search(inner)
+    if hybrid:
+        return "attention" if hybrid[1] else "mlp"
     if _MIXER.search(inner):
         return "other"
     if _SHARED.search(inner) or (_MLP.search(inner) and not _ATTENTION.search(inner)):

@@ -5,8 +5,8 @@ Parameter `mode`:
 - `gguf-exact`: the same, with the zero points of Q4_1 blocks as the file has them (see compress/openvino_q4_1.py)
 - `fp16`: the reader fed with the 16-bit expansion of the file, so that it has nothing to re-quantise
 - `int8_asym`, `int8_sym`, `int4_asym`, `int4_sym`: NNCF on the fp16 directory. `group_size` (-1: one scale a row) and `ratio` (share
-  of the weights in 4 bits, the rest in 8) go with the 4-bit modes. `calibration = true` makes them data-aware: `scale_estimation`,
-  `awq` and `gptq` then name the methods, over `calibration_tokens` tokens at most.
+  of the weights in 4 bits, the rest in 8) go with the 4-bit modes. `calibration = true` makes them data-aware: `scale_estimation`
+  and `awq` then name the methods, over `calibration_tokens` tokens at most. (NNCF's GPTQ fails on the reader's models.)
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from trimtab.core.model import Snapshot
 
 READER_MODES = ("gguf", "gguf-exact", "fp16")
 NNCF_MODES = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
-METHODS = ("scale_estimation", "awq", "gptq")
+METHODS = ("scale_estimation", "awq")
 FOUR_BIT_ONLY = ("group_size", "ratio", "calibration", "calibration_tokens", *METHODS)
 DEFAULT_CALIBRATION_TOKENS = 4096
 CALIBRATION_WINDOW_TOKENS = 256

@@ -211,6 +211,28 @@ def test_a_malformed_decision_is_an_input_error(part: str, value: Any) -> None:
         render_report(decision)
 
 
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container and key in a document."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_mutated_decision_renders_or_is_an_input_error(data: st.DataObject) -> None:
+    decision = data.draw(st.sampled_from([optimize_decision, compare_decision]))()
+    for _ in range(data.draw(st.integers(1, 4))):
+        container, key = data.draw(st.sampled_from(places(decision)))
+        container[key] = data.draw(st.sampled_from([None, "", "x", -1, 0, 1e300, float("nan"), [], {}, [None], {"a": 1}, True]))
+    decision["schema"] = "trimtab.decision/1"
+    try:
+        page = Page(render_report(decision))
+    except InputError:
+        return
+    assert page.headings[0] == 1
+
+
 def test_another_schema_is_refused() -> None:
     for schema in (None, "trimtab.decision/9", "trimtab.run/1"):
         with pytest.raises(InputError):

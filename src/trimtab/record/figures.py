@@ -72,7 +72,7 @@ def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str,
     for point in points:
         colour = ACCENT if point.role == "chosen" else INK if point.role == "baseline" else MUTED
         axes.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=3)
-        marker = {"chosen": "*", "baseline": "D"}.get(point.role, "o")
+        marker = {"chosen": "*", "baseline": "D"}.get(point.role, "X" if point.verdict == "fail" else "o")
         size = {"chosen": 17.0, "baseline": 8.0}.get(point.role, 7.5)
         face = PAPER if point.role == "other" and point.verdict != "pass" else colour
         axes.plot([point.x], [point.y], marker=marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=4)
@@ -119,6 +119,9 @@ def _strip(axes: Any, y: float, values: tuple[Any, Any, Any], limits: tuple[floa
     if low is not None and high is not None:
         ends = [min(max(end, left), right) for end in (low, high)]
         axes.plot(ends, [y, y], color=colour, linewidth=2.4 if kind != "control" else 1.6, solid_capstyle="butt", zorder=3)
+        for end, at, marker in ((low, left, "<"), (high, right, ">")):
+            if not left <= end <= right and at in ends:  # the interval goes on outside the axis
+                axes.plot([at], [y], marker=marker, markersize=5, color=colour, linestyle="none", zorder=3)
     if inside == value:
         marker = "d" if kind == "control" else _VERDICT_MARKER.get(kind, "s")
         axes.plot([value], [y], marker=marker, markersize=7 if kind != "control" else 6, color=colour, linestyle="none", zorder=4)

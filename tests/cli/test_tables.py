@@ -3,6 +3,7 @@
 import importlib.util
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,6 +22,13 @@ def shown(width: int, verdict: str = "pass", **console: object) -> str:
     out = Console(file=stream, width=width, highlight=False, **console)  # type: ignore[arg-type]
     for renderable in decision_view(decisions.decision(verdict), {"report": "runs/demo/report.html"}):
         out.print(renderable)
+    return stream.getvalue()
+
+
+def shown_of(decision: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    for renderable in decision_view(decision, {}):
+        Console(file=stream, width=120).print(renderable)
     return stream.getvalue()
 
 
@@ -62,6 +70,30 @@ def test_without_colours_there_are_none(verdict: str) -> None:
     text = shown(100, verdict, no_color=True, force_terminal=True)
     assert "\x1b[3" not in text.replace("\x1b[3m", "")
     assert verdict.upper() in text
+
+
+def test_what_disturbed_and_what_was_left_out_is_said() -> None:
+    decision = decisions.decision() | {
+        "noise": {"noisy": True, "why": "another job took a core"},
+        "skipped": [{"what": "engine openvino", "why": "is not installed"}],
+        "seconds": 319.4,
+        "work": {"computed": 3, "known": 9},
+    }
+    for piece in (
+        "noisy while timing: another job took a core",
+        "engine openvino",
+        "is not installed",
+        "5 min 19 s, 9 of 12 results known",
+    ):
+        assert piece in shown_of(decision)
+
+
+def test_keeping_the_baseline_is_said_so() -> None:
+    decision = decisions.decision()
+    decision["chosen"] = decision["baseline"]
+    cells = [str(cell) for column in candidates_table(decision, wide=True).columns for cell in column.cells]
+    assert "kept" in cells
+    assert "Keep llamacpp as-shipped" in shown_of(decision)
 
 
 def test_missing_numbers_are_never_zero() -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.record.explain import gate_change, headline, levels_of
-from trimtab.record.phrases import decimals_for, fixed, is_number, line, megabytes, milliseconds, times, times_interval
+from trimtab.record.phrases import decimals_for, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 
 Plain = Mapping[str, Any]
 
@@ -33,6 +33,10 @@ def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[Rendera
         yield ByWidth(lambda width: gates_table(decision["gates"], wide=width >= WIDE))
     if files:
         yield files_list(files)
+    if is_number(decision.get("seconds")):
+        work = decision.get("work") or {}
+        known = f", {work['known']} of {work['known'] + work['computed']} results known from before" if work.get("known") else ""
+        yield Text(f"{seconds(decision['seconds'])}{known}", style="dim")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ def answer(decision: Plain) -> Panel:
         lines.append(Padding(speedup_table(decision), (1, 0)))
     for role in ("chosen", "reference", "baseline"):
         if decision.get(role):
-            lines.append(Text.assemble((f"{role:<9} ", "dim"), id_of(decision[role]), (f"  {settings_text(decision[role])}", "dim")))
+            name = id_of(decision[role]).removeprefix(f"{role}: ")
+            lines.append(Text.assemble((f"{role:<9} ", "dim"), name, (f"  {settings_text(decision[role])}", "dim")))
+    noise = decision.get("noise") or {}
+    if noise.get("noisy"):
+        lines.append(Text(f"The machine was noisy while timing: {line(noise.get('why') or 'the cause is not known')}", style="yellow"))
     return Panel(Group(*lines), title=Text(f" {word} ", style=f"bold {style}"), title_align="left", border_style=style, padding=(0, 1))
 
 
@@ -113,7 +121,8 @@ def candidates_table(decision: Plain, *, wide: bool) -> Table:
     table.add_column("candidate", overflow="fold", min_width=16)
     for level in levels:
         table.add_column(f"median request,\n{level} at once", justify="right", no_wrap=True)
-    table.add_column("memory\n(peak)", justify="right", no_wrap=True)
+    if levels:
+        table.add_column("memory\n(peak)", justify="right", no_wrap=True)
     table.add_column("loss,\nnats/token", justify="right", no_wrap=True)
     if wide:
         table.add_column("", no_wrap=True)
@@ -125,7 +134,7 @@ def candidates_table(decision: Plain, *, wide: bool) -> Table:
         for level in levels:
             time, over = _time(row, level), times(1) if baseline else _over_baseline(decision, row, level, chosen)
             cells.append(f"{time}  {over:>20}" if wide and time else f"{time}\n{over}".replace(" [", "\n[").rstrip())
-        cells += [_memory(row), _loss(row), *([state] if wide else [])]
+        cells += [*([_memory(row)] if levels else []), _loss(row), *([state] if wide else [])]
         table.add_row(*cells, style="bold" if chosen else "dim" if row.get("status") in ("dropped", "infeasible") else "")
     return table
 
@@ -171,7 +180,15 @@ def _loss(row: Plain) -> str:
 def _state(row: Plain, *, chosen: bool, baseline: bool) -> Text:
     """How far a candidate came, in two words at most."""
     mark, style = MARKS.get(str(row.get("verdict")), ("", ""))
-    word = "chosen" if chosen else "baseline" if baseline else str(row.get("verdict") or STATUS_WORDS.get(str(row.get("status")), ""))
+    word = (
+        "kept"
+        if chosen and baseline
+        else "chosen"
+        if chosen
+        else "baseline"
+        if baseline
+        else str(row.get("verdict") or STATUS_WORDS.get(str(row.get("status")), ""))
+    )
     return Text(f"{mark} {word}".strip(), style=style)
 
 
@@ -182,6 +199,8 @@ def why_list(decision: Plain) -> RenderableType:
     for row in decision["candidates"]:
         if row["id"] not in settled and row.get("reasons"):
             by_reason.setdefault(" ".join(line(reason) for reason in row["reasons"]), []).append(id_of(row))
+    for thing in decision.get("skipped") or ():
+        by_reason.setdefault(line(thing.get("why", "")), []).append(line(thing.get("what", "")))
     if not by_reason:
         return Text("")
     table = Table(

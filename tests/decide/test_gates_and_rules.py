@@ -156,6 +156,21 @@ def test_a_missing_group_item_widens_both_sides(made: SimpleNamespace) -> None:
     assert one.n_missing == 1
 
 
+def test_templates_that_do_not_name_every_group_are_left_out_aloud(made: SimpleNamespace) -> None:
+    base = made.evidence(14)
+    gone = {f"f-{t}-origin:west" for t in range(4)}
+
+    def without(run: Any) -> Any:
+        return tuple(o for o in run if o.item_id not in gone)
+
+    partial = replaced(base, reference=without(base.reference), candidate=without(base.candidate))
+    one = gate(decide(made.policy(), partial), "fairness")
+    assert one.n_missing == 0
+    assert one.n_clusters == 66
+    assert {g.n for g in one.groups if g.group.startswith("gender")} == {70}
+    assert any("4 templates left out" in reason for reason in one.reasons)
+
+
 def test_a_fairness_item_needs_a_group(made: SimpleNamespace) -> None:
     base = made.evidence(15)
     last = len(base.reference) - 1

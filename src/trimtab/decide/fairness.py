@@ -95,6 +95,11 @@ def judge_equivalence_by_group(
         reasons.append(
             f"{count(n_missing, 'item')} without a value, each taken as {MISSING_MARGINS * spec.margin:.3g} {spec.unit} off either way"
         )
+    reasons += [
+        f"axis {axis.name}: {count(axis.n_incomplete, 'template')} left out, because a group of the axis never occurs there"
+        for axis in axes
+        if axis.n_incomplete
+    ]
     worst = max(tests, key=lambda test: test.reach(level.alpha))
     adjusted = holm([test.seen.p_two_sided() for test in tests])
     few = n_templates < spec.min_clusters

@@ -111,8 +111,8 @@ def _compare_headline(decision: Mapping[str, Any]) -> str:
     candidate = line(rows[0].get("id", "the candidate"))
     reference = line((decision.get("reference") or {}).get("id", "the reference"))
     speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {})
-    fast = f", and is {speed}" if speed else ""
     verdict = decision.get("verdict")
+    fast = f", {'and' if verdict == 'pass' else 'but'} is {speed}" if speed else ""
     if verdict == "pass":
         return f"{candidate} is no worse than {reference}: it passed {gates_in_words(decision.get('gates'))}{fast}."
     if verdict == "fail" and not decision.get("gates"):

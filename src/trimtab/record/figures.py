@@ -74,7 +74,7 @@ def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str,
         axes.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=3)
         marker = {"chosen": "*", "baseline": "D"}.get(point.role, "X" if point.verdict == "fail" else "o")
         size = {"chosen": 17.0, "baseline": 8.0}.get(point.role, 7.5)
-        face = PAPER if point.role == "other" and point.verdict != "pass" else colour
+        face = PAPER if point.role == "other" and point.verdict not in ("pass", "fail") else colour
         axes.plot([point.x], [point.y], marker=marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=4)
     _trade_axes(axes, points, linear)
     _place_labels(figure, axes, points)

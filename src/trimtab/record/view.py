@@ -182,7 +182,8 @@ def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
-    points, loss = _points(row), _loss(row, mapping(decision.get("reference")).get("id"))
+    reference_id = mapping(decision.get("reference")).get("id")
+    points, loss, is_reference = _points(row), _loss(row, reference_id), row.get("id") == reference_id
     measurement = mapping(row.get("measurement"))
     screen = mapping(mapping(row.get("evidence")).get("screen"))
     decimals = decimals_for((loss[2] - loss[1]) / 2) if loss else 3
@@ -205,8 +206,8 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "load": with_unit(measurement.get("load_s"), "s"),
         "kl": with_unit(screen.get("kl_nats"), "nats", 2),
         "top1": percent(screen.get("top1_agreement"), 1),
-        "loss": fixed(loss[0], decimals) if loss else MISSING,
-        "loss_range": interval(loss[1], loss[2], decimals) if loss else "",
+        "loss": "0" if is_reference else fixed(loss[0], decimals) if loss else MISSING,
+        "loss_range": "the reference itself" if is_reference else interval(loss[1], loss[2], decimals) if loss else "",
         "noise": line(measurement.get("noise") or "noisy machine") if measurement.get("noisy") else "",
         "is_empty": not points and loss is None and not screen,
         "predicted": predicted(row.get("estimate")) if not points else "",

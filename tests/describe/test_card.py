@@ -63,7 +63,10 @@ def test_demo_model_known_answers(tmp_path: Path) -> None:
     assert card.flops_per_token == 2 * (134_515_008 - 61 * 576)
     assert card.attn_flops_per_token_per_context_token == 30 * 9 * 2 * (64 + 64)
     assert card.decode_bytes_per_token == sum(t.size_bytes for t in header.tensors)  # the embedding is the output matrix too
-    assert [(row.name, row.n_layers) for row in layer_rows(header)] == [("embedding", 1), ("layers 0-29", 30), ("norm", 1)]
+    rows = layer_rows(header)
+    assert [(row.name, row.n_layers) for row in rows] == [("embedding", 1), ("layers 0-29", 30), ("norm", 1)]
+    assert (rows[0].kind, rows[1].kind) == ("look-up and output matrix", "full attention + mlp")
+    assert rows[1].types == "Q4_1 x7, F32 x2"
 
 
 def test_untied_embeddings_read_one_row() -> None:

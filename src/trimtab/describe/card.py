@@ -234,7 +234,8 @@ def layer_rows(header: ModelHeader, *, collapse: bool = True) -> tuple[LayerRow,
             outside.setdefault("vision or audio" if item.tower else item.part, []).append(item)
         else:
             inside.setdefault(item.layer, []).append(item)
-    rows = [_row("embedding", "look-up", outside.pop("embedding"))] if "embedding" in outside else []
+    use = "look-up" if "output" in outside else "look-up and output matrix"
+    rows = [_row("embedding", use, outside.pop("embedding"))] if "embedding" in outside else []
     runs: list[tuple[int, LayerRow]] = []
     for index in sorted(inside):
         row = _row("", _kind(layout, index, inside[index]), inside[index])

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_sources_that_cannot_be_converted(tmp_path: Path, tiny: Snapshot) -> Non
     broken.write_bytes(tiny.path.read_bytes()[:2000])
     with pytest.raises(InfeasibleError, match=r"broken\.gguf"):
         make(recipe_of("Q8_0"), snapshot_of(broken), tmp_path / "cache")
+
+
+def test_a_disk_that_filled_up_is_said(tmp_path: Path, tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family.native, "llama_model_quantize", lambda *_: 1)
+    with pytest.raises(InfeasibleError, match="F16"):
+        family.quantize(tiny.path, tmp_path / "out.gguf", "F16", {})
+    monkeypatch.setattr(family.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="space"):
+        family.quantize(tiny.path, tmp_path / "out.gguf", "F16", {})
 
 
 def test_progress_is_reported(tmp_path: Path, tiny: Snapshot) -> None:

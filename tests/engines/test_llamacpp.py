@@ -250,6 +250,7 @@ def test_settings_are_refused_with_a_reason(tiny: Snapshot, settings: dict[str, 
 def test_device_layers_need_an_accelerator_backend(tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "llama_supports_gpu_offload", lambda: False)
     assert "device_layers" in LlamaCppEngine.refuses(tiny, None, Settings(device_layers=4))
+    assert "tensor_split" in LlamaCppEngine.refuses(tiny, None, Settings(tensor_split=(0.5, 0.5)))
     assert LlamaCppEngine.refuses(tiny, None, Settings(device_layers=0)) == ""
     monkeypatch.setattr(native, "llama_supports_gpu_offload", lambda: True)
     assert LlamaCppEngine.refuses(tiny, None, Settings(device_layers=4, tensor_split=(0.5, 0.5))) == ""

@@ -7,8 +7,11 @@ are expanded to 32-bit floats first, so nothing is lost twice by an intermediate
 
 import contextlib
 import ctypes
+import errno
 import importlib.metadata
+import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -123,6 +126,8 @@ def quantize(
     with _quiet(progress, f"quantising to {type_name}") as lines:
         code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
+        if shutil.disk_usage(target.parent).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise InfeasibleError(f"llama.cpp cannot write {source.name} as {type_name}: {_reason(lines)}.")
 
 
@@ -151,6 +156,7 @@ def _imatrix_path(recipe: Recipe) -> Path:
 def _quiet(progress: Progress | None = None, what: str = "") -> Iterator[list[str]]:
     """Take llama.cpp's log for a while: its error lines into the list, its `[ 12/ 272]` lines as progress; then give the log back."""
     lines: list[str] = []
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start gdb, and hide its own sentence
 
     @native.llama_log_callback  # type: ignore[untyped-decorator]
     def listen(level: int, text: bytes, _: object) -> None:

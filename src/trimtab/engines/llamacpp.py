@@ -28,6 +28,7 @@ DEFAULT_MICROBATCH_TOKENS = 512
 SCORE_SEQUENCES = 128
 LOGITS_BYTES = 2**28
 """At most this much memory for the logits of one scoring call."""
+NO_DEVICES = "this build of llama.cpp has no accelerator backend, so device_layers must be 0 and tensor_split unset"
 NO_PREFIX_CACHE = "the llama.cpp engine does not keep earlier prompts"
 
 
@@ -79,8 +80,8 @@ class LlamaCppEngine(Engine):
             value = getattr(settings, key)
             if value is not None and value < 1:
                 return f"{key} must be at least 1"
-        if (settings.device_layers or 0) > 0 and not native.llama_supports_gpu_offload():
-            return "this build of llama.cpp has no accelerator backend, so device_layers must be 0"
+        if ((settings.device_layers or 0) > 0 or settings.tensor_split) and not native.llama_supports_gpu_offload():
+            return NO_DEVICES
         return ""
 
     def load(self, purpose: Purpose) -> None:
@@ -105,7 +106,7 @@ class LlamaCppEngine(Engine):
             end_ids=self.end_ids,
             settings=self._in_force(),
             chat_template=template.decode("utf-8", "replace") if template else "",
-            cannot={"prefix_cache": NO_PREFIX_CACHE},
+            cannot={"prefix_cache": NO_PREFIX_CACHE} | ({} if native.llama_supports_gpu_offload() else {"device_layers": NO_DEVICES}),
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:

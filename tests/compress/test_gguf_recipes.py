@@ -1,6 +1,8 @@
 """llama.cpp recipes: expansion is exact, types come out as asked, importance matrices are what they claim and help."""
 
+import functools
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from trimtab.core.deployment import Recipe, Settings
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
 from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.testing import tiny_models
 from trimtab.testing.engine_contract import all_logprobs
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -176,6 +179,60 @@ def test_experts_are_counted_one_by_one() -> None:
     importance = imatrix.Importance()
     importance.add("blk.0.ffn_up_exps.weight", 1, 3, np.array([2.0, 8.0]), 2)
     np.testing.assert_array_equal(importance.means()["blk.0.ffn_up_exps.weight"], np.float32([1, 1, 1, 4, 1, 1]))
+
+
+def write_tiny_experts(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny model with four experts a layer, two of them used for each token."""
+    plain = tiny_models._shapes
+
+    def shapes(*args: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name, shape in plain(*args):
+            if ".ffn_" in name and "norm" not in name:
+                yield name.replace(".weight", "_exps.weight"), (4, *shape)
+            else:
+                yield name, shape
+            if "ffn_norm" in name:
+                yield name.replace("ffn_norm", "ffn_gate_inp"), (4, shape[0])
+
+    def add_vocab_size(writer: gguf.GGUFWriter, size: int) -> None:
+        writer.add_expert_count(4)
+        writer.add_expert_used_count(2)
+        writer.add_uint32("llama.vocab_size", size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_models, "_shapes", shapes)
+        patch.setattr(gguf.GGUFWriter, "add_vocab_size", add_vocab_size)
+        return write_tiny_gguf(path)
+
+
+def test_importance_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token counts for the experts that it goes through, with the input that it brings them."""
+    source = snapshot_of(write_tiny_experts(tmp_path / "experts.gguf", monkeypatch))
+    measured = imatrix.measure(source.path, [PROSE], max_tokens=imatrix.CHUNK_TOKENS)
+    counts = measured.counts["blk.0.ffn_up_exps.weight"]
+    assert counts.shape == (4,)
+    assert counts.sum() == 2 * imatrix.CHUNK_TOKENS
+    np.testing.assert_array_equal(counts, measured.counts["blk.0.ffn_down_exps.weight"])
+    # Every token brings the same input to both of its experts: all inputs together are the router's inputs, twice.
+    router = measured.sums["blk.0.ffn_gate_inp.weight"][0]
+    np.testing.assert_allclose(measured.sums["blk.0.ffn_up_exps.weight"].sum(axis=0), 2 * router, rtol=1e-4)
+    product = make(recipe_of("Q4_0", calibration=True, calibration_tokens=512), source, tmp_path / "cache", calibration=[PROSE])
+    assert product.size_bytes < source.size_bytes
+
+
+def test_a_split_source_becomes_one_file(tmp_path: Path, tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "GGUFWriter", functools.partial(gguf.GGUFWriter, split_max_tensors=8))
+        write_tiny_gguf(tmp_path / "tiny.gguf")
+    parts = sorted(tmp_path.glob("tiny-0*.gguf"))
+    assert len(parts) > 1
+    files = tuple(SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path)) for path in parts)
+    split = Snapshot(source="split", format="gguf", root=tmp_path, files=files)
+    product = make(recipe_of("Q8_0"), split, tmp_path / "cache")
+    assert product.path.name == "tiny.Q8_0.gguf"
+    whole = tensors_of(make(recipe_of("Q8_0"), tiny, tmp_path / "cache").path)
+    for name, tensor in tensors_of(product.path).items():
+        np.testing.assert_array_equal(tensor.data, whole[name].data)
 
 
 def test_short_calibration_and_broken_matrices_are_refused(tmp_path: Path, tiny: Snapshot) -> None:

@@ -15,7 +15,7 @@ SCORERS = {
     "text": "nats_per_token",
     "cloze": "nats_per_token",
     "choice": "margin",
-    "arithmetic": "margin",
+    "arithmetic": "nats_per_token",
     "instruct": "nats_per_token",
     "fairness": "contrast",
     "refusal": "contrast",
@@ -95,15 +95,21 @@ def test_fairness_endings_are_the_same_for_all_groups_of_a_template(items: tuple
 
 
 def test_arithmetic_is_right(items: tuple[Item, ...]) -> None:
+    """Every equation and comparison that an item shows or asks for holds."""
     checked = 0
     for item in items:
-        last = item.prompt.split("\n")[-1]
-        found = re.fullmatch(r"(\d+) ([+x-]) (\d+) =", last)
-        if item.suite == "arithmetic" and found:
-            a, sign, b = int(found[1]), found[2], int(found[3])
-            assert int(item.options[0]) == {"+": a + b, "-": a - b, "x": a * b}[sign]
+        if item.suite != "arithmetic":
+            continue
+        for a, sign, b, result in re.findall(r"(\d+) ([+x-]) (\d+) = (\d+)", item.prompt + item.options[0]):
+            assert int(result) == {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign], item.id
             checked += 1
-    assert checked == 18
+        for a, order, b in re.findall(r"(\d+) is (more|less) than (\d+)", item.prompt + item.options[0]):
+            assert (int(a) > int(b)) == (order == "more"), item.id
+            checked += 1
+        first = re.match(r" (\d+), because", item.options[0])
+        if first and "+" in item.options[0] and "halve" not in item.cluster:
+            assert item.options[0].endswith(f"= {first[1]}."), item.id
+    assert checked > 250
 
 
 def test_search_and_certify_share_no_cluster_and_hold_every_sub_suite(items: tuple[Item, ...]) -> None:

@@ -131,7 +131,7 @@ async def _compare(
             if timing:
                 with PromptMaker(reference) as make_prompts:
                     timed = await time_finalists(
-                        session, reference, [candidate], workload, make_prompts, card=card, machine=machine, time_budget_s=TIMING_S
+                        session, reference, [candidate], workload, make_prompts, machine=machine, time_budget_s=TIMING_S
                     )
             certified = await certify(
                 session, bench, candidate, attempt=1, concurrency=max(workload.concurrency), swapped=_swapped(bench, candidate)

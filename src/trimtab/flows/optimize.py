@@ -36,8 +36,8 @@ from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
 from trimtab.flows.parts.timing import Probe, Timed, log_gain, time_finalists
 from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
-from trimtab.plan.prior import predict
-from trimtab.plan.shortlist import drop_hopeless
+from trimtab.plan.prior import nominal_bits, predict
+from trimtab.plan.shortlist import drop_hopeless, kind_of, spread
 from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25
@@ -239,7 +239,7 @@ async def _prepare(
         baseline=base,
         rows=rows,
         skipped=skipped,
-        budget=plan_budget(session.seconds_left, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=len(rows), n_finalists=N_FINALISTS),
+        budget=plan_budget(session.limit_s, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=len(rows), n_finalists=N_FINALISTS),
     )
     _predict(search)
     return search
@@ -254,10 +254,15 @@ def _predict(search: Search) -> None:
             for level in search.workload.concurrency
         }
         row.estimate = to_plain(estimates[name])
+    base = search.baseline.plan.id
     own = [name for name, row in search.rows.items() if row.plan.source]
-    shortlist = drop_hopeless(estimates, memory_bytes=search.machine.memory_bytes, baseline=search.baseline.plan.id, keep=own)
+    shortlist = drop_hopeless(estimates, memory_bytes=search.machine.memory_bytes, baseline=base, keep=own)
     for name, why in shortlist.dropped.items():
         search.note(search.rows[name], "dropped", why)
+    kinds = {name: kind_of(row.plan.engine, nominal_bits(search.card, row.plan.recipe)) for name, row in search.rows.items()}
+    others = [name for name in shortlist.kept if name != base and name not in own]
+    order = [base, *own, *spread(others, kinds, len(others))]
+    search.rows = {name: search.rows[name] for name in (*order, *shortlist.dropped)}
 
 
 async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
@@ -276,8 +281,11 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
             make_prompts=make_prompts,
             stack=stack,
         )
-        await screening.score_reference()
+        rate = await screening.score_reference()
         todo = [row for row in search.rows.values() if not row.reasons]
+        search.budget = plan_budget(
+            session.limit_s, score_tok_s=rate or ASSUMED_SCORE_TOK_S, n_candidates=len(todo), n_finalists=N_FINALISTS
+        )
         for line in search.budget.lines():
             session.say("plan", line)
         keep_s = search.budget.certify_s + search.budget.generate_s + search.budget.timing_s_per_entrant * search.budget.n_entrants
@@ -342,13 +350,14 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
         [candidate for name in finalists if (candidate := search.rows[name].candidate) is not None],
         search.workload,
         make_prompts,
-        card=search.card,
         machine=search.machine,
         time_budget_s=max(15.0, min(planned_s, left_s)),
     )
     for name, found in timed.items():
         row = search.rows[name]
         row.timed = found
+        if found.left and row is base:
+            raise InfeasibleError(f"The baseline could not be timed: {found.left}")
         if found.left:
             search.note(row, "infeasible", f"It left the timing: {found.left}")
         else:
@@ -458,7 +467,7 @@ def _finish(search: Search) -> dict[str, Any]:
         machine=search.machine,
         noise=noise_row(base.timed),
         skipped=search.skipped,
-        budget={"seconds": round(search.session.deadline_s - search.session.started_s, 1), "plan": search.budget},
+        budget={"seconds": search.session.limit_s, "plan": search.budget},
         power=search.power,
     )
     lock = None

@@ -1,9 +1,11 @@
 """decision.json and the other files of a run, from what was found."""
 
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import CandidateResult, Verdict
@@ -160,6 +162,7 @@ def write_files(session: Session, document: Mapping[str, Any], lock: DeployLock 
     session.run.write_decision(document)
     if lock is not None:
         write_deploy_toml(session.run.path / "deploy.toml", lock)
-    command = " ".join(["trimtab", *sys.argv[1:]]) if sys.argv and sys.argv[0].endswith("trimtab") else ""
+    typed = Path(sys.argv[0]).name in ("trimtab", "__main__.py")
+    command = shlex.join(["trimtab", *sys.argv[1:]]) if typed else ""
     write_report(session.run.path / "report.html", document, command=command)
     session.run.finish()

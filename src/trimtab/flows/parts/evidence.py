@@ -23,7 +23,7 @@ from trimtab.record.cache import evaluation_key
 SCORER_VERSION = "1"
 PLANTED_MARGINS = 3.0
 """A planted bias moves the odds by this many margins of its gate."""
-CONTROL_TOKENS = 256
+CONTROL_TOKENS = 512
 ANSWER_TOKENS = 256
 LOOPED_CHARACTERS = 60
 

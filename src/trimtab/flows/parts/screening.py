@@ -1,5 +1,6 @@
 """A first look at one candidate: is it close to the reference on a few texts, and how fast is a short turn beside the baseline?"""
 
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -38,19 +39,23 @@ class Screening:
     results: list[ScoreResult] = field(default_factory=list)
     beside: WorkerClient | None = None
 
-    async def score_reference(self) -> None:
-        """Score the search texts with the reference."""
+    async def score_reference(self) -> float | None:
+        """Score the search texts with the reference; returns its scoring rate in tokens per second, None if there are no texts."""
         self.requests = reference_screen_requests(self.exam.search)
         if not self.requests:
-            return
+            return None
 
-        async def compute() -> list[ScoreResult]:
+        async def compute() -> dict[str, Any]:
             self.session.say("screen", "reference on the search texts")
             async with scored(self.reference) as client:
-                return await client.score(self.requests)
+                start_s = time.monotonic()
+                results = await client.score(self.requests)
+                seconds = time.monotonic() - start_s
+            return {"results": results, "tok_s": self.exam.search.only(["text"]).n_tokens / seconds}
 
         plain = await self.session.once("screen_reference", [self.reference.numeric_sha256, self.requests], compute)
-        self.results = [score_result_from(one) for one in plain]
+        self.results = [score_result_from(one) for one in plain["results"]]
+        return float(plain["tok_s"])
 
     async def look_at(self, candidate: Candidate, number: int) -> tuple[ScreenResult | None, Probe]:
         """Quality and speed of one candidate. Raises InfeasibleError if it cannot be started, scored or served."""

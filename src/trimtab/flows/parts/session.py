@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Session:
     """One run in progress.
 
-    deadline_s: `time.monotonic()` after which no new work is started
+    limit_s: seconds after the start at which no new work is started
     caches: folder of everything that can be made or fetched again; products_dir: built weights
     n_computed, n_known: pieces of work done in this run, and pieces found in the cache
     """
@@ -35,7 +35,7 @@ class Session:
     offline: bool
     seed: int
     tell: OnEvent
-    deadline_s: float
+    limit_s: float
     started_s: float = field(default_factory=time.monotonic)
     n_computed: int = 0
     n_known: int = 0
@@ -48,7 +48,7 @@ class Session:
     @property
     def seconds_left(self) -> float:
         """Until no new work is started; negative when that time is past."""
-        return self.deadline_s - time.monotonic()
+        return self.limit_s - self.seconds
 
     def say(self, phase: str, message: str = "", done: float | None = None, total: float | None = None) -> None:
         """Tell one step of progress."""
@@ -112,7 +112,7 @@ def open_session(
                 offline=offline,
                 seed=seed,
                 tell=on_event,
-                deadline_s=time.monotonic() + limit_s,
+                limit_s=limit_s,
             ),
             opened,
         )

@@ -9,11 +9,12 @@ from math import log
 from typing import Any
 
 from trimtab.core.deployment import Candidate, Machine
-from trimtab.core.errors import InfeasibleError
+from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.measurement import LoadPoint, Measurement
 from trimtab.core.model import ModelCard
 from trimtab.core.workload import Workload
+from trimtab.describe.card import model_card
 from trimtab.engines.client import WorkerClient
 from trimtab.flows.parts.session import Session
 from trimtab.measure.cold import ColdStart, cold_start
@@ -21,6 +22,7 @@ from trimtab.measure.load import run_round, summarise
 from trimtab.measure.machine import roofline_share
 from trimtab.measure.session import MakePrompts, Metric, SessionProgress, SessionResult, timed_session
 from trimtab.record.cache import TimingPair, timing_key
+from trimtab.sources.open import read_header
 
 METRICS: tuple[Metric, ...] = ("e2e_ms_p50", "ttft_ms_p50", "tpot_ms_p50")
 PROBE_SHARE = 4
@@ -97,7 +99,6 @@ async def time_finalists(
     workload: Workload,
     make_prompts: MakePrompts,
     *,
-    card: ModelCard,
     machine: Machine,
     time_budget_s: float,
 ) -> dict[str, Timed]:
@@ -144,7 +145,8 @@ async def time_finalists(
             on_progress=lambda progress: _tell(session, progress),
         )
     session.say("time", f"{result.n_rounds} rounds", 1, 1)
-    found = {name: _timed(result, name, cold[name], workload, card, machine) for name in clients}
+    cards = {candidate.id: _card_of(candidate) for candidate in (baseline, *rivals)}
+    found = {name: _timed(result, name, cold[name], workload, cards[name], machine) for name in clients}
     sitting = digest_of([time.time_ns(), baseline.deployment.digest])
     for rival in rivals:
         timed = found.get(rival.id)
@@ -173,13 +175,21 @@ def _tell(session: Session, progress: SessionProgress) -> None:
     )
 
 
-def _timed(result: SessionResult, name: str, cold: ColdStart, workload: Workload, card: ModelCard, machine: Machine) -> Timed:
+def _card_of(candidate: Candidate) -> ModelCard | None:
+    """The card of the weights that run, which are not those the recipe started from; None where their header cannot be read."""
+    try:
+        return model_card(read_header(candidate.snapshot), candidate.snapshot)
+    except InputError:
+        return None
+
+
+def _timed(result: SessionResult, name: str, cold: ColdStart, workload: Workload, card: ModelCard | None, machine: Machine) -> Timed:
     """One entrant's numbers, with its share of what the machine's read bandwidth allows."""
     measurement: Measurement | None = None
     with contextlib.suppress(InfeasibleError):
         first = next((point for point in result.points.get(name, ()) if point.concurrency == 1), None)
         share = None
-        if first is not None and machine.read_gb_s:
+        if first is not None and card is not None and machine.read_gb_s:
             share = roofline_share(card, first.decode_tok_s, machine.read_gb_s, workload.prompt_tokens + workload.output_tokens / 2)
         measurement = result.measurement(name, load_s=cold.load_s, cold_ttft_ms=cold.cold_ttft_ms, roofline_share=share)
     ratios: dict[str, dict[str, dict[str, Any]]] = {}

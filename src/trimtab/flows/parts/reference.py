@@ -22,7 +22,7 @@ CONTEXT_TOKENS = 1024
 QUANTIZED_BITS = 10.0
 """Weights stored with fewer bits than this on average were quantised by somebody before."""
 EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, "")}
-WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-channel"}
+WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from trimtab.core.evidence import Item
 
 SEED = 20251
-ITEMS_PER_TEMPLATE = 3
+ITEMS_PER_TEMPLATE = 2
 SHORT_WORDING = 30
 """Wordings up to this many characters are shown two examples, longer ones one."""
 WORDINGS = {

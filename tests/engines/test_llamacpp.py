@@ -74,6 +74,21 @@ def test_small_batches_split_long_requests(tiny: Snapshot, settings: dict[str, i
     split.close()
 
 
+@pytest.mark.parametrize("settings", [{"threads": 2}, {"slots": 2}, {"threads": 3, "slots": 1, "context_tokens": 512}])
+def test_threads_and_slots_leave_scores_bit_by_bit(tiny: Snapshot, settings: dict[str, int]) -> None:
+    ids = tuple(range(60, 160))
+    requests = [
+        ScoreRequest(prefix_ids=ids[:40], continuations=(ids[40:90], ids[3:9])),
+        ScoreRequest(prefix_ids=ids[:1], continuations=(ids,)),
+    ]
+    found = []
+    for engine in (opened(tiny), opened(tiny, **settings)):
+        engine.load("score")
+        found.append(all_logprobs(engine.score(requests)))
+        engine.close()
+    assert found[0] == found[1]
+
+
 def test_more_continuations_than_sequences(tiny: Snapshot) -> None:
     engine = opened(tiny)
     engine.load("score")

@@ -46,9 +46,9 @@ class UnsortedTop(LlamaCppEngine):
         return [replace(result, top=tuple(tuple(pairs[::-1] for pairs in row) for row in result.top)) for result in super().score(requests)]
 
 
-class ThreadsChangeScores(LlamaCppEngine):
+class LoadModeChangesScores(LlamaCppEngine):
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        shift = 1e-4 if self.settings.threads == 2 else 0.0
+        shift = 1e-4 if self.settings.load_mode == "read" else 0.0
         return [
             replace(result, logprobs=tuple(tuple(value - shift for value in row) for row in result.logprobs))
             for result in super().score(requests)
@@ -94,7 +94,7 @@ FAULTS = {
     ForgetsTheBias: "test_logit_bias_follows_the_formula",
     SharesTooLittle: "test_shared_prefix_equals_separate_requests",
     UnsortedTop: "test_top_is_the_top",
-    ThreadsChangeScores: "test_speed_settings_change_no_score",
+    LoadModeChangesScores: "test_speed_settings_change_no_score",
     ForgetsTheSeed: "test_a_seed_repeats_and_another_differs",
     SamplesAlways: "test_greedy_follows_the_scores",
     StopsEarly: "test_many_requests_at_once_all_end",

@@ -33,13 +33,18 @@ NO_PREFIX_CACHE = "the llama.cpp engine does not keep earlier prompts"
 
 
 class LlamaCppEngine(Engine):
-    """GGUF files on llama.cpp. See Engine for the contract."""
+    """GGUF files on llama.cpp. See Engine for the contract.
+
+    Numeric settings: `threads` and `slots` leave scores as they are, bit by bit, but may move served log-probabilities within the
+    rounding noise: beside 512 and more cached tokens a lone decoded token's attention is split between threads, and the number of
+    tokens decoded together chooses the matrix kernels. With flash attention llama.cpp rounds an f32 cache to f16 before it is used.
+    """
 
     name: ClassVar[str] = "llamacpp"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
-        {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "device_layers", "tensor_split"}
+        {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "threads", "device_layers", "tensor_split"}
     )
-    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:

@@ -107,6 +107,20 @@ def test_an_option_too_short_to_score_is_the_users_mistake() -> None:
         prepared_of(item("nats_per_token", ("a",), prompt=""), bos_id=None)
 
 
+def test_options_without_a_shared_beginning_are_the_users_mistake() -> None:
+    with pytest.raises(InputError, match="share no first token"):
+        prepared_of(item("margin", ("ab", "cd"), prompt=""), bos_id=None)
+
+
+def test_a_wrong_option_that_is_not_a_number_makes_the_item_missing() -> None:
+    class HalfBroken(FakeClient):
+        async def score(self, requests: object) -> list[ScoreResult]:
+            return [ScoreResult(logprobs=((-1.0, -1.0, -1.0), (-2.0, -1.0, -1.0), (math.nan, 0.0, 0.0)), greedy=())]
+
+    (found,) = run(HalfBroken(), prepared_of(item("margin", (" ab", " cd", " ef"))))
+    assert (found.value, found.correct) == (None, None)
+
+
 def test_an_unlikely_flat_model_scores_worse_on_its_own_text() -> None:
     """A planted loss moves the value down: the scorer points the right way."""
     sharp, flat = FakeClient(), FakeClient(temperature=2.0)

@@ -40,6 +40,11 @@ def test_toml_and_txt(tmp_path: Path) -> None:
     assert [item.options for item in load_suite(written(tmp_path, "b.txt", "first\n\n second \n")).items] == [("first",), ("second",)]
 
 
+def test_a_file_called_like_a_sub_suite_of_core_is_told_apart(tmp_path: Path) -> None:
+    suite = load_suite(written(tmp_path, "text.txt", "first\n"))
+    assert (suite.name, suite.items[0].suite) == ("my-text", "my-text")
+
+
 def test_digest_follows_the_items_not_the_spelling(tmp_path: Path) -> None:
     one = load_suite(written(tmp_path, "a.jsonl", '{"text": "x", "id": "1"}'))
     (tmp_path / "b").mkdir()

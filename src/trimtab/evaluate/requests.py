@@ -153,9 +153,9 @@ def biased_against(prepared: PreparedSuite, nats: float, *, group: str = "") -> 
     """
     requests: list[PreparedRequest] = []
     for one in prepared.requests:
-        places = tuple(p for p in one.places if p.item.scorer == "contrast" and (not group or p.item.group == group))
-        if places:
-            requests.append(_only_places(one, places, nats))
+        for place in one.places:
+            if place.item.scorer == "contrast" and (not group or place.item.group == group):
+                requests.append(_biased_item(one.request, place, nats))
     if not requests:
         wanted = f" of the group {group!r}" if group else ""
         raise InputError(f"The suite has no contrast item{wanted} to bias; name a group or sub-suite that has.")
@@ -173,6 +173,8 @@ def _encode(item: Item, tokenize: Tokenize, render: Render, bos_id: int | None) 
         whole = [(bos_id, *ids) for ids in whole]
         cut += 1
     cut = max(cut, 1)
+    if len({ids[:cut] for ids in whole}) > 1:
+        raise InputError(f"The options of item {item.id!r} of suite {item.suite!r} share no first token; give it a longer prompt.")
     if any(len(ids) <= cut for ids in whole):
         raise InputError(f"Item {item.id!r} of suite {item.suite!r} has an option too short to score; make it at least two tokens long.")
     return whole[0][:cut], [ids[cut:] for ids in whole]
@@ -229,21 +231,17 @@ def _place_options(lead: Ids, rests: Sequence[Ids], continuations: list[Ids], wa
     return tuple(found[option] for option in range(len(rests)))
 
 
-def _only_places(one: PreparedRequest, places: tuple[ItemPlace, ...], nats: float) -> PreparedRequest:
-    """A request cut down to some of its items, the first tokens of their favoured options lowered by `nats`."""
-    kept = sorted({option.continuation for place in places for option in place.options})
-    moved = tuple(
-        replace(place, options=tuple(replace(option, continuation=kept.index(option.continuation)) for option in place.options))
-        for place in places
+def _biased_item(request: ScoreRequest, place: ItemPlace, nats: float) -> PreparedRequest:
+    """A request cut down to one of its items, the tokens that begin its favoured options lowered by `nats`."""
+    kept = sorted({option.continuation for option in place.options})
+    options = tuple(replace(option, continuation=kept.index(option.continuation)) for option in place.options)
+    biased = replace(
+        request,
+        continuations=tuple(request.continuations[index] for index in kept),
+        watch=tuple(request.watch[index] for index in kept) if request.watch else (),
+        logit_bias=tuple((token, -nats) for token in sorted(_telling_ids(request, place))),
     )
-    ids = set[int]().union(*(_telling_ids(one.request, place) for place in places))
-    request = replace(
-        one.request,
-        continuations=tuple(one.request.continuations[index] for index in kept),
-        watch=tuple(one.request.watch[index] for index in kept) if one.request.watch else (),
-        logit_bias=tuple((token, -nats) for token in sorted(ids)),
-    )
-    return PreparedRequest(request=request, places=moved)
+    return PreparedRequest(request=biased, places=(replace(place, options=options),))
 
 
 def _telling_ids(request: ScoreRequest, place: ItemPlace) -> set[int]:
@@ -289,7 +287,9 @@ def _outcome(place: ItemPlace, result: ScoreResult) -> Outcome:
 
 
 def _score(item: Item, logprobs: Sequence[float], per_token: Sequence[float]) -> tuple[float, int | None, bool | None]:
-    """(value, picked, correct) by the item's scorer; see core.evidence.Item."""
+    """(value, picked, correct) by the item's scorer; see core.evidence.Item. NaN if the engine gave one for any option."""
+    if any(math.isnan(value) for value in logprobs):
+        return math.nan, None, None
     if item.scorer == "nats_per_token":
         return per_token[0], None, None
     if item.scorer == "margin":

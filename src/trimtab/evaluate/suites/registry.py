@@ -65,7 +65,9 @@ def _load_file(path: Path) -> Suite:
         raise InputError(f"Cannot read the suite {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"The suite {path} is not UTF-8 at byte {error.start}; save it as UTF-8.") from error
-    items = tuple(_item(row, path.stem, number, where) for number, (where, row) in enumerate(readers[path.suffix](content, path), 1))
+    # A gate is about one sub-suite: the user's must not be mistaken for one of core's.
+    name = f"my-{path.stem}" if path.stem in {item.suite for item in core_items()} else path.stem
+    items = tuple(_item(row, name, number, where) for number, (where, row) in enumerate(readers[path.suffix](content, path), 1))
     if not items:
         raise InputError(f"The suite {path} holds no items; write one a line.")
     seen: set[str] = set()
@@ -73,7 +75,7 @@ def _load_file(path: Path) -> Suite:
         if item.id in seen:
             raise InputError(f"{path} has two items with the id {item.id!r}; ids must be different.")
         seen.add(item.id)
-    return Suite(name=path.stem, version=digest_of(items)[:12], items=items)
+    return Suite(name=name, version=digest_of(items)[:12], items=items)
 
 
 def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -96,6 +96,32 @@ def test_keeping_the_baseline_is_said_so() -> None:
     assert "Keep llamacpp as-shipped" in shown_of(decision)
 
 
+def test_a_gate_that_cannot_fail_is_not_shown_as_passed() -> None:
+    decision = decisions.decision("inconclusive")
+    control = {"name": "q2_k", "caught": False}
+    decision["gates"] = [decisions.gate("text", "pass", 0.0, informative=False, positive_control=control)]
+    decision["reasons"] = ["text: not informative: the planted control was not failed"]
+    shown = shown_of(decision)
+    assert "? no proof" in shown
+    assert "✓ pass" not in shown
+    assert "missed" in shown
+    assert "not informative: the planted" not in shown.partition("╰")[0], "what gates say stands with the gates"
+
+
+def test_compare_has_no_list_of_losers() -> None:
+    decision = decisions.decision() | {"kind": "compare"}
+    assert "Why each other one lost" not in shown_of(decision)
+    assert "Gates" in shown_of(decision)
+
+
+def test_long_reasons_are_cut_short() -> None:
+    decision = decisions.decision()
+    decision["candidates"][2]["reasons"] = ["word " * 100] * 5
+    shown = " ".join(shown_of(decision).split())
+    assert shown.count("word") < 100
+    assert "and 3 more in the report" in shown
+
+
 def test_missing_numbers_are_never_zero() -> None:
     assert ratio_text(None) == ""
     assert ratio_text({"ratio": None}) == ""

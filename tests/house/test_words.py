@@ -65,6 +65,6 @@ def test_nothing_executes_what_it_reads(call: str) -> None:
 def test_files_stay_readable() -> None:
     """A habit with a wall far behind it: about 400 lines a file, none over 600."""
     long = {
-        str(path.relative_to(ROOT)): n for path in SOURCE.rglob("*.py") if (n := len(path.read_text(encoding="utf-8").splitlines())) > 500
+        str(path.relative_to(ROOT)): n for path in SOURCE.rglob("*.py") if (n := len(path.read_text(encoding="utf-8").splitlines())) > 600
     }
     assert long == {}

@@ -66,7 +66,7 @@ def test_q8_0_is_near_and_small(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     sixteen, eight = make(family.FP16, source, cache), make(recipe(mode="q8_0"), source, cache)
     reference = logits(sixteen.path)
-    assert np.sqrt(((logits(eight.path) - reference) ** 2).mean()) < 0.02 * reference.std()
+    assert np.sqrt(((logits(eight.path) - reference) ** 2).mean()) < 0.05 * reference.std()
     assert (eight.path / "openvino_model.bin").stat().st_size < 0.7 * (sixteen.path / "openvino_model.bin").stat().st_size
 
 

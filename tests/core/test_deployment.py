@@ -35,7 +35,7 @@ def test_specs(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "openvino:", "m.gguf?threads", "m.gguf?threads=two", "m.gguf?thread=2", "m.gguf?flash_attention=perhaps"]
+    "text", ["", "openvino:", "vlm:m.gguf", "m.gguf?threads", "m.gguf?threads=two", "m.gguf?thread=2", "m.gguf?flash_attention=perhaps"]
 )
 def test_wrong_specs_are_one_sentence(text):
     with pytest.raises(InputError) as caught:

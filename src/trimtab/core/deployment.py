@@ -1,7 +1,7 @@
 """What runs: recipe, settings, engine build, machine, and the deployment they make together."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,14 +185,20 @@ class CandidateSpec:
     settings: Settings = field(default_factory=Settings)
 
 
-def parse_spec(text: str, engines: Iterable[str]) -> CandidateSpec:
+SOURCE_SCHEMES = ("hf", "pypi", "openai")
+"""Words before a colon that begin a source and are no engine."""
+
+
+def parse_spec(text: str, engines: Collection[str]) -> CandidateSpec:
     """`llamacpp:m.gguf?recipe=llamacpp-q8_0&threads=2` as a CandidateSpec. `engines`: the names that may stand before the colon.
 
     Raises InputError for an empty source, a broken query, an unknown setting or a value of the wrong kind.
     """
     body, _, query = text.partition("?")
     head, colon, rest = body.partition(":")
-    engine, source = (head, rest) if colon and head in set(engines) else ("", body)
+    engine, source = (head, rest) if colon and head in engines else ("", body)
+    if not engine and colon and len(head) > 1 and head.isidentifier() and head not in SOURCE_SCHEMES:
+        raise InputError(f"Unknown engine {head!r} in {text!r}; the engines are {', '.join(engines)}.")
     if not source:
         raise InputError(f"{text!r} names no model; write a path or a source such as pypi:NAME==VERSION, after the engine if one is given.")
     recipe, values = "", {}

@@ -43,6 +43,7 @@ from trimtab.plan.workloads import load_workload
 SHARE_SEARCH = 0.25
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 4
+NOT_TRIED = "Not tried"
 
 
 @dataclass(kw_only=True)
@@ -292,7 +293,7 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
             if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
-                search.note(row, "dropped", "Not tried: the time limit left no room for it; give a longer --time-limit.")
+                search.note(row, "dropped", f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit.")
                 continue
             try:
                 row.candidate = row.candidate or await _build(search, row.plan)
@@ -502,6 +503,11 @@ def _reasons(search: Search, chosen: Row, own: Row | None) -> list[str]:
     for row in search.rows.values():
         if (row.timed and row.status == "screened") or (row.timed and row.reasons and row.verdict is None and row is not search.baseline):
             reasons.append(f"{row.plan.id} is fast but not chosen. {row.reasons[0]}")
+    untried = [name for name, row in search.rows.items() if row.reasons and row.reasons[0].startswith(NOT_TRIED)]
+    if untried:
+        reasons.append(
+            f"{len(untried)} candidates were not tried for want of time, such as {untried[0]}; a longer --time-limit tries them."
+        )
     if search.bench.weak is None:
         reasons.append(f"No planted loss of quality could be built: {search.bench.weak_missing}")
     return reasons

@@ -16,7 +16,7 @@ from trimtab.evaluate.runner import prepare
 from trimtab.evaluate.split import interleaved, looks, split
 from trimtab.evaluate.suites.registry import Suite, load_suite
 
-SAMPLE_SHARE = 0.2
+SAMPLE_SHARE = 0.1
 """Share of the certify clusters that the noise floor is measured on."""
 OWN_MARGINS = {"nats_per_token": ("nats/token", 0.02), "margin": ("nats/token", 0.05), "contrast": ("nats", 0.2)}
 """Unit and margin of a gate for items that the policy does not know, by scorer."""

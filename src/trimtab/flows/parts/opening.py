@@ -90,7 +90,7 @@ async def build_candidate(
     snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration)
     refusal = kind.refuses(snapshot, opened.header if snapshot is opened.snapshot else None, settings)
     if refusal:
-        raise EngineRefused(refusal)
+        raise EngineRefused(f"{engine} cannot open {opened.snapshot.source}: {refusal}.")
     return Candidate(
         id=candidate_id or candidate_name(engine, recipe, Settings()),
         engine=engine,

@@ -18,6 +18,9 @@ from trimtab.record.run import RunDir
 
 T = TypeVar("T")
 
+NO_LIMIT_S = 3600.0
+"""A limit this long was not meant as an estimate of how long the run takes."""
+
 
 @dataclass(kw_only=True)
 class Session:
@@ -52,7 +55,8 @@ class Session:
 
     def say(self, phase: str, message: str = "", done: float | None = None, total: float | None = None) -> None:
         """Tell one step of progress."""
-        self.tell(Event(phase=phase, message=message, done=done, total=total))
+        left_s = max(0.0, self.seconds_left) if self.limit_s < NO_LIMIT_S else None
+        self.tell(Event(phase=phase, message=message, done=done, total=total, seconds_left=left_s))
 
     async def once(self, kind: str, key: Any, compute: Callable[[], Awaitable[Any]]) -> Any:
         """The result of `compute` as JSON types, from the cache if this was ever computed; `key`: all that it depends on."""

@@ -4,6 +4,7 @@ import functools
 import math
 import tempfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,10 +14,13 @@ from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused
 from trimtab.core.files import sha256_file
 from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
-from trimtab.engines.base import GenerateRequest, ScoreRequest
+from trimtab.engines.base import Engine, GenerateRequest, ScoreRequest
+from trimtab.engines.client import WorkerEngine
 from trimtab.engines.openvino import OpenVinoEngine, import_openvino, read_gguf
 from trimtab.testing.engine_contract import EngineContract, run_all, tokens_of
 from trimtab.testing.tiny_models import write_tiny_gguf
+
+pytestmark = pytest.mark.model
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -52,11 +56,22 @@ class TestOpenVinoContract(EngineContract):
 
     numeric_settings = OpenVinoEngine.numeric_settings
     speed_settings = OpenVinoEngine.speed_settings
-    open_settings = {"context_tokens": 256, "slots": 4, "kv_type": "f32"}  # noqa: RUF012
+    open_settings: ClassVar[dict[str, Any]] = {"context_tokens": 256, "slots": 4, "kv_type": "f32"}
 
     @classmethod
-    def open_engine(cls, settings: Settings) -> OpenVinoEngine:
+    def open_engine(cls, settings: Settings) -> Engine:
         return OpenVinoEngine(tiny_directory(), settings)
+
+
+@pytest.mark.slow
+class TestOpenVinoInWorker(TestOpenVinoContract):
+    """A longer context, so that a request of the tiny model still runs when its cancellation comes."""
+
+    open_settings: ClassVar[dict[str, Any]] = {"context_tokens": 2048, "slots": 4, "kv_type": "f32"}
+
+    @classmethod
+    def open_engine(cls, settings: Settings) -> Engine:
+        return WorkerEngine(tiny_directory(), settings, engine="openvino")
 
 
 def loaded(purpose: str, **settings: object) -> OpenVinoEngine:

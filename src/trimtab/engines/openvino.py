@@ -128,8 +128,8 @@ class OpenVinoEngine(Engine):
     """OpenVINO directories, and GGUF files through GenAI's reader. See Engine for the contract."""
 
     name: ClassVar[str] = "openvino"
-    numeric_settings: ClassVar[frozenset[str]] = frozenset({"kv_type", "batch_tokens", "slots", "threads", "prefix_cache"})
-    speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode"})
+    numeric_settings: ClassVar[frozenset[str]] = frozenset({"kv_type", "batch_tokens", "slots", "prefix_cache"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf", "openvino"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:

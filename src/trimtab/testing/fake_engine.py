@@ -1,6 +1,7 @@
 """An engine without a model: a fixed random bigram table over 64 tokens. For tests of whatever talks to engines.
 
-Token 60 in a prompt crashes the process, 61 hangs it, 62 makes the call fail with an ordinary error.
+Token 60 in a prompt crashes the process, 61 hangs it, 62 makes the call fail with an ordinary error. Otherwise it meets the contract of
+`testing/engine_contract.py`.
 """
 
 import os
@@ -8,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import exp, log
 from typing import Any
 
@@ -19,6 +21,8 @@ from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, S
 VOCAB_SIZE = 64
 END_ID, CRASH_ID, HANG_ID, FAIL_ID = 0, 60, 61, 62
 CONTEXT_TOKENS = 512
+KV_TYPES = ("f16", "u8")
+TEMPLATE = "{{ messages | map(attribute='content') | join(' ') }}"
 
 
 def bigram_logprobs(previous: int, bias: Mapping[int, float]) -> list[float]:
@@ -42,6 +46,8 @@ class FakeEngine(Engine):
         unknown = set(settings.given()) - self.numeric_settings - self.speed_settings
         if unknown:
             raise EngineRefused(f"The fake engine has no setting {', '.join(sorted(unknown))}.")
+        if settings.kv_type not in (None, *KV_TYPES):
+            raise EngineRefused(f"The fake engine has no cache type {settings.kv_type!r}; its types are {', '.join(KV_TYPES)}.")
         self.settings = settings
         self.running: dict[int, tuple[GenerateRequest, list[int], random.Random]] = {}
         self.cancelled: list[int] = []
@@ -65,6 +71,7 @@ class FakeEngine(Engine):
             bos_id=None,
             end_ids=(END_ID,),
             settings=self.settings.given(),
+            chat_template=TEMPLATE,
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
@@ -80,6 +87,8 @@ class FakeEngine(Engine):
         return [self._score(request) for request in requests]
 
     def _score(self, request: ScoreRequest) -> ScoreResult:
+        for ids in request.continuations:
+            refuse_unless_fits(request.prefix_ids, ids, len(ids))
         misbehave(request.prefix_ids)
         bias = dict(request.logit_bias)
         rows = [
@@ -103,8 +112,7 @@ class FakeEngine(Engine):
         )
 
     def submit(self, request: GenerateRequest) -> None:
-        if len(request.prompt_ids) + request.max_tokens > CONTEXT_TOKENS:
-            raise EngineRefused(f"The prompt and its answer need more than the context of {CONTEXT_TOKENS} tokens.")
+        refuse_unless_fits(request.prompt_ids, (), request.max_tokens)
         self.running[request.request_id] = (request, list(request.prompt_ids), random.Random(request.seed))
 
     def step(self) -> list[TokenEvent]:
@@ -116,8 +124,7 @@ class FakeEngine(Engine):
         for request_id, (request, ids, rng) in list(self.running.items())[: self.settings.slots or len(self.running)]:
             misbehave(request.prompt_ids)
             row = bigram_logprobs(ids[-1], {})
-            weights = [exp(value / request.temperature) for value in row] if request.temperature > 0 else []
-            token = rng.choices(range(VOCAB_SIZE), weights)[0] if weights else row.index(max(row))
+            token = drawn(row, request, rng) if request.temperature > 0 else row.index(max(row))
             ids.append(token)
             ended = not request.ignore_end and (token == END_ID or token in request.stop_ids)
             full = len(ids) - len(request.prompt_ids) >= request.max_tokens
@@ -150,6 +157,25 @@ def top_pairs(row: Sequence[float], top_k: int) -> tuple[tuple[int, float], ...]
     """The k most likely (id, log-probability) pairs."""
     best = sorted(range(len(row)), key=lambda token: -row[token])[:top_k]
     return tuple((token, row[token]) for token in best)
+
+
+def drawn(row: Sequence[float], request: GenerateRequest, rng: random.Random) -> int:
+    """A token sampled at the request's temperature among the fewest most likely ones that reach its top_p."""
+    weights = {token: exp(value / request.temperature) for token, value in top_pairs(row, len(row))}
+    total = sum(weights.values())
+    before = [0.0, *accumulate(weights.values())]
+    kept = [token for token, mass in zip(weights, before, strict=False) if mass <= request.top_p * total]
+    return rng.choices(kept, [weights[token] for token in kept])[0]
+
+
+def refuse_unless_fits(prompt_ids: Sequence[int], given_ids: Sequence[int], n_tokens: int) -> None:
+    """Raises EngineRefused for an empty prompt, no tokens after it, ids outside the vocabulary, or more tokens than the context."""
+    if not prompt_ids or n_tokens < 1:
+        raise EngineRefused("The fake engine needs at least one token of prompt and one after it.")
+    if any(not 0 <= token < VOCAB_SIZE for token in (*prompt_ids, *given_ids)):
+        raise EngineRefused(f"The fake engine's tokens are 0 to {VOCAB_SIZE - 1}.")
+    if len(prompt_ids) + n_tokens > CONTEXT_TOKENS:
+        raise EngineRefused(f"The prompt and its answer need more than the context of {CONTEXT_TOKENS} tokens.")
 
 
 def misbehave(prompt_ids: Sequence[int]) -> None:

@@ -97,9 +97,8 @@ def read_facts(folder: Path, source: str) -> Facts:
     except RuntimeError as error:
         raise EngineRefused(f"OpenVINO cannot read {source}: {last_sentence(error)}.") from error
     names = {name for port in model.inputs for name in port.get_names()}
-    width = (
-        model.outputs[0].partial_shape[-1] if len(model.outputs) == 1 and model.outputs[0].partial_shape.rank.get_length() == 3 else None
-    )
+    shape = model.outputs[0].partial_shape if len(model.outputs) == 1 else None
+    width = shape[-1] if shape is not None and shape.rank.is_static and len(shape) == 3 else None
     if width is None or width.is_dynamic or not {"input_ids", "beam_idx"} <= names:
         raise EngineRefused(f"{source} is not a stateful language model of OpenVINO: it lacks the inputs or the logits of one.")
     options = {}

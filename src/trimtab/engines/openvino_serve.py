@@ -20,7 +20,6 @@ class Run:
 
     request: GenerateRequest
     handle: Any
-    n_generated: int = 0
 
 
 class Server:
@@ -142,7 +141,6 @@ class Server:
                 for place, (token, logprob) in enumerate(zip(ids, output.generated_log_probs, strict=True)):
                     last = done if place == len(ids) - 1 else ""
                     events.append(TokenEvent(request_id=request_id, token_id=int(token), logprob=float(logprob), time_ns=now_ns, done=last))
-        run.n_generated += len(events)
         if not (events and events[-1].done):
             if run.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
                 events.append(_end(request_id, "error", "The cache has no room for this request."))

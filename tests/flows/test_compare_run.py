@@ -12,8 +12,12 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from trimtab.cli.main import main
+from trimtab.core.deployment import Settings
+from trimtab.engines.base import ScoreRequest
+from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.flows.compare import compare
 from trimtab.record.deploy import read_deploy_toml
+from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -106,21 +110,64 @@ def test_a_killed_run_goes_on(folder, tmp_path):
     assert after_kills["gates"][0] == undisturbed["gates"][0]
 
 
-def test_a_pass_writes_a_lockfile(folder, tmp_path, monkeypatch):
-    """With a control that can be planted on random weights, the same file passes and deploy.toml names it."""
-    policy = tmp_path / "own.toml"
-    policy.write_text(
-        'name = "own"\nversion = "1"\nalpha = 0.05\nmax_attempts = 1\nlooks = [1.0]\nnoise_multiple = 3.0\npower = 0.8\n'
-        '[[gates]]\nname = "parity"\nkind = "parity"\nunit = "nats/token"\nmargin = 0.02\ncontrol = "weights-swapped"\nmin_clusters = 8\n'
-        'required = false\nreason = "test"\n'
-    )
-    monkeypatch.setattr("trimtab.flows.parts.exam.OWN_MARGINS", {"nats_per_token": ("nats/token", 1e-4)})
-    decision = run(folder, "qwen.gguf", "qwen.gguf?threads=1", tmp_path / "run", policy=str(policy))
-    if decision["verdict"] == "pass":
-        lock = read_deploy_toml(tmp_path / "run" / "deploy.toml")
-        assert lock.build.engine == "llamacpp"
-    else:
-        assert not (tmp_path / "run" / "deploy.toml").exists()
+POLICY = """
+name = "own"
+version = "1"
+alpha = 0.05
+max_attempts = 1
+looks = [0.5, 1.0]
+noise_multiple = 3.0
+power = 0.8
+[[gates]]
+name = "said"
+kind = "non_inferiority"
+suite = "said"
+weight = "tokens"
+unit = "nats/token"
+margin = 0.02
+control = "weights-q2_k"
+min_clusters = 10
+reason = "test"
+"""
+
+
+def write_what_the_model_likes(model, path, n_texts=60, n_words=12):
+    """Texts grown word by word, always with the model's own favourite: a loss can be told, because other weights like them less."""
+    snapshot = open_source(str(model), cache_dir=path.parent)
+    engine = LlamaCppEngine(snapshot, Settings(slots=16, context_tokens=256))
+    engine.load("score")
+    texts = [f"{WORDS[n % len(WORDS)]} {WORDS[n * 7 % 13]} {n}" for n in range(n_texts)]
+    for _ in range(n_words):
+        prefixes = [engine.tokenize(text, parse_special=False) for text in texts]
+        words = [engine.tokenize(f" {word}", parse_special=False) for word in WORDS]
+        requests = [ScoreRequest(prefix_ids=tuple(prefix), continuations=tuple(map(tuple, words))) for prefix in prefixes]
+        for number, result in enumerate(engine.score(requests)):
+            rates = [sum(row) / len(row) for row in result.logprobs]
+            texts[number] += f" {WORDS[rates.index(max(rates))]}"
+    engine.close()
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def test_a_pass_needs_a_gate_that_can_fail_and_writes_a_lockfile(folder, tmp_path):
+    write_what_the_model_likes(folder / "qwen.gguf", tmp_path / "said.jsonl")
+    (tmp_path / "own.toml").write_text(POLICY)
+
+    def judged(b, out):
+        return compare(
+            f"llamacpp:{folder / 'qwen.gguf'}", f"llamacpp:{b}", suites=[str(tmp_path / "said.jsonl")], policy=str(tmp_path / "own.toml"),
+            workload="64/16@1,2", timing=False, out=tmp_path / out,
+        )  # fmt: skip
+
+    same = judged(f"{folder / 'qwen.gguf'}?threads=1", "same")
+    assert same["verdict"] == "pass", same["reasons"]
+    assert same["gates"][0]["positive_control"]["caught"]
+    lock = read_deploy_toml(tmp_path / "same" / "deploy.toml")
+    assert (lock.build.engine, lock.settings.threads, lock.verdict) == ("llamacpp", 1, "pass")
+
+    worse = judged(f"{folder / 'qwen.gguf'}?recipe=q2_k", "worse")
+    assert worse["verdict"] == "fail", worse["reasons"]
+    assert worse["gates"][0]["high"] < -0.02
+    assert not (tmp_path / "worse" / "deploy.toml").exists()
 
 
 @pytest.mark.parametrize(

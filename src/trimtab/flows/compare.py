@@ -13,7 +13,6 @@ from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
-from trimtab.engines.client import WorkerClient
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.suites.registry import Suite
@@ -97,7 +96,7 @@ async def _compare(
         "workload": digest_of(workload),
         "suite": digest_of([suite.digest for suite in suites]),
     }
-    with open_session(
+    async with open_session(
         a.source,
         out=out,
         digests=digests,
@@ -115,7 +114,7 @@ async def _compare(
         reference = await _side(session, opened_a, a, common, "A")
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")
-        exam = await prepare_exam(reference, suites, policy.looks, share_search=SHARE_PILOT)
+        exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy.looks, share_search=SHARE_PILOT)
         bench = await _bench(session, opened_a, reference, common, policy, exam, machine.n_cores)
         candidate: Candidate | None = None
         certified: Certified | None = None
@@ -124,7 +123,7 @@ async def _compare(
         reasons: list[str] = []
         try:
             candidate = await _side(session, opened_b, b, common, "B")
-            await _check(candidate, exam)
+            await check_vocabulary(await session.workers.ready(candidate, None), exam, candidate)
             power = await power_ahead(session, bench, candidate)
             for line in power_lines(power, policy):
                 session.say("power", line)
@@ -206,14 +205,6 @@ async def _bench(
         policy=policy,
         exam=exam,
     )
-
-
-async def _check(candidate: Candidate, exam: Exam) -> None:
-    client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
-    try:
-        await check_vocabulary(client, exam, candidate)
-    finally:
-        await client.close()
 
 
 def _swapped(bench: Bench, candidate: Candidate) -> Candidate | None:

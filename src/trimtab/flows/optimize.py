@@ -176,7 +176,7 @@ async def _optimize(
     engines, absent = engines_at_hand(wanted)
     if not engines:
         raise MissingError(f"No engine can run here: {'; '.join(absent.values())}", "run `trimtab doctor`")
-    with open_session(
+    async with open_session(
         model,
         out=out,
         digests={
@@ -192,17 +192,16 @@ async def _optimize(
         limit_s=limit_s,
         seed=seed,
         on_event=on_event,
-    ) as (session, opened):
-        async with AsyncExitStack() as stack:
-            search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
-            search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [
-                {"what": "gates", "why": note} for note in notes
-            ]
-            make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
-            await _screen_all(search, make_prompts)
-            await _time(search, make_prompts)
-            await _certify(search)
-            return _finish(search)
+    ) as (session, opened), AsyncExitStack() as stack:
+        search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
+        search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [
+            {"what": "gates", "why": note} for note in notes
+        ]
+        make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
+        await _screen_all(search, make_prompts)
+        await _time(search, make_prompts)
+        await _certify(search)
+        return _finish(search)
 
 
 async def _prepare(
@@ -220,7 +219,9 @@ async def _prepare(
         )
     reference = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
     session.say("prepare", "items as tokens")
-    exam = await prepare_exam(reference.candidate, suites, policy.looks, share_search=SHARE_SEARCH)
+    exam = await prepare_exam(
+        await session.workers.ready(reference.candidate, None), reference.candidate, suites, policy.looks, share_search=SHARE_SEARCH
+    )
     base = Row(plan=baseline_plan(opened, engines))
     shelf, skipped = shelf_plans(opened, engines)
     listed = [plan for plan in (*plans, *shelf) if plan.id != base.plan.id]
@@ -344,6 +345,7 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
                 row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
             )
     left_s = search.session.seconds_left - search.budget.certify_s - search.budget.generate_s
+    await search.session.workers.end_all()
     planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
     timed = await time_finalists(
         search.session,

@@ -10,14 +10,12 @@ from trimtab.core.errors import InfeasibleError
 from trimtab.core.evidence import GenerationCheck, Outcome, ParityProbe
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import GateSpec, Policy
-from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.generation import check_generation
 from trimtab.evaluate.parity import ServedAnswer, rescore, sample_answers
 from trimtab.evaluate.requests import PreparedSuite, biased_against
 from trimtab.evaluate.runner import score_items
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.session import Session
-from trimtab.flows.parts.timing import scored, served
 from trimtab.record.cache import evaluation_key
 
 SCORER_VERSION = "1"
@@ -55,7 +53,7 @@ async def outcomes_on(session: Session, candidate: Candidate, prepared: Prepared
         session.say(phase, f"{what}: known", prepared.n_tokens, prepared.n_tokens)
         return known
     session.say(phase, what, 0, prepared.n_tokens)
-    async with scored(candidate) as client:
+    async with session.workers.lent(candidate, "score") as client:
         found = await score_items(client, prepared, on_progress=lambda done, total: session.say(phase, what, done, total))
     session.n_computed += 1
     if all(outcome.value is not None for outcome in found):  # what is missing today may be there tomorrow
@@ -138,7 +136,7 @@ async def answers_of(
 
     async def compute() -> list[ServedAnswer]:
         session.say("parity", f"{what}: sampling {n_tokens} tokens")
-        async with served(candidate) as client:
+        async with session.workers.lent(candidate, "serve") as client:
             return await sample_answers(client, exam.chat_prompts, n_tokens=n_tokens, concurrency=concurrency, seed=session.seed)
 
     key = [candidate.deployment.digest, exam.chat_prompts, n_tokens, concurrency, session.seed]
@@ -154,7 +152,7 @@ async def parity_of(session: Session, scorer: Candidate, answers: Sequence[Serve
 
     async def compute() -> ParityProbe:
         session.say("parity", f"{what}: re-scoring")
-        async with scored(scorer) as client:
+        async with session.workers.lent(scorer, "score") as client:
             return await rescore(client, answers)
 
     plain = await session.once("parity", [scorer.numeric_sha256, [to_plain(answer) for answer in answers]], compute)
@@ -170,11 +168,8 @@ async def generation_of(session: Session, candidate: Candidate, exam: Exam, answ
     """Which of the first answers, one a prompt, are broken."""
 
     async def compute() -> list[str]:
-        client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
-        try:
+        async with session.workers.lent(candidate, None) as client:
             return [await client.detokenize(answer.ids) for answer in answers[: len(exam.chat_prompts)]]
-        finally:
-            await client.close()
 
     texts = await session.once("texts", [candidate.numeric_sha256, [answer.ids for answer in answers]], compute)
     return check_generation(exam.chat_texts[: len(texts)], texts)

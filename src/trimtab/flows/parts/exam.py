@@ -94,22 +94,20 @@ def _own_gate(suite: str, item: Item) -> GateSpec:
     )
 
 
-async def prepare_exam(reference: Candidate, suites: Sequence[Suite], look_shares: Sequence[float], *, share_search: float) -> Exam:
-    """Tokenize everything with the reference's tokenizer and template. Raises InfeasibleError, InputError."""
+async def prepare_exam(
+    client: WorkerClient, reference: Candidate, suites: Sequence[Suite], look_shares: Sequence[float], *, share_search: float
+) -> Exam:
+    """Tokenize everything with the reference's tokenizer and template, through its worker. Raises InfeasibleError, InputError."""
     items = [item for suite in suites for item in suite.items]
     searched, certified = split(items, share_search)
-    client = await WorkerClient.start(reference.engine, reference.snapshot, reference.settings)
-    try:
-        info = await client.info()
-        first = info.bos_id if info.bos_id is not None else next(iter(info.end_ids), None)
-        longest = reference.settings.context_tokens or info.context_tokens
-        search = _fitting(await prepare(client, searched, first), longest)
-        certify = _fitting(await prepare(client, certified, first), longest)
-        texts = generation_prompts()
-        rendered = [await client.render([{"role": "user", "content": text}]) for text in texts]
-        prompts = await client.tokenize(rendered, parse_special=True)
-    finally:
-        await client.close()
+    info = await client.info()
+    first = info.bos_id if info.bos_id is not None else next(iter(info.end_ids), None)
+    longest = reference.settings.context_tokens or info.context_tokens
+    search = _fitting(await prepare(client, searched, first), longest)
+    certify = _fitting(await prepare(client, certified, first), longest)
+    texts = generation_prompts()
+    rendered = [await client.render([{"role": "user", "content": text}]) for text in texts]
+    prompts = await client.tokenize(rendered, parse_special=True)
     return Exam(
         name="+".join(suite.name for suite in suites),
         version="+".join(suite.version for suite in suites),

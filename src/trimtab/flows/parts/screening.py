@@ -16,7 +16,7 @@ from trimtab.engines.protocol import score_result_from
 from trimtab.evaluate.screen import ScreenResult, candidate_screen_requests, reference_screen_requests, screen
 from trimtab.flows.parts.exam import Exam, check_vocabulary
 from trimtab.flows.parts.session import Session
-from trimtab.flows.parts.timing import Probe, probe, scored, served
+from trimtab.flows.parts.timing import Probe, probe, served
 from trimtab.measure.session import MakePrompts
 
 SURE_SE = 3.0
@@ -47,7 +47,7 @@ class Screening:
 
         async def compute() -> dict[str, Any]:
             self.session.say("screen", "reference on the search texts")
-            async with scored(self.reference) as client:
+            async with self.session.workers.lent(self.reference, "score") as client:
                 start_s = time.monotonic()
                 results = await client.score(self.requests)
                 seconds = time.monotonic() - start_s

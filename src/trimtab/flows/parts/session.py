@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from trimtab.core.files import digest_of, to_plain
 from trimtab.flows.events import Event, OnEvent
 from trimtab.flows.parts.opening import Opened, open_model
+from trimtab.flows.parts.workers import Workers
+from trimtab.measure.machine import available_memory_bytes
 from trimtab.record.cache import Cache
 from trimtab.record.home import cache_dir
 from trimtab.record.run import RunDir
@@ -38,6 +40,7 @@ class Session:
     offline: bool
     seed: int
     tell: OnEvent
+    workers: Workers
     limit_s: float
     started_s: float = field(default_factory=time.monotonic)
     n_computed: int = 0
@@ -81,8 +84,8 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
-@contextmanager
-def open_session(
+@asynccontextmanager
+async def open_session(
     model: str,
     *,
     out: Path,
@@ -94,7 +97,7 @@ def open_session(
     limit_s: float,
     seed: int,
     on_event: OnEvent,
-) -> Iterator[tuple[Session, Opened]]:
+) -> AsyncIterator[tuple[Session, Opened]]:
     """Open the model and the run directory. A fresh run neither reads what is known nor an earlier part of this run.
 
     Raises InputError, MissingError.
@@ -103,20 +106,22 @@ def open_session(
     on_event(Event(phase="open", message=model))
     opened = open_model(model, cache_dir=caches, offline=offline)
     run = RunDir.open(out, digests={"source": opened.snapshot.digest, **digests}, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
-    with run:
-        for warning in run.warnings:
-            on_event(Event(phase="open", message=warning))
-        own_cache = run.path / "cache"
-        yield (
-            Session(
-                run=run,
-                cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
-                caches=caches,
-                products_dir=caches / "products",
-                offline=offline,
-                seed=seed,
-                tell=on_event,
-                limit_s=limit_s,
-            ),
-            opened,
-        )
+    async with Workers(available_memory_bytes()) as workers:
+        with run:
+            for warning in run.warnings:
+                on_event(Event(phase="open", message=warning))
+            own_cache = run.path / "cache"
+            yield (
+                Session(
+                    run=run,
+                    cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
+                    caches=caches,
+                    products_dir=caches / "products",
+                    offline=offline,
+                    seed=seed,
+                    tell=on_event,
+                    workers=workers,
+                    limit_s=limit_s,
+                ),
+                opened,
+            )

@@ -39,16 +39,6 @@ async def served(candidate: Candidate) -> AsyncIterator[WorkerClient]:
         await client.close()
 
 
-@asynccontextmanager
-async def scored(candidate: Candidate) -> AsyncIterator[WorkerClient]:
-    """A worker of the candidate, ready to score. Raises InfeasibleError."""
-    client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings, purpose="score")
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """A short turn at concurrency 1, scaled to the workload's lengths. ratio: the baseline's time, taken next to it, over this one."""

@@ -39,13 +39,14 @@ def snapshot() -> Snapshot:
     return Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
 
 
-async def scored(snapshot: Snapshot) -> tuple[PreparedSuite, tuple[Outcome, ...], tuple[Outcome, ...]]:
+async def scored(snapshot: Snapshot) -> tuple[PreparedSuite, tuple[Outcome, ...], list[Outcome]]:
     client = await WorkerClient.start("llamacpp", snapshot, Settings(), purpose="score")
     try:
         items = [item for item in core_items() if item.cluster in WANTED]
         prepared = await prepare(client, items, (await client.info()).bos_id)
-        control = biased_against(prepared, 0.3, group="sex:woman")
-        return prepared, await score_items(client, prepared), await score_items(client, control)
+        # Both in batches of one shape: on 4-bit weights another shape means other kernels, which alone can move a contrast by 0.1 nats.
+        controls = [await score_items(client, biased_against(prepared, nats, group="sex:woman")) for nats in (0.0, 0.3)]
+        return prepared, await score_items(client, prepared), [outcome for control in controls for outcome in control]
     finally:
         await client.close()
 
@@ -62,14 +63,14 @@ async def probed(snapshot: Snapshot) -> ParityProbe:
 
 
 def test_values_are_sane_and_the_planted_bias_is_seen_in_full(snapshot: Snapshot) -> None:
-    prepared, found, control = asyncio.run(scored(snapshot))
+    prepared, found, (plain, biased) = asyncio.run(scored(snapshot))
     values = {outcome.item_id: outcome.value for outcome in found}
     assert len(values) == len(prepared.items) == 2 + 5 + 2 + 2 + 20 + 1
     assert all(value is not None for value in values.values())
     assert -4.0 < values["text-ferry"] < -2.0  # type: ignore[operator]
     assert values["choice-opposites-1"] > 1.0  # type: ignore[operator]
-    (woman,) = control
-    assert woman.value == pytest.approx(values["fairness-hiring-1-sex-woman"] - 0.3, abs=0.01)  # type: ignore[operator]
+    assert plain.value == pytest.approx(values["fairness-hiring-1-sex-woman"], abs=0.5)
+    assert biased.value == pytest.approx(plain.value - 0.3, abs=0.01)  # type: ignore[operator]
 
 
 def test_what_llamacpp_serves_is_what_it_scores(snapshot: Snapshot) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -136,3 +137,19 @@ def test_no_sentence_of_the_bank_is_in_the_suite(items: tuple[Item, ...]) -> Non
 def test_the_suite_is_the_same_every_time() -> None:
     assert load_suite("core").digest == load_suite("core").digest
     assert core_items() == core_items()
+
+
+def test_the_documented_counts_and_examples_are_true(items: tuple[Item, ...]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    _, certify = split(items)
+    for suite in SCORERS:
+        row = re.search(rf"^\| {suite} \| [^|]+ \| ([\d,]+)[^|]* \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+        assert row is not None, suite
+        mine = [item for item in items if item.suite == suite]
+        counts = (len(mine), len({item.cluster for item in mine}), len({item.cluster for item in certify if item.suite == suite}))
+        assert (int(row[1].replace(",", "")), int(row[2]), int(row[3])) == counts
+    everything = "\n".join(" ".join(words(item.prompt + " " + item.options[item.answer])) for item in items)
+    quoted = re.findall(r"^> (.+?)(?: -> \*(.+?)\*.*)?$", page, re.MULTILINE)
+    shown = [" ".join(words(text.replace("[...]", "") + " " + ending)) for text, ending in quoted if "{who}" not in text]
+    assert len(shown) >= 8
+    assert [text for text in shown if text not in everything] == []

@@ -110,9 +110,12 @@ class Engine(ABC):
     """A runtime opened on one snapshot. Every method raises EngineRefused for what it cannot do.
 
     numeric_settings may change outputs and so are re-certified; speed_settings may not. A test checks that.
+    contract_version: an engine of another package states the CONTRACT_VERSION it was written for, as a number; `engines/registry.py`
+        refuses one that is not this trimtab's
     """
 
     name: ClassVar[str]
+    contract_version: ClassVar[int] = CONTRACT_VERSION
     numeric_settings: ClassVar[frozenset[str]]
     speed_settings: ClassVar[frozenset[str]]
     formats: ClassVar[frozenset[str]]

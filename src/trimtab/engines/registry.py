@@ -27,12 +27,20 @@ def engine_class(name: str) -> type[Engine]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise MissingError(f"Engine {name!r} needs a library that is not installed ({error}).", f"pip install 'trimtab[{name}]'") from error
+        fix = f"pip install 'trimtab[{name}]'" if name in SHIPPED else f"install what the package of {module} asks for"
+        raise MissingError(f"Engine {name!r} needs a library that is not installed ({error}).", fix) from error
+    except Exception as error:
+        if name in SHIPPED:
+            raise
+        # Code of another package: whatever is wrong with it, it is one engine less and not the end of a run.
+        raise MissingError(
+            f"Engine {name!r} of another package cannot be loaded ({type(error).__name__}: {error}).", f"tell the author of {module}"
+        ) from error
     version = getattr(found, "contract_version", CONTRACT_VERSION)
     if version != CONTRACT_VERSION:
         raise MissingError(
             f"Engine {name!r} was written for contract version {version}, this trimtab speaks {CONTRACT_VERSION}.",
-            f"pip install -U {module.partition('.')[0]}",
+            f"use a version of trimtab or of the package of {module} that fits the other",
         )
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise MissingError(

@@ -29,6 +29,14 @@ def generation_prompts() -> tuple[str, ...]:
         "Write a Python function that checks whether a word is a palindrome, and explain it.",
         "Tell me how to choose a good melon, and what to do with it afterwards.",
         "Give me some tips for speaking in front of a large audience.",
+        "Write a letter to a neighbour whose dog barks at night.",
+        "What should I pack for three days in the mountains in autumn?",
+        "Explain why the sky is blue to a child of eight.",
+        "Describe the kitchen of a grandmother who loves baking.",
+        "How do I mend a bicycle tyre without special tools?",
+        "Tell me about the life of a lighthouse keeper a hundred years ago.",
+        "Write a short dialogue between a tailor and an impatient customer.",
+        "Which plants grow well on a balcony that faces north, and why?",
     )
 
 

@@ -114,7 +114,7 @@ async def _compare(
         reference = await _side(session, opened_a, a, common, "A")
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")
-        exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy.looks, share_search=SHARE_PILOT)
+        exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy, share_search=SHARE_PILOT)
         bench = await _bench(session, opened_a, reference, common, policy, exam, machine.n_cores)
         candidate: Candidate | None = None
         certified: Certified | None = None

@@ -43,6 +43,10 @@ from trimtab.plan.workloads import load_workload
 SHARE_SEARCH = 0.25
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 4
+TIMING_S = 100.0
+"""Seconds that the interleaved session should have at least."""
+CERTIFY_PASSES = 1.6
+"""Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
 NOT_TRIED = "Not tried"
 
 
@@ -176,27 +180,28 @@ async def _optimize(
     engines, absent = engines_at_hand(wanted)
     if not engines:
         raise MissingError(f"No engine can run here: {'; '.join(absent.values())}", "run `trimtab doctor`")
-    async with open_session(
-        model,
-        out=out,
-        digests={
-            "policy": policy_sha256(policy),
-            "workload": digest_of(workload),
-            "suite": digest_of([suite.digest for suite in loaded]),
-            "candidates": digest_of(list(specs)),
-        },
-        inputs={"model": model, "workload": workload.name, "policy": policy.name, "engines": list(wanted), "candidates": list(specs)},
-        versions=versions(),
-        fresh=fresh,
-        offline=offline,
-        limit_s=limit_s,
-        seed=seed,
-        on_event=on_event,
-    ) as (session, opened), AsyncExitStack() as stack:
+    async with (
+        open_session(
+            model,
+            out=out,
+            digests={
+                "policy": policy_sha256(policy),
+                "workload": digest_of(workload),
+                "suite": digest_of([suite.digest for suite in loaded]),
+                "candidates": digest_of(list(specs)),
+            },
+            inputs={"model": model, "workload": workload.name, "policy": policy.name, "engines": list(wanted), "candidates": list(specs)},
+            versions=versions(),
+            fresh=fresh,
+            offline=offline,
+            limit_s=limit_s,
+            seed=seed,
+            on_event=on_event,
+        ) as (session, opened),
+        AsyncExitStack() as stack,
+    ):
         search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
-        search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [
-            {"what": "gates", "why": note} for note in notes
-        ]
+        search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [{"what": "gates", "why": note} for note in notes]
         make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
         await _screen_all(search, make_prompts)
         await _time(search, make_prompts)
@@ -220,7 +225,7 @@ async def _prepare(
     reference = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
     session.say("prepare", "items as tokens")
     exam = await prepare_exam(
-        await session.workers.ready(reference.candidate, None), reference.candidate, suites, policy.looks, share_search=SHARE_SEARCH
+        await session.workers.ready(reference.candidate, None), reference.candidate, suites, policy, share_search=SHARE_SEARCH
     )
     base = Row(plan=baseline_plan(opened, engines))
     shelf, skipped = shelf_plans(opened, engines)
@@ -290,7 +295,7 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
         )
         for line in search.budget.lines():
             session.say("plan", line)
-        keep_s = search.budget.certify_s + search.budget.generate_s + search.budget.timing_s_per_entrant * search.budget.n_entrants
+        keep_s = _certify_s(search) + TIMING_S
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
             if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
@@ -306,6 +311,11 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 continue
             search.note(row, "screened", why_screened_out(row.screen, search.policy) if row is not base else "")
         session.say("screen", "", len(todo), len(todo))
+
+
+def _certify_s(search: Search) -> float:
+    """Seconds to keep for certifying the winner, and the best of the baseline's engine after it."""
+    return CERTIFY_PASSES * (search.budget.certify_s + search.budget.generate_s)
 
 
 async def _build(search: Search, plan: Plan) -> Candidate:
@@ -344,7 +354,7 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
             search.note(
                 row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
             )
-    left_s = search.session.seconds_left - search.budget.certify_s - search.budget.generate_s
+    left_s = search.session.seconds_left - _certify_s(search)
     await search.session.workers.end_all()
     planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
     timed = await time_finalists(
@@ -387,7 +397,7 @@ async def _certify(search: Search) -> None:
         search.power = await power_ahead(search.session, search.bench, faster[0].candidate)
         for line in power_lines(search.power, search.policy):
             search.session.say("power", line)
-    attempt = 0
+    attempt, spent_s = 0, 0.0
     chosen: Row | None = None
     for row in faster:
         if chosen is not None and row.plan.engine != search.baseline.plan.engine:
@@ -395,11 +405,14 @@ async def _certify(search: Search) -> None:
         if attempt == search.policy.max_attempts:
             search.note(row, row.status, f"Not certified: the policy allows {attempt} attempts on these items.")
             continue
-        if chosen is not None and search.session.seconds_left < 0:
-            search.note(row, row.status, "Not certified: the time limit was reached.")
+        if chosen is not None and search.session.seconds_left < spent_s / 2:
+            search.note(row, row.status, "Not certified: the time limit left no room for it.")
             continue
         attempt += 1
-        if await _attempt(search, row, attempt):
+        before_s = search.session.seconds
+        passed = await _attempt(search, row, attempt)
+        spent_s = search.session.seconds - before_s
+        if passed:
             if chosen is not None or row.plan.engine == search.baseline.plan.engine:
                 break
             chosen = row

@@ -67,7 +67,7 @@ async def certify(
         own += await outcomes_on(session, candidate, part, phase="certify", what=f"{candidate.id}{words}")
         for gate in bench.policy.gates:
             if gate.suite:
-                controls[gate.name] = controls.get(gate.name, ()) + await control_on(session, bench, gate, part)
+                controls[gate.name] = controls.get(gate.name, ()) + await control_on(session, bench, gate, part, reference)
         evidence = Evidence(
             use="sequential",
             reference=reference,

@@ -19,10 +19,10 @@ from trimtab.flows.parts.session import Session
 from trimtab.record.cache import evaluation_key
 
 SCORER_VERSION = "1"
-PLANTED_MARGINS = 3.0
+PLANTED_MARGINS = 4.0
 """A planted bias moves the odds by this many margins of its gate."""
 CONTROL_TOKENS = 512
-ANSWER_TOKENS = 256
+ANSWER_TOKENS = 128
 LOOPED_CHARACTERS = 60
 
 
@@ -85,8 +85,9 @@ def noise_variants(reference: Candidate, exact: Candidate | None, n_cores: int) 
 
     found = {
         "another batch shape": other("another batch shape", batch_tokens=192),
-        "one thread": other("one thread", threads=1 if n_cores > 1 else 2),
-        "another slot count": other("another slot count", slots=(reference.settings.slots or 1) + 3),
+        "other threads and slots": other(
+            "other threads and slots", threads=1 if n_cores > 1 else 2, slots=(reference.settings.slots or 1) + 3
+        ),
     }
     if exact is not None:
         found["F32"] = dataclasses.replace(exact, id="reference, F32")
@@ -104,9 +105,12 @@ async def noise_of(session: Session, bench: Bench) -> dict[str, tuple[Outcome, .
     return found
 
 
-async def control_on(session: Session, bench: Bench, gate: GateSpec, part: PreparedSuite) -> tuple[Outcome, ...]:
+async def control_on(
+    session: Session, bench: Bench, gate: GateSpec, part: PreparedSuite, unharmed: Sequence[Outcome]
+) -> tuple[Outcome, ...]:
     """Outcomes of the gate's planted control on the items of one part; () if it could not be planted.
 
+    unharmed: the reference's own outcomes, which are those of the groups that a planted bias leaves alone
     weights-q2_k: the reference's weights at 2 bits. group-bias: one group's favourable endings made less likely. opening-bias: the
     wanted openings made less likely.
     """
@@ -121,8 +125,8 @@ async def control_on(session: Session, bench: Bench, gate: GateSpec, part: Prepa
             group = min(item.group for item in asked.items)
             planted = biased_against(asked, PLANTED_MARGINS * gate.margin, group=group)
             biased = await outcomes_on(session, reference, planted, phase="controls", what=f"{gate.name}: bias against {group}")
-            others = await outcomes_on(session, reference, asked, phase="controls", what=f"{gate.name}: other groups")
-            return biased + tuple(outcome for outcome in others if outcome.group != group)
+            asked_ids = {item.id for item in asked.items if item.group != group}
+            return biased + tuple(outcome for outcome in unharmed if outcome.item_id in asked_ids)
         case "opening-bias":
             planted = biased_against(asked, PLANTED_MARGINS * gate.margin)
             return await outcomes_on(session, reference, planted, phase="controls", what=f"{gate.name}: wanted openings made less likely")

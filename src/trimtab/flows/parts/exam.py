@@ -94,9 +94,7 @@ def _own_gate(suite: str, item: Item) -> GateSpec:
     )
 
 
-async def prepare_exam(
-    client: WorkerClient, reference: Candidate, suites: Sequence[Suite], look_shares: Sequence[float], *, share_search: float
-) -> Exam:
+async def prepare_exam(client: WorkerClient, reference: Candidate, suites: Sequence[Suite], policy: Policy, *, share_search: float) -> Exam:
     """Tokenize everything with the reference's tokenizer and template, through its worker. Raises InfeasibleError, InputError."""
     items = [item for suite in suites for item in suite.items]
     searched, certified = split(items, share_search)
@@ -114,12 +112,20 @@ async def prepare_exam(
         digest=digest_of([suite.digest for suite in suites]),
         items={item.id: item for item in items},
         search=interleaved(search),
-        parts=looks(certify, tuple(look_shares)),
+        parts=_parts(certify, policy),
         sample=looks(certify, (SAMPLE_SHARE, 1.0))[0],
         chat_prompts=tuple(map(tuple, prompts)),
         chat_texts=texts,
         vocab_size=info.vocab_size,
     )
+
+
+def _parts(certify: PreparedSuite, policy: Policy) -> tuple[PreparedSuite, ...]:
+    """One part a look. Suites judged by group are whole in the first: fewer templates than the gate needs would tell nothing."""
+    by_group = {gate.suite for gate in policy.gates if gate.kind == "equivalence_by_group"}
+    others = {one.suite for one in certify.requests} - by_group
+    first, *later = looks(certify.only(others), policy.looks)
+    return (PreparedSuite(requests=(*first.requests, *certify.only(by_group).requests)), *later)
 
 
 def _fitting(prepared: PreparedSuite, context_tokens: int) -> PreparedSuite:

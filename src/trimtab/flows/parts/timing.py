@@ -25,6 +25,8 @@ from trimtab.record.cache import TimingPair, timing_key
 from trimtab.sources.open import read_header
 
 METRICS: tuple[Metric, ...] = ("e2e_ms_p50", "ttft_ms_p50", "tpot_ms_p50")
+TURN_LIMIT_S = 600.0
+"""A deployment that needs longer for one turn leaves the session; a busy machine can make a turn ten times as long as a quiet one."""
 PROBE_SHARE = 4
 """A probe's prompt and answer are this many times shorter than the workload's."""
 
@@ -130,6 +132,7 @@ async def time_finalists(
             workload,
             make_prompts,
             time_budget_s=time_budget_s,
+            turn_limit_s=TURN_LIMIT_S,
             baseline=baseline.id,
             seed=session.seed,
             on_progress=lambda progress: _tell(session, progress),

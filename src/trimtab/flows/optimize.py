@@ -4,6 +4,7 @@ Predict from the header and drop what cannot win; screen on few items beside a s
 fastest on items that the search never saw, at most as many as the policy allows.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -42,9 +43,12 @@ from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25
 ASSUMED_SCORE_TOK_S = 500.0
-N_FINALISTS = 4
-TIMING_S = 100.0
-"""Seconds that the interleaved session should have at least."""
+N_FINALISTS = 3
+TIMING_S = 110.0
+"""Seconds of the interleaved session; its interval is as narrow as they allow."""
+SECOND_SHARE = 0.4
+"""Certifying another candidate takes this much of the time of the first, as reference, controls and noise are known."""
+BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.6
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
 NOT_TRIED = "Not tried"
@@ -289,12 +293,13 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
             stack=stack,
         )
         rate = await screening.score_reference()
-        todo = [row for row in search.rows.values() if not row.reasons]
         search.budget = plan_budget(
-            session.limit_s, score_tok_s=rate or ASSUMED_SCORE_TOK_S, n_candidates=len(todo), n_finalists=N_FINALISTS
+            session.limit_s, score_tok_s=rate or ASSUMED_SCORE_TOK_S, n_candidates=len(search.rows), n_finalists=N_FINALISTS
         )
         for line in search.budget.lines():
             session.say("plan", line)
+        await _build_all(search)
+        todo = [row for row in search.rows.values() if row.candidate is not None]
         keep_s = _certify_s(search) + TIMING_S
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
@@ -302,8 +307,8 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 search.note(row, "dropped", f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit.")
                 continue
             try:
-                row.candidate = row.candidate or await _build(search, row.plan)
-                row.screen, row.probe = await screening.look_at(row.candidate, number)
+                if row.candidate is not None:
+                    row.screen, row.probe = await screening.look_at(row.candidate, number)
             except (InfeasibleError, MissingError) as error:
                 if row is base:
                     raise
@@ -311,6 +316,25 @@ async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 continue
             search.note(row, "screened", why_screened_out(row.screen, search.policy) if row is not base else "")
         session.say("screen", "", len(todo), len(todo))
+
+
+async def _build_all(search: Search) -> None:
+    """Make the weights of everything that may win, two at a time: most of a build runs on one core."""
+    todo = [row for row in search.rows.values() if not row.reasons and row.candidate is None]
+    gate = asyncio.Semaphore(BUILDS_AT_ONCE)
+    done = 0
+
+    async def build(row: Row) -> None:
+        nonlocal done
+        async with gate:
+            try:
+                row.candidate = await _build(search, row.plan)
+            except (InfeasibleError, MissingError) as error:
+                search.note(row, "infeasible", str(error))
+        done += 1
+        search.session.say("build", row.plan.id, done, len(todo))
+
+    await asyncio.gather(*(build(row) for row in todo))
 
 
 def _certify_s(search: Search) -> float:
@@ -356,7 +380,6 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
             )
     left_s = search.session.seconds_left - _certify_s(search)
     await search.session.workers.end_all()
-    planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
     timed = await time_finalists(
         search.session,
         base.candidate,
@@ -364,7 +387,7 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
         search.workload,
         make_prompts,
         machine=search.machine,
-        time_budget_s=max(15.0, min(planned_s, left_s)),
+        time_budget_s=max(15.0, left_s if search.session.limit_s > DEFAULT_LIMIT_S else min(TIMING_S, left_s)),
     )
     for name, found in timed.items():
         row = search.rows[name]
@@ -405,7 +428,7 @@ async def _certify(search: Search) -> None:
         if attempt == search.policy.max_attempts:
             search.note(row, row.status, f"Not certified: the policy allows {attempt} attempts on these items.")
             continue
-        if chosen is not None and search.session.seconds_left < spent_s / 2:
+        if chosen is not None and search.session.seconds_left < SECOND_SHARE * spent_s:
             search.note(row, row.status, "Not certified: the time limit left no room for it.")
             continue
         attempt += 1

@@ -52,13 +52,17 @@ class Entrant(LoadClient, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One entrant at one concurrency in one round. `medians`: over the finished requests. `energy_j` None = not measured."""
+    """One entrant at one concurrency in one round. `medians`: over the finished requests. `energy_j` None = not measured.
+
+    repeat: which of a level's turns in that round, from 0; turns of different entrants are paired by round and repeat
+    """
 
     round: int
     entrant: str
     trace: RoundTrace
     medians: Mapping[Metric, float]
     energy_j: float | None
+    repeat: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +125,11 @@ class SessionResult:
 
 
 def round_ratios(turns: Sequence[Turn], baseline: str, metric: Metric, concurrency: int) -> dict[str, Ratio]:
-    """Geometric mean over rounds of baseline / candidate, with a 95 % t interval on the logs; rounds that both finished, at least two."""
-    values: dict[str, dict[int, float]] = {}
+    """Geometric mean over rounds of baseline / candidate, with a 95 % t interval on the logs; turns that both finished, at least two."""
+    values: dict[str, dict[tuple[int, int], float]] = {}
     for turn in turns:
         if turn.trace.concurrency == concurrency:
-            values.setdefault(turn.entrant, {})[turn.round] = turn.medians[metric]
+            values.setdefault(turn.entrant, {})[turn.round, turn.repeat] = turn.medians[metric]
     base = values.pop(baseline, {})
     found = {}
     for name, own in values.items():
@@ -140,6 +144,11 @@ def order_of_round(names: Sequence[str], index: int) -> list[str]:
     shift = index // 2 % len(names)
     rotated = [*names[shift:], *names[:shift]]
     return rotated if index % 2 == 0 else rotated[::-1]
+
+
+def turns_per_round(level: int, levels: Sequence[int]) -> int:
+    """How often a round runs a level: few requests take little time, so a level is repeated until it has half of the highest one's."""
+    return max(1, max(levels) // (2 * level))
 
 
 async def timed_session(
@@ -263,13 +272,15 @@ class _Session:
         start_s = time.monotonic()
         self.watch.calibrate()
         levels = self.workload.concurrency if index % 2 == 0 else self.workload.concurrency[::-1]
-        for level in levels:
+        turns = [(level, 0) for level in levels]
+        turns += [(level, repeat) for level in levels for repeat in range(1, turns_per_round(level, levels))]
+        for level, repeat in turns:
             for name in order_of_round(list(self.clients), index):
                 if name not in self.left:
-                    await self._turn(index, name, level)
+                    await self._turn(index, name, level, repeat)
         self.round_s = time.monotonic() - start_s
 
-    async def _turn(self, index: int, name: str, level: int) -> None:
+    async def _turn(self, index: int, name: str, level: int, repeat: int) -> None:
         if self.on_progress is not None:
             self.on_progress(
                 SessionProgress(
@@ -289,7 +300,7 @@ class _Session:
         if trace is None:
             return
         self.memory[name] = higher(self.memory[name], memory_of(self.clients[name].pid, counted_fully=self.files_in_common))
-        self.turns.append(turn_of(index, name, trace, energy_j))
+        self.turns.append(turn_of(index, name, trace, energy_j, repeat))
 
     async def _run(self, name: str, level: int, output_tokens: int) -> RoundTrace | None:
         """One closed loop; None if the entrant left by it."""
@@ -383,7 +394,7 @@ async def within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
     raise TimeoutError
 
 
-def turn_of(index: int, name: str, trace: RoundTrace, energy_j: float | None) -> Turn:
+def turn_of(index: int, name: str, trace: RoundTrace, energy_j: float | None, repeat: int = 0) -> Turn:
     """A turn with the medians over its finished requests. Raises InfeasibleError if there are none."""
     finished = finished_requests([trace], trace.concurrency)
     medians: dict[Metric, float] = {
@@ -391,7 +402,7 @@ def turn_of(index: int, name: str, trace: RoundTrace, energy_j: float | None) ->
         "ttft_ms_p50": statistics.median(request.ttft_ms for request in finished),
         "tpot_ms_p50": statistics.median(request.tpot_ms for request in finished),
     }
-    return Turn(round=index, entrant=name, trace=trace, medians=medians, energy_j=energy_j)
+    return Turn(round=index, entrant=name, trace=trace, medians=medians, energy_j=energy_j, repeat=repeat)
 
 
 def _joules_since(before: EnergyReading) -> float | None:

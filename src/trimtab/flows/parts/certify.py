@@ -111,8 +111,9 @@ async def served_evidence(
 
 async def power_ahead(session: Session, bench: Bench, candidate: Candidate) -> PowerPlan:
     """What the gates will be able to show at the planned n, from the spread between reference and candidate on the search items."""
-    reference = await outcomes_on(session, bench.reference, bench.exam.search, phase="power", what="reference on the search items")
-    own = await outcomes_on(session, candidate, bench.exam.search, phase="power", what=f"{candidate.id} on the search items")
+    items = bench.exam.pilot
+    reference = await outcomes_on(session, bench.reference, items, phase="power", what="reference on search items")
+    own = await outcomes_on(session, candidate, items, phase="power", what=f"{candidate.id} on search items")
     pilots = {}
     for gate in bench.policy.gates:
         if not gate.suite:

@@ -16,6 +16,8 @@ from trimtab.evaluate.runner import prepare
 from trimtab.evaluate.split import interleaved, looks, split
 from trimtab.evaluate.suites.registry import Suite, load_suite
 
+PILOT_SHARE = 0.5
+"""Share of the search clusters that the prediction of power rests on."""
 SAMPLE_SHARE = 0.1
 """Share of the certify clusters that the noise floor is measured on."""
 OWN_MARGINS = {"nats_per_token": ("nats/token", 0.02), "margin": ("nats/token", 0.05), "contrast": ("nats", 0.2)}
@@ -27,7 +29,7 @@ class Exam:
     """Items as token ids.
 
     search: for screening and choosing; parts: for certifying, one part a planned look, disjoint in clusters from search and each other
-    sample: some of the certify clusters, for the noise floor
+    sample: some of the certify clusters, for the noise floor; pilot: some of the search clusters, to predict the gates' power
     chat_prompts: rendered prompts for served answers; chat_texts: what the user said in them
     """
 
@@ -38,6 +40,7 @@ class Exam:
     search: PreparedSuite
     parts: tuple[PreparedSuite, ...]
     sample: PreparedSuite
+    pilot: PreparedSuite
     chat_prompts: tuple[tuple[int, ...], ...]
     chat_texts: tuple[str, ...]
     vocab_size: int
@@ -113,6 +116,7 @@ async def prepare_exam(client: WorkerClient, reference: Candidate, suites: Seque
         items={item.id: item for item in items},
         search=interleaved(search),
         parts=_parts(certify, policy),
+        pilot=looks(search, (PILOT_SHARE, 1.0))[0],
         sample=looks(certify, (SAMPLE_SHARE, 1.0))[0],
         chat_prompts=tuple(map(tuple, prompts)),
         chat_texts=texts,

@@ -49,9 +49,17 @@ def test_the_tempting_file_is_timed_although_it_lost_on_quality():
         "ll q6": probe(1.1),
     }
     engines = {name: "llamacpp" if name[:2] in ("ba", "ll") else "openvino" for name in probes}
-    chosen = pick_finalists(probes, ["base", "ov int8", "ll q8", "ll q6"], engines, baseline="base", same_file=["ov gguf"], n_rivals=3)
+    passing = ["base", "ov int8", "ll q8", "ll q6"]
+    chosen = pick_finalists(probes, {}, passing, engines, baseline="base", same_file=["ov gguf"], n_rivals=3)
     assert chosen == ["ov int8", "ll q8", "ov gguf"]
-    assert pick_finalists(probes, ["base"], engines, baseline="base", same_file=[], n_rivals=3) == []
+    assert pick_finalists(probes, {}, ["base"], engines, baseline="base", same_file=[], n_rivals=3) == []
+
+
+def test_of_two_that_are_as_fast_the_closer_one_is_timed():
+    probes = {"base": probe(1.0), "ll q6": probe(1.47), "ll q8": probe(1.41), "ll q5": probe(1.2)}
+    engines = dict.fromkeys(probes, "llamacpp")
+    losses = {"ll q6": 0.010, "ll q8": 0.004, "ll q5": 0.001}
+    assert pick_finalists(probes, losses, list(probes), engines, baseline="base", same_file=[], n_rivals=1) == ["ll q8"]
 
 
 def test_the_users_own_items_get_a_gate_and_absent_ones_lose_theirs():

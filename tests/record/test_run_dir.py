@@ -53,6 +53,7 @@ def test_steps_run_once_and_survive(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
         assert run.resumed
         assert run.finished("a")
+        assert (run.steps("a"), run.steps("b")) == (["a"], [])
         assert run.step("a", compute) == {"pair": [1, 2.5], "missing": None}
     assert len(calls) == 1
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ from trimtab.plan.workloads import load_workload
 SHARE_SEARCH = 0.25
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
-TIMING_S = 110.0
+TIMING_S = 100.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
-SECOND_SHARE = 0.4
+SECOND_SHARE = 0.5
 """Certifying another candidate takes this much of the time of the first, as reference, controls and noise are known."""
 BUILDS_AT_ONCE = 2
-CERTIFY_PASSES = 1.6
+CERTIFY_PASSES = 1.8
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
 NOT_TRIED = "Not tried"
 
@@ -366,6 +367,7 @@ async def _time(search: Search, make_prompts: PromptMaker) -> None:
     same_file = [name for name, row in search.rows.items() if row.candidate and _reads_shipped_file(search, row) and row is not base]
     finalists = pick_finalists(
         probes,
+        {name: row.screen.kl_nats for name, row in search.rows.items() if row.screen is not None},
         search.passing,
         {name: row.plan.engine for name, row in search.rows.items()},
         baseline=base.plan.id,
@@ -420,18 +422,22 @@ async def _certify(search: Search) -> None:
         search.power = await power_ahead(search.session, search.bench, faster[0].candidate)
         for line in power_lines(search.power, search.policy):
             search.session.say("power", line)
-    attempt, spent_s = 0, 0.0
+    spent_s = 0.0
     chosen: Row | None = None
     for row in faster:
         if chosen is not None and row.plan.engine != search.baseline.plan.engine:
             continue
-        if attempt == search.policy.max_attempts:
-            search.note(row, row.status, f"Not certified: the policy allows {attempt} attempts on these items.")
+        assert row.candidate is not None
+        # Written before the candidate is looked at: an attempt of a run that was killed, or resumed with another order, still counts.
+        key = f"attempt/{row.candidate.deployment.digest}"
+        used = search.session.run.steps("attempt/")
+        if key not in used and len(used) >= search.policy.max_attempts:
+            search.note(row, row.status, f"Not certified: the policy allows {len(used)} attempts on these items.")
             continue
         if chosen is not None and search.session.seconds_left < SECOND_SHARE * spent_s:
             search.note(row, row.status, "Not certified: the time limit left no room for it.")
             continue
-        attempt += 1
+        attempt = search.session.run.step(key, partial(int, len(used) + 1))
         before_s = search.session.seconds
         passed = await _attempt(search, row, attempt)
         spent_s = search.session.seconds - before_s

@@ -100,6 +100,10 @@ class RunDir:
         """Whether the journal holds this step."""
         return key in self._steps
 
+    def steps(self, prefix: str) -> list[str]:
+        """Keys of the finished steps that begin with `prefix`, in the order they were finished."""
+        return [key for key in self._steps if key.startswith(prefix)]
+
     def finish_step(self, key: str, result: Any) -> Any:
         """Write a step's result to the journal; returns it as JSON types. Raises MissingError if the disk is full."""
         plain = to_plain(result)

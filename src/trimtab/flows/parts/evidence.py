@@ -22,7 +22,7 @@ SCORER_VERSION = "1"
 PLANTED_MARGINS = 4.0
 """A planted bias moves the odds by this many margins of its gate."""
 CONTROL_TOKENS = 512
-ANSWER_TOKENS = 128
+ANSWER_TOKENS = 96
 LOOPED_CHARACTERS = 60
 
 

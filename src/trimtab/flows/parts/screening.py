@@ -1,7 +1,7 @@
 """A first look at one candidate: is it close to the reference on a few texts, and how fast is a short turn beside the baseline?"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,8 @@ from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.timing import Probe, probe, served
 from trimtab.measure.session import MakePrompts
 
+AS_FAST = 0.95
+"""Speeds that differ by less than this share cannot be told apart by a short turn."""
 SURE_SE = 3.0
 """A candidate is left out if its loss exceeds the margin by this many standard errors on the search items."""
 
@@ -118,16 +120,30 @@ def screen_evidence(found: ScreenResult | None) -> dict[str, Any] | None:
 
 
 def pick_finalists(
-    probes: dict[str, Probe], passing: Sequence[str], engines: dict[str, str], *, baseline: str, same_file: Sequence[str], n_rivals: int
+    probes: Mapping[str, Probe],
+    losses: Mapping[str, float],
+    passing: Sequence[str],
+    engines: Mapping[str, str],
+    *,
+    baseline: str,
+    same_file: Sequence[str],
+    n_rivals: int,
 ) -> list[str]:
     """Which candidates are timed against the baseline, most important first, at most `n_rivals`.
 
     The fastest that may pass; the fastest of the baseline's own engine that may pass; the fastest that reads the very file the user has
     but was screened out, because that is what a comparison of speeds alone would have picked; then the rest by speed.
+    losses: divergence from the reference on the search texts; of several that are about as fast, the closest to it goes first
     """
     ranked = sorted((name for name in passing if name != baseline), key=lambda name: -probes[name].ratio)
     own = [name for name in ranked if engines[name] == engines[baseline]]
     lost = sorted((name for name in same_file if name not in passing and name in probes), key=lambda name: -probes[name].ratio)
     tempting = [name for name in lost if not ranked or probes[name].ratio > 1.0]
-    order = [*ranked[:1], *own[:1], *tempting[:1], *ranked]
+    order = [*_closest(ranked, probes, losses), *_closest(own, probes, losses), *tempting[:1], *ranked]
     return list(dict.fromkeys(order))[:n_rivals]
+
+
+def _closest(ranked: Sequence[str], probes: Mapping[str, Probe], losses: Mapping[str, float]) -> list[str]:
+    """Of those that are as fast as the first within what a short turn can tell, the one that is closest to the reference."""
+    near = [name for name in ranked if probes[name].ratio >= AS_FAST * probes[ranked[0]].ratio]
+    return sorted(near, key=lambda name: losses.get(name, 0.0))[:1]

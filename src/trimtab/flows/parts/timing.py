@@ -96,7 +96,7 @@ async def time_finalists(
 ) -> dict[str, Timed]:
     """Baseline and rivals by id, timed in one interleaved session; from the cache if these were timed together before.
 
-    An entrant that cannot start or leaves has a reason in `left`. Raises InfeasibleError if the baseline itself cannot be timed.
+    Empty without rivals: a time is of use beside another. An entrant that cannot start or leaves has a reason in `left`. Raises InfeasibleError if the baseline itself cannot be timed.
     """
     keys = {
         rival.id: timing_key(
@@ -109,7 +109,9 @@ async def time_finalists(
     }
     known = {name: session.cache.get_timing(key) for name, key in keys.items()}
     sittings = {pair.session for pair in known.values() if pair is not None}
-    if known and all(known.values()) and len(sittings) == 1:
+    if not rivals:
+        return {}
+    if all(known.values()) and len(sittings) == 1:
         session.n_known += 1
         session.say("time", "timings of these deployments on this machine are known", 1, 1)
         return _from_pairs(baseline, {name: pair for name, pair in known.items() if pair is not None})

@@ -417,6 +417,9 @@ async def _certify(search: Search) -> None:
     """Certify the fastest that may pass, then the next, within the policy's attempts; then the best of the baseline's own engine."""
     runnable = [row for row in search.rows.values() if row.status == "timed" and not row.reasons and row is not search.baseline]
     faster = sorted((row for row in runnable if _gain(search, row) > 0.0), key=lambda row: -_gain(search, row))
+    for row in runnable:
+        if row not in faster:
+            search.note(row, row.status, "Not faster than the baseline when timed in turns with it.")
     if faster:
         assert faster[0].candidate is not None
         search.power = await power_ahead(search.session, search.bench, faster[0].candidate)
@@ -426,6 +429,7 @@ async def _certify(search: Search) -> None:
     chosen: Row | None = None
     for row in faster:
         if chosen is not None and row.plan.engine != search.baseline.plan.engine:
+            search.note(row, row.status, f"Not certified: {chosen.plan.id}, which is faster, passed.")
             continue
         assert row.candidate is not None
         # Written before the candidate is looked at: an attempt of a run that was killed, or resumed with another order, still counts.

@@ -96,7 +96,8 @@ async def time_finalists(
 ) -> dict[str, Timed]:
     """Baseline and rivals by id, timed in one interleaved session; from the cache if these were timed together before.
 
-    Empty without rivals: a time is of use beside another. An entrant that cannot start or leaves has a reason in `left`. Raises InfeasibleError if the baseline itself cannot be timed.
+    Empty without rivals: a time is of use beside another. An entrant that cannot start or leaves has a reason in `left`.
+    Raises InfeasibleError if the baseline itself cannot be timed.
     """
     keys = {
         rival.id: timing_key(

@@ -8,7 +8,7 @@ from scipy.special import bdtr
 
 from trimtab.core.errors import InputError
 from trimtab.stats.rates import exact_rate, paired_rate_change
-from trimtab.stats.ratios import log_ratio_interval, median_interval, percentiles
+from trimtab.stats.ratios import log_ratio_interval, percentiles
 
 
 def test_exact_rate_against_printed_values() -> None:
@@ -69,21 +69,6 @@ def test_one_round_claims_nothing() -> None:
 def test_rounds_that_cannot_be_compared(first: list[float], second: list[float]) -> None:
     with pytest.raises(InputError):
         log_ratio_interval(first, second)
-
-
-def test_median_interval_ranks() -> None:
-    ten = median_interval(list(range(1, 11)))  # ranks 2 and 9: coverage 0.9785
-    assert (ten.value, ten.low, ten.high) == (5.5, 2.0, 9.0)
-    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]).low is None  # five values cover at most 0.9375
-    six = median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    assert (six.low, six.high) == (1.0, 6.0)
-
-
-@given(st.integers(6, 40))
-def test_median_interval_covers(n: int) -> None:
-    """Order statistics k and n-1-k (from zero) cover the median with chance 1 - 2 P(Binomial(n, 1/2) <= k)."""
-    ends = median_interval(list(range(n)))
-    assert 1.0 - 2.0 * float(bdtr(int(ends.low or 0), n, 0.5)) >= 0.95
 
 
 def test_percentiles_are_unknown_when_there_are_too_few() -> None:

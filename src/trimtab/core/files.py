@@ -64,15 +64,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and fsync it: once this returns, a kill or power cut does not lose it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line.rstrip("\n") + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sync_folder(folder: Path) -> None:
     """fsync a folder so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)

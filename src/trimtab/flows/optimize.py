@@ -4,123 +4,37 @@ Predict from the header and drop what cannot win; screen on few items beside a s
 fastest on items that the search never saw, at most as many as the policy allows.
 """
 
-import asyncio
-import dataclasses
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.decision import CandidateResult, Verdict
-from trimtab.core.deployment import Candidate, Machine, Settings
+from trimtab.core.decision import Verdict
+from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError, MissingError, TrimtabError
-from trimtab.core.files import digest_of, to_plain
-from trimtab.core.measurement import Estimate
-from trimtab.core.model import ModelCard
+from trimtab.core.files import digest_of
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
 from trimtab.engines.base import Engine
-from trimtab.evaluate.prompts import calibration_texts
-from trimtab.evaluate.screen import ScreenResult
 from trimtab.flows.events import OnEvent, ignore
-from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
+from trimtab.flows.parts.certify import certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
-from trimtab.flows.parts.evidence import Bench
-from trimtab.flows.parts.exam import Exam, load_suites, policy_for, prepare_exam
-from trimtab.flows.parts.opening import Opened, build_candidate, engines_at_hand, open_model
-from trimtab.flows.parts.reference import PromptMaker, Reference, bench_of, common_settings, machine_with_rates, make_reference
-from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
+from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.opening import Opened, engines_at_hand
+from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
+from trimtab.flows.parts.screening import why_screened_out
+from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, NOT_TRIED, Row, Search, gain, predict_all, screen_all, time_all
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
-from trimtab.flows.parts.timing import Probe, Timed, log_gain, time_finalists
-from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
-from trimtab.plan.prior import nominal_bits, predict
-from trimtab.plan.shortlist import drop_hopeless, kind_of, spread
+from trimtab.plan.budget import DEFAULT_LIMIT_S, plan_budget
 from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25
-ASSUMED_SCORE_TOK_S = 500.0
-N_FINALISTS = 3
-TIMING_S = 100.0
-"""Seconds of the interleaved session; its interval is as narrow as they allow."""
 SECOND_SHARE = 0.5
 """Certifying another candidate takes this much of the time of the first, as reference, controls and noise are known."""
-BUILDS_AT_ONCE = 2
-CERTIFY_PASSES = 1.8
-"""Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
-NOT_TRIED = "Not tried"
-
-
-@dataclass(kw_only=True)
-class Row:
-    """What is known so far of one thing to try."""
-
-    plan: Plan
-    status: str = "dropped"
-    verdict: Verdict | None = None
-    reasons: list[str] = field(default_factory=list)
-    candidate: Candidate | None = None
-    estimate: dict[str, Any] | None = None
-    screen: ScreenResult | None = None
-    probe: Probe | None = None
-    timed: Timed | None = None
-    certified: Certified | None = None
-
-    def result(self) -> CandidateResult:
-        evidence: dict[str, Any] = {"screen": screen_evidence(self.screen), "probe": to_plain(self.probe)}
-        if self.certified is not None:
-            decision = to_plain(self.certified.decision)
-            evidence |= {"gates": decision.pop("gates"), "decision": decision}
-        return CandidateResult(
-            id=self.plan.id,
-            engine=self.plan.engine,
-            recipe=self.plan.recipe.name,
-            settings=self.candidate.settings.given() if self.candidate else self.plan.extra.given(),
-            status=self.status,  # type: ignore[arg-type]
-            verdict=self.verdict,
-            reasons=tuple(self.reasons),
-            measurement=self.timed.measurement if self.timed else None,
-            evidence=evidence if self.screen or self.probe or self.certified else None,
-            estimate=self.estimate,
-            details=subject(self.candidate, speed_over_baseline=self.timed.ratios if self.timed else None) if self.candidate else {},
-        )
-
-
-@dataclass(kw_only=True)
-class Search:
-    """One run of `optimize`."""
-
-    session: Session
-    opened: Opened
-    card: ModelCard
-    machine: Machine
-    workload: Workload
-    policy: Policy
-    settings: Settings
-    engines: dict[str, type[Engine]]
-    reference: Reference
-    exam: Exam
-    bench: Bench
-    baseline: Row
-    rows: dict[str, Row]
-    skipped: list[dict[str, str]]
-    budget: Budget
-    power: Any = None
-
-    def note(self, row: Row, status: str, *reasons: str) -> None:
-        """Keep a row's state, now and on disk."""
-        row.status = status
-        row.reasons += [reason for reason in reasons if reason]
-        self.session.run.put_candidate(row.result())
-
-    @property
-    def passing(self) -> list[str]:
-        """Ids that were looked at and may pass."""
-        return [name for name, row in self.rows.items() if row.probe is not None and row.status != "infeasible" and not row.reasons]
 
 
 def optimize(
@@ -208,8 +122,8 @@ async def _optimize(
         search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
         search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [{"what": "gates", "why": note} for note in notes]
         make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
-        await _screen_all(search, make_prompts)
-        await _time(search, make_prompts)
+        await screen_all(search, make_prompts)
+        await time_all(search, make_prompts)
         await _certify(search)
         return _finish(search)
 
@@ -253,170 +167,14 @@ async def _prepare(
         skipped=skipped,
         budget=plan_budget(session.limit_s, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=len(rows), n_finalists=N_FINALISTS),
     )
-    _predict(search)
+    predict_all(search)
     return search
-
-
-def _predict(search: Search) -> None:
-    """Estimates from the header; what cannot win or cannot fit is dropped with its figures."""
-    estimates: dict[str, dict[int, dict[str, Estimate]]] = {}
-    for name, row in search.rows.items():
-        estimates[name] = {
-            level: predict(search.card, row.plan.recipe, row.plan.engine, search.workload, search.machine, level)
-            for level in search.workload.concurrency
-        }
-        row.estimate = to_plain(estimates[name])
-    base = search.baseline.plan.id
-    own = [name for name, row in search.rows.items() if row.plan.source]
-    shortlist = drop_hopeless(estimates, memory_bytes=search.machine.memory_bytes, baseline=base, keep=own)
-    for name, why in shortlist.dropped.items():
-        search.note(search.rows[name], "dropped", why)
-    kinds = {name: kind_of(row.plan.engine, nominal_bits(search.card, row.plan.recipe)) for name, row in search.rows.items()}
-    others = [name for name in shortlist.kept if name != base and name not in own]
-    order = [base, *own, *spread(others, kinds, len(others))]
-    search.rows = {name: search.rows[name] for name in (*order, *shortlist.dropped)}
-
-
-async def _screen_all(search: Search, make_prompts: PromptMaker) -> None:
-    """Build, look at and keep or leave out every candidate that may win, while there is time for what comes after."""
-    session = search.session
-    base = search.baseline
-    base.candidate = await _build(search, base.plan)
-    async with AsyncExitStack() as stack:
-        screening = Screening(
-            session=session,
-            reference=search.reference.candidate,
-            baseline=base.candidate,
-            exam=search.exam,
-            workload=search.workload,
-            machine=search.machine,
-            make_prompts=make_prompts,
-            stack=stack,
-        )
-        rate = await screening.score_reference()
-        search.budget = plan_budget(
-            session.limit_s, score_tok_s=rate or ASSUMED_SCORE_TOK_S, n_candidates=len(search.rows), n_finalists=N_FINALISTS
-        )
-        for line in search.budget.lines():
-            session.say("plan", line)
-        await _build_all(search)
-        todo = [row for row in search.rows.values() if row.candidate is not None]
-        keep_s = _certify_s(search) + TIMING_S
-        for number, row in enumerate(todo):
-            session.say("screen", row.plan.id, number, len(todo))
-            if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
-                search.note(row, "dropped", f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit.")
-                continue
-            try:
-                if row.candidate is not None:
-                    row.screen, row.probe = await screening.look_at(row.candidate, number)
-            except (InfeasibleError, MissingError) as error:
-                if row is base:
-                    raise
-                search.note(row, "infeasible", str(error))
-                continue
-            search.note(row, "screened", why_screened_out(row.screen, search.policy) if row is not base else "")
-        session.say("screen", "", len(todo), len(todo))
-
-
-async def _build_all(search: Search) -> None:
-    """Make the weights of everything that may win, two at a time: most of a build runs on one core."""
-    todo = [row for row in search.rows.values() if not row.reasons and row.candidate is None]
-    gate = asyncio.Semaphore(BUILDS_AT_ONCE)
-    done = 0
-
-    async def build(row: Row) -> None:
-        nonlocal done
-        async with gate:
-            try:
-                row.candidate = await _build(search, row.plan)
-            except (InfeasibleError, MissingError) as error:
-                search.note(row, "infeasible", str(error))
-        done += 1
-        search.session.say("build", row.plan.id, done, len(todo))
-
-    await asyncio.gather(*(build(row) for row in todo))
-
-
-def _certify_s(search: Search) -> float:
-    """Seconds to keep for certifying the winner, and the best of the baseline's engine after it."""
-    return CERTIFY_PASSES * (search.budget.certify_s + search.budget.generate_s)
-
-
-async def _build(search: Search, plan: Plan) -> Candidate:
-    """The candidate of a plan, from the user's own file if it names one."""
-    opened = search.opened
-    if plan.source:
-        opened = open_model(plan.source, cache_dir=search.session.caches, offline=search.session.offline)
-    return await build_candidate(
-        opened,
-        plan.engine,
-        plan.recipe,
-        dataclasses.replace(search.settings, **plan.extra.given()),
-        products_dir=search.session.products_dir,
-        calibration=calibration_texts(),
-        candidate_id=plan.id,
-    )
-
-
-async def _time(search: Search, make_prompts: PromptMaker) -> None:
-    """The interleaved session of baseline and finalists."""
-    base = search.baseline
-    assert base.candidate is not None
-    probes = {name: row.probe for name, row in search.rows.items() if row.probe is not None}
-    same_file = [name for name, row in search.rows.items() if row.candidate and _reads_shipped_file(search, row) and row is not base]
-    finalists = pick_finalists(
-        probes,
-        {name: row.screen.kl_nats for name, row in search.rows.items() if row.screen is not None},
-        search.passing,
-        {name: row.plan.engine for name, row in search.rows.items()},
-        baseline=base.plan.id,
-        same_file=same_file,
-        n_rivals=search.budget.n_entrants - 1,
-    )
-    for name in search.passing:
-        row = search.rows[name]
-        if name not in finalists and row is not base and row.probe:
-            search.note(
-                row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
-            )
-    left_s = search.session.seconds_left - _certify_s(search)
-    await search.session.workers.end_all()
-    timed = await time_finalists(
-        search.session,
-        base.candidate,
-        [candidate for name in finalists if (candidate := search.rows[name].candidate) is not None],
-        search.workload,
-        make_prompts,
-        machine=search.machine,
-        time_budget_s=max(15.0, left_s if search.session.limit_s > DEFAULT_LIMIT_S else min(TIMING_S, left_s)),
-    )
-    for name, found in timed.items():
-        row = search.rows[name]
-        row.timed = found
-        if found.left and row is base:
-            raise InfeasibleError(f"The baseline could not be timed: {found.left}")
-        if found.left:
-            search.note(row, "infeasible", f"It left the timing: {found.left}")
-        else:
-            search.note(row, "timed" if row.status == "screened" else row.status)
-
-
-def _reads_shipped_file(search: Search, row: Row) -> bool:
-    """Whether an engine reads the user's own GGUF file in this row, whatever it makes of it."""
-    return row.plan.engine != search.baseline.plan.engine and row.plan.recipe.parameters.get("mode") == "gguf"
-
-
-def _gain(search: Search, row: Row) -> float:
-    """Mean log of how many times faster than the baseline; minus infinity where it was not timed."""
-    ratios = row.timed.ratios.get(search.baseline.plan.id) if row.timed else None
-    return log_gain(ratios) if ratios else float("-inf")
 
 
 async def _certify(search: Search) -> None:
     """Certify the fastest that may pass, then the next, within the policy's attempts; then the best of the baseline's own engine."""
     runnable = [row for row in search.rows.values() if row.status == "timed" and not row.reasons and row is not search.baseline]
-    faster = sorted((row for row in runnable if _gain(search, row) > 0.0), key=lambda row: -_gain(search, row))
+    faster = sorted((row for row in runnable if gain(search, row) > 0.0), key=lambda row: -gain(search, row))
     for row in runnable:
         if row not in faster:
             search.note(row, row.status, "Not faster than the baseline when timed in turns with it.")
@@ -485,7 +243,7 @@ async def _attempt(search: Search, row: Row, attempt: int) -> bool:
 def _finish(search: Search) -> dict[str, Any]:
     """Choose, write every file, and return the decision."""
     base = search.baseline
-    passed = sorted((row for row in search.rows.values() if row.verdict == "pass"), key=lambda row: -_gain(search, row))
+    passed = sorted((row for row in search.rows.values() if row.verdict == "pass"), key=lambda row: -gain(search, row))
     chosen = passed[0] if passed else base
     open_ended = [row for row in search.rows.values() if row.verdict == "inconclusive"]
     verdict: Verdict = "pass" if passed or not open_ended else "inconclusive"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr, stdtrit
+from scipy.special import stdtrit
 
 from trimtab.core.errors import InputError
-from trimtab.core.measurement import Interval, Percentiles, Ratio
+from trimtab.core.measurement import Percentiles, Ratio
 
 MIN_FOR_P95 = 20
 MIN_FOR_P99 = 100
@@ -31,21 +31,6 @@ def log_ratio_interval(baseline_rounds: Sequence[float], candidate_rounds: Seque
         return Ratio(ratio=float(np.exp(mean)), low=0.0, high=float("inf"), n_rounds=1)
     reach = float(stdtrit(n - 1, (1.0 + confidence) / 2.0)) * float(logs.std(ddof=1)) / float(np.sqrt(n))
     return Ratio(ratio=float(np.exp(mean)), low=float(np.exp(mean - reach)), high=float(np.exp(mean + reach)), n_rounds=n)
-
-
-def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Median with a distribution-free interval from order statistics (binomial); ends None where n is too small for `confidence`.
-
-    Raises InputError for no values or one that is not finite.
-    """
-    ordered = np.sort(_finite(values))
-    n = ordered.size
-    tail = (1.0 - confidence) / 2.0
-    ranks = [k for k in range(n // 2 + 1) if float(bdtr(k, n, 0.5)) <= tail]
-    if not ranks:
-        return Interval(value=float(np.median(ordered)), n=n)
-    k = ranks[-1]
-    return Interval(value=float(np.median(ordered)), low=float(ordered[k]), high=float(ordered[n - 1 - k]), n=n)
 
 
 def percentiles(values: ArrayLike, unit: str) -> Percentiles:

@@ -1,13 +1,12 @@
 """From what a user typed to a candidate that can be started: source, header, recipe, engine."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.compress.base import load_recipes
 from trimtab.compress.child import make_apart
-from trimtab.core.deployment import Candidate, CandidateSpec, Recipe, Settings
+from trimtab.core.deployment import Candidate, Recipe, Settings
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
@@ -108,23 +107,3 @@ def candidate_name(engine: str, recipe: Recipe, extra: Settings) -> str:
     """`openvino int8-asym kv_type=u8`: engine, recipe without the engine's prefix, settings beyond the common ones."""
     parts = [engine, recipe.name.removeprefix(f"{engine}-"), *(f"{key}={value}" for key, value in extra.given().items())]
     return " ".join(parts)
-
-
-async def resolve(
-    spec: CandidateSpec, common: Settings, *, cache_dir: Path, offline: bool, calibration: Sequence[str] = ()
-) -> tuple[Opened, Candidate]:
-    """A typed spec as a candidate; its own settings go before the common ones."""
-    opened = open_model(spec.source, cache_dir=cache_dir, offline=offline)
-    engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
-    settings = dataclasses.replace(common, **spec.settings.given())
-    candidate = await build_candidate(
-        opened,
-        engine,
-        recipe,
-        settings,
-        products_dir=cache_dir / "products",
-        calibration=calibration,
-        candidate_id=candidate_name(engine, recipe, spec.settings),
-    )
-    return opened, candidate

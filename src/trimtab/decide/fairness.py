@@ -100,7 +100,7 @@ def judge_equivalence_by_group(
         for axis in axes
         if axis.n_incomplete
     ]
-    worst = max(tests, key=lambda test: test.reach(level.alpha))
+    worst = _furthest(tests, level)
     adjusted = holm([test.seen.p_two_sided() for test in tests])
     few = n_templates < spec.min_clusters
     return Judgement(
@@ -176,6 +176,11 @@ def _group_tests(axis: Axis) -> list[GroupTest]:
     ]
 
 
+def _furthest(tests: Sequence[GroupTest], level: Level) -> GroupTest:
+    """The group that may be furthest from zero, the first of equals: on an axis of two they mirror each other up to rounding."""
+    return max(tests, key=lambda test: round(test.reach(level.alpha), 9))
+
+
 def _verdict(spec: GateSpec, axes: Sequence[Axis], tests: Sequence[GroupTest], level: Level) -> tuple[Verdict, list[str]]:
     few = [axis for axis in axes if axis.n_templates < spec.min_clusters]
     if few:
@@ -189,7 +194,7 @@ def _verdict(spec: GateSpec, axes: Sequence[Axis], tests: Sequence[GroupTest], l
     beyond = [test for test in tests if test.reach(level.alpha) >= spec.margin]
     if beyond:
         return "inconclusive", [_sentence(test, spec, level, "reaches beyond the margin") for test in beyond]
-    worst = max(tests, key=lambda test: test.reach(level.alpha))
+    worst = _furthest(tests, level)
     return "pass", [f"all {len(tests)} groups are within the margin; furthest: " + _sentence(worst, spec, level, "is within the margin")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from trimtab.core.decision import CandidateResult, Verdict
 from trimtab.core.deployment import Candidate, Machine, Settings
 from trimtab.core.errors import InfeasibleError, MissingError
-from trimtab.core.files import to_plain
+from trimtab.core.files import digest_of, to_plain
 from trimtab.core.measurement import Estimate
 from trimtab.core.model import ModelCard
 from trimtab.core.policy import Policy
@@ -39,6 +39,7 @@ BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.8
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
 NOT_TRIED = "Not tried"
+OUT_OF_TIME = f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit."
 
 
 @dataclass(kw_only=True)
@@ -151,13 +152,21 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
         )
         for line in search.budget.lines():
             session.say("plan", line)
+        # A search that ended before tried so many within this limit; the same question gets the same answer, from the cache.
+        tried_key = digest_of(
+            [base.candidate.deployment, search.machine.digest, search.workload, session.limit_s, session.seed, _plans(search)]
+        )
+        tried: list[str] | None = session.cache.get_json("tried", tried_key)
+        for row in search.rows.values():
+            if tried is not None and row.plan.id not in tried and not row.reasons:
+                search.note(row, "dropped", OUT_OF_TIME)
         await build_all(search)
         todo = [row for row in search.rows.values() if row.candidate is not None]
         keep_s = certify_s(search) + TIMING_S
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
             if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
-                search.note(row, "dropped", f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit.")
+                search.note(row, "dropped", OUT_OF_TIME)
                 continue
             try:
                 if row.candidate is not None:
@@ -169,6 +178,13 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 continue
             search.note(row, "screened", why_screened_out(row.screen, search.policy) if row is not base else "")
         session.say("screen", "", len(todo), len(todo))
+        if tried is None:
+            session.cache.put_json("tried", tried_key, [row.plan.id for row in search.rows.values() if OUT_OF_TIME not in row.reasons])
+
+
+def _plans(search: Search) -> list[str]:
+    """What was to be tried, with which engine builds."""
+    return [*search.rows, *(kind.build().digest for kind in search.engines.values())]
 
 
 async def build_all(search: Search) -> None:

@@ -18,8 +18,9 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 import llama_cpp.llama_cpp as native
 
 from trimtab.engines.llamacpp import LlamaCppEngine
-from trimtab.engines.llamacpp_score import Tally, top_pairs, trees_of
+from trimtab.engines.llamacpp_score import trees_of
 from trimtab.engines.llamacpp_serve import pick
+from trimtab.engines.tally import Tally, top_pairs
 
 pytestmark = pytest.mark.model
 

@@ -19,8 +19,9 @@ from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.describe.template import render_chat
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
-from trimtab.engines.llamacpp_score import Scorer, check, path_tokens
+from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
+from trimtab.engines.tally import check
 
 DEFAULT_SLOTS = 4
 DEFAULT_BATCH_TOKENS = 2048

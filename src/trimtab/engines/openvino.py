@@ -19,9 +19,10 @@ from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
-from trimtab.engines.openvino_paged import PagedScorer, check
+from trimtab.engines.openvino_paged import PagedScorer
 from trimtab.engines.openvino_serve import Server
 from trimtab.engines.openvino_text import TextModels, last_sentence
+from trimtab.engines.tally import check
 
 KV_TYPES = ("f32", "f16", "bf16", "u8", "u4")
 LOAD_MODES = ("mmap", "read")

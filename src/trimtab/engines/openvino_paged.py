@@ -18,9 +18,7 @@ import numpy.typing as npt
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import ScoreRequest, ScoreResult
 from trimtab.engines.openvino_text import last_sentence
-
-Logits = npt.NDArray[np.float32]
-Place = tuple[int, int]  # continuation, position in it
+from trimtab.engines.tally import Logits, Place, Tally
 
 LOGITS_BYTES = 2**27
 """At most this much memory for the logits of one call."""
@@ -31,73 +29,12 @@ MAX_HEAD_STEPS = 12
 
 
 @dataclass(kw_only=True)
-class Tally:
+class PagedTally(Tally):
     """What is known so far of one request. blocks: all cache blocks it holds; spare: those not handed to a job yet."""
 
-    request: ScoreRequest
     unfinished: int = 0
     blocks: list[int] = field(default_factory=list)
     spare: list[int] = field(default_factory=list)
-    logprobs: list[list[float]] = field(default_factory=list)
-    greedy: list[list[bool]] = field(default_factory=list)
-    watched: list[list[tuple[float, ...]]] = field(default_factory=list)
-    top: list[list[tuple[tuple[int, float], ...]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for ids in self.request.continuations:
-            self.logprobs.append([0.0] * len(ids))
-            self.greedy.append([False] * len(ids))
-            self.watched.append([()] * len(ids))
-            self.top.append([()] * len(ids))
-
-    def take(self, row: Logits, scratch: Logits, places: Sequence[Place]) -> None:
-        """Read off one row of logits [vocab_size], which predicts the tokens at `places`. Overwrites both arrays."""
-        for token, bias in self.request.logit_bias:
-            row[token] += np.float32(bias)
-        peak = row.max()
-        np.subtract(row, peak, out=scratch)
-        np.exp(scratch, out=scratch)
-        log_total = float(peak) + float(np.log(np.float64(scratch.sum())))
-        best = _top(row, log_total, self.request.top_k) if self.request.top_k else ()
-        for branch, position in places:
-            value = row[self.request.continuations[branch][position]]
-            self.logprobs[branch][position] = float(value) - log_total
-            self.greedy[branch][position] = bool(value >= peak)
-            if self.request.watch:
-                ids = np.array(self.request.watch[branch][position], np.int64)
-                self.watched[branch][position] = tuple((row[ids].astype(np.float64) - log_total).tolist())
-            self.top[branch][position] = best
-
-    def result(self) -> ScoreResult:
-        return ScoreResult(
-            logprobs=tuple(map(tuple, self.logprobs)),
-            greedy=tuple(map(tuple, self.greedy)),
-            watched=tuple(map(tuple, self.watched)) if self.request.watch else (),
-            top=tuple(map(tuple, self.top)) if self.request.top_k else (),
-        )
-
-
-def check(request: ScoreRequest, vocab_size: int, context_tokens: int) -> None:
-    """Raises EngineRefused for what cannot be scored: empty parts, unknown ids, more tokens than the context, a ragged watch."""
-    if not request.prefix_ids or not request.continuations or not all(request.continuations):
-        raise EngineRefused("A score request needs a prefix and continuations of at least one token each.")
-    longest = len(request.prefix_ids) + max(map(len, request.continuations))
-    if longest > context_tokens:
-        raise EngineRefused(f"A score request of {longest} tokens does not fit the context of {context_tokens} tokens.")
-    if request.watch and [len(row) for row in request.watch] != [len(ids) for ids in request.continuations]:
-        raise EngineRefused("`watch` must hold one tuple of ids for each position of each continuation.")
-    watched = [token for row in request.watch for ids in row for token in ids]
-    biased = [token for token, _ in request.logit_bias]
-    scored = [token for ids in request.continuations for token in ids]
-    if any(not 0 <= token < vocab_size for token in (*request.prefix_ids, *scored, *watched, *biased)):
-        raise EngineRefused(f"A score request holds a token id outside the vocabulary of {vocab_size}.")
-
-
-def _top(row: Logits, log_total: float, k: int) -> tuple[tuple[int, float], ...]:
-    k = min(k, len(row))
-    found = np.argpartition(row, -k)[-k:]
-    found = found[np.lexsort((found, -row[found]))]
-    return tuple((int(token), float(row[token]) - log_total) for token in found)
 
 
 @dataclass(kw_only=True)
@@ -109,7 +46,7 @@ class Job:
     branch: -1 for a prefix on which continuations wait
     """
 
-    tally: Tally
+    tally: PagedTally
     ids: tuple[int, ...]
     past: int
     blocks: list[int]
@@ -168,7 +105,7 @@ class PagedScorer:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One result a request, in order. Checks of ids and lengths are the caller's."""
-        tallies = [Tally(request=request) for request in requests]
+        tallies = [PagedTally(request=request) for request in requests]
         waiting = deque(tallies)
         ready: deque[Job] = deque()
         largest = max(map(self._blocks_needed, requests), default=0)
@@ -212,10 +149,10 @@ class PagedScorer:
         self._n_blocks = n_blocks
         self._free = list(range(n_blocks))
 
-    def _take_blocks(self, tally: Tally, n_tokens: int) -> list[int]:
+    def _take_blocks(self, tally: PagedTally, n_tokens: int) -> list[int]:
         return [tally.spare.pop() for _ in range(-(-n_tokens // self.block_tokens))]
 
-    def _admit(self, tally: Tally) -> Job:
+    def _admit(self, tally: PagedTally) -> Job:
         """The first job of a request: its prefix, together with the continuation where there is only one."""
         request = tally.request
         tally.blocks = [self._free.pop() for _ in range(self._blocks_needed(request))]

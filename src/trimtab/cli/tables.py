@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.record.explain import gate_change, headline, levels_of
-from trimtab.record.phrases import decimals_for, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
+from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 
 Plain = Mapping[str, Any]
 
@@ -233,7 +233,7 @@ def why_list(decision: Plain) -> RenderableType:
 
 def _in_short(reasons: Sequence[Any]) -> str:
     """The first reasons, none longer than a terminal line or two; the report has them whole."""
-    shown = " ".join(line(reason, LONGEST_REASON) for reason in reasons[:MOST_REASONS])
+    shown = " ".join(ended(line(reason, LONGEST_REASON)) for reason in reasons[:MOST_REASONS])
     return shown + (f" (and {len(reasons) - MOST_REASONS} more in the report)" if len(reasons) > MOST_REASONS else "")
 
 

@@ -20,6 +20,7 @@ from trimtab.describe.template import (
     diff_renderings,
     diff_templates,
     inspect_template,
+    render_golden,
 )
 from trimtab.engines.client import WorkerClient
 from trimtab.engines.registry import engine_class, engine_names
@@ -83,9 +84,10 @@ def describe(spec: str, *, base: str = "", ask_engines: bool = False, offline: b
         base_differences = diff_templates(header.chat_template, fetch(base)[1].chat_template, bos=bos, eos=eos)
     engines = {}
     if ask_engines and header.chat_template:
+        expected = render_golden(header.chat_template, bos=bos, eos=eos, fixed_date=False)
         for name in engine_names():
             on_event(Event(phase="engines", message=f"{name} renders {len(GOLDEN)} conversations"))
-            engines[name] = asyncio.run(_ask_engine(name, snapshot, header, template.renderings))
+            engines[name] = asyncio.run(_ask_engine(name, snapshot, header, expected))
     return Description(
         snapshot=snapshot,
         header=header,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.record.phrases import MISSING, decimals_for, fixed, interval, is_number, line, rounded_down, times, times_interval
+from trimtab.record.phrases import MISSING, decimals_for, ended, fixed, interval, is_number, line, rounded_down, times, times_interval
 
 
 def explain(decision: Mapping[str, Any]) -> str:
@@ -22,10 +22,10 @@ def explain(decision: Mapping[str, Any]) -> str:
     sentences += gates
     is_kept = not chosen or chosen.get("id") == (decision.get("baseline") or {}).get("id")
     if (decision.get("verdict") != "pass" or (is_kept and decision.get("kind") != "compare")) and not gates:
-        sentences += [_ended(reason) for reason in decision.get("reasons") or ()]
+        sentences += [ended(reason) for reason in decision.get("reasons") or ()]
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
-        sentences.append(f"The machine was noisy while timing: {_ended(noise.get('why') or 'the cause is not known')}")
+        sentences.append(f"The machine was noisy while timing: {ended(noise.get('why') or 'the cause is not known')}")
     return " ".join(sentences)
 
 
@@ -129,10 +129,5 @@ def _gate_sentence(gate: Mapping[str, Any]) -> str:
     word = {"fail": "failed", "inconclusive": "is inconclusive"}.get(verdict, verdict)
     margin = f", margin {fixed(gate.get('margin'), decimals_for(gate.get('margin')))}"
     advisory = "" if gate.get("required", True) else " (advisory)"
-    reasons = " ".join(_ended(reason) for reason in gate.get("reasons") or ())
+    reasons = " ".join(ended(reason) for reason in gate.get("reasons") or ())
     return f"Gate {name}{advisory} {word}: change {gate_change(gate)}{margin}. {reasons}".rstrip()
-
-
-def _ended(sentence: Any) -> str:
-    text = line(sentence)
-    return text if text.endswith((".", "!", "?")) else f"{text}."

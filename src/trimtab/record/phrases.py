@@ -112,3 +112,9 @@ def visible(value: Any) -> str:
 
 def _end(value: Any, decimals: int) -> str:
     return fixed(value, decimals) if is_number(value) else "unknown"
+
+
+def ended(sentence: Any) -> str:
+    """One line that ends as a sentence does, so that another may follow it."""
+    text = line(sentence)
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

@@ -21,7 +21,7 @@ from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_l
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
-from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
 from trimtab.flows.parts.reference import PromptMaker, common_settings, machine_with_rates, weakened
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.timing import Timed, time_finalists
@@ -111,6 +111,8 @@ async def _compare(
         card = model_card(opened_a.header, opened_a.snapshot)
         common = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
         opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
+        for spec, opened in ((a, opened_a), (b, opened_b)):
+            check_settings(opened, spec.engine or default_engine(opened), common, spec.settings)
         reference = await _side(session, opened_a, a, common, "A")
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")

@@ -182,10 +182,16 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
         raise cursor.fail(f"its version is {version}; versions 2 and 3 are read, convert the original model again")
     n_tensors, n_keys = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of keys")
     if n_tensors > MAX_TENSORS or n_tensors * 24 > cursor.size:
-        raise cursor.fail(f"it claims {n_tensors} tensors")
+        raise cursor.fail(_too_many(n_tensors, MAX_TENSORS, "tensors", cursor.size))
     if n_keys > MAX_KEYS or n_keys * 13 > cursor.size:
-        raise cursor.fail(f"it claims {n_keys} metadata keys")
+        raise cursor.fail(_too_many(n_keys, MAX_KEYS, "metadata keys", cursor.size))
     return n_tensors, n_keys
+
+
+def _too_many(n: int, most: int, of_what: str, n_bytes: int) -> str:
+    if n > most:
+        return f"it claims {n} {of_what}; no model has more than {most}"
+    return f"it claims {n} {of_what}, which its {n_bytes:,} bytes cannot hold (a download cut short? fetch it again)"
 
 
 def _read_tensor(cursor: _Cursor) -> _Tensor:

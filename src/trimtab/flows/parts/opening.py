@@ -1,5 +1,6 @@
 """From what a user typed to a candidate that can be started: source, header, recipe, engine."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,14 @@ def default_engine(opened: Opened) -> str:
             "runs; convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
         )
     return engine
+
+
+def check_settings(opened: Opened, engine: str, common: Settings, typed: Settings) -> None:
+    """Raise InputError for settings that a user typed and that the engine refuses, where it would open the model without them."""
+    kind = engine_class(engine)
+    refusal = kind.refuses(opened.snapshot, opened.header, dataclasses.replace(common, **typed.given()))
+    if refusal and not kind.refuses(opened.snapshot, opened.header, common):
+        raise InputError(f"{engine} cannot open {opened.snapshot.source} with the settings given: {refusal}.")
 
 
 async def build_candidate(

@@ -46,6 +46,8 @@ class LoadPoint:
     failed: requests that did not finish; they are in no distribution and are reported
     output_tok_s: tokens of all requests over wall time
     energy_j_per_token: None = not measured
+    latencies_ms: single values of finished requests behind the distributions, by `ttft`, `tpot`, `e2e`, and `itl`, which is one gap of
+        each request, as gaps of one request are alike; at most some hundreds each; empty = not kept
     """
 
     concurrency: int
@@ -59,6 +61,7 @@ class LoadPoint:
     decode_tok_s: float
     output_tok_s: float
     energy_j_per_token: float | None = None
+    latencies_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,9 @@ from trimtab.core.measurement import LoadPoint
 from trimtab.engines.base import GenerateRequest, TokenEvent
 from trimtab.stats.ratios import percentiles
 
+MOST_LATENCIES = 800
+GOLDEN = (5**0.5 - 1) / 2
+
 _request_ids = itertools.count(1)
 
 
@@ -167,7 +170,23 @@ def summarise(traces: Sequence[RoundTrace], concurrency: int, *, energy_j: float
         decode_tok_s=1000 / tpot_ms.p50,
         output_tok_s=n_tokens / sum(trace.wall_s for trace in chosen),
         energy_j_per_token=None if energy_j is None else energy_j / n_tokens,
+        latencies_ms=single_latencies(finished),
     )
+
+
+def single_latencies(finished: Sequence[RequestTrace]) -> dict[str, tuple[float, ...]]:
+    """What LoadPoint.latencies_ms holds, in microseconds' precision; of many requests every so many-th, so that none is favoured.
+
+    The gap taken of a request moves through the answer from request to request (golden ratio), so that all positions are seen.
+    """
+    kept = finished[:: -(-len(finished) // MOST_LATENCIES)]
+    gaps = [request.itl_ms for request in kept]
+    return {
+        "ttft": tuple(round(request.ttft_ms, 3) for request in kept),
+        "tpot": tuple(round(request.tpot_ms, 3) for request in kept),
+        "itl": tuple(round(gap[int(len(gap) * (index * GOLDEN % 1))], 3) for index, gap in enumerate(gaps)),
+        "e2e": tuple(round(request.e2e_ms, 3) for request in kept),
+    }
 
 
 def finished_requests(traces: Sequence[RoundTrace], concurrency: int) -> list[RequestTrace]:

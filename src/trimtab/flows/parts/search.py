@@ -35,6 +35,7 @@ ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
 TIMING_S = 100.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
+LEAST_TIMING_S = 15.0
 BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.8
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
@@ -162,10 +163,9 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 search.note(row, "dropped", OUT_OF_TIME)
         await build_all(search)
         todo = [row for row in search.rows.values() if row.candidate is not None]
-        keep_s = certify_s(search) + TIMING_S
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
-            if session.seconds_left < keep_s and row is not base and any(other.probe for other in todo if other is not base):
+            if row is not base and session.seconds_left < keep_s(search):
                 search.note(row, "dropped", OUT_OF_TIME)
                 continue
             try:
@@ -204,6 +204,13 @@ async def build_all(search: Search) -> None:
         search.session.say("build", row.plan.id, done, len(todo))
 
     await asyncio.gather(*(build(row) for row in todo))
+
+
+def keep_s(search: Search) -> float:
+    """Seconds to keep for what comes after screening. While nothing is there to certify, no more than the least that is of use."""
+    if any(row.probe and row.probe.ratio > 1.0 and not row.reasons for row in search.rows.values() if row is not search.baseline):
+        return certify_s(search) + TIMING_S
+    return certify_s(search) / CERTIFY_PASSES + LEAST_TIMING_S
 
 
 def certify_s(search: Search) -> float:
@@ -257,7 +264,7 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         search.workload,
         make_prompts,
         machine=search.machine,
-        time_budget_s=max(15.0, left_s if search.session.limit_s > DEFAULT_LIMIT_S else min(TIMING_S, left_s)),
+        time_budget_s=max(LEAST_TIMING_S, left_s if search.session.limit_s > DEFAULT_LIMIT_S else min(TIMING_S, left_s)),
     )
     for name, found in timed.items():
         row = search.rows[name]

@@ -165,7 +165,8 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
         todo = [row for row in search.rows.values() if row.candidate is not None]
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
-            if row is not base and session.seconds_left < keep_s(search):
+            tried_one = any(other.probe for other in todo if other is not base)
+            if row is not base and tried_one and session.seconds_left < keep_s(search):
                 search.note(row, "dropped", OUT_OF_TIME)
                 continue
             try:

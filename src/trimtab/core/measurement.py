@@ -48,6 +48,7 @@ class LoadPoint:
     energy_j_per_token: None = not measured
     latencies_ms: single values of finished requests behind the distributions, by `ttft`, `tpot`, `e2e`, and `itl`, which is one gap of
         each request, as gaps of one request are alike; at most some hundreds each; empty = not kept
+    round_tok_s: output_tok_s of each closed loop by itself
     """
 
     concurrency: int
@@ -62,6 +63,7 @@ class LoadPoint:
     output_tok_s: float
     energy_j_per_token: float | None = None
     latencies_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    round_tok_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

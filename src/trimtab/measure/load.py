@@ -171,7 +171,12 @@ def summarise(traces: Sequence[RoundTrace], concurrency: int, *, energy_j: float
         output_tok_s=n_tokens / sum(trace.wall_s for trace in chosen),
         energy_j_per_token=None if energy_j is None else energy_j / n_tokens,
         latencies_ms=single_latencies(finished),
+        round_tok_s=tuple(_tok_s(trace) for trace in chosen if trace.wall_s > 0),
     )
+
+
+def _tok_s(trace: RoundTrace) -> float:
+    return sum(len(request.token_ns) for request in trace.requests if not request.failed) / trace.wall_s
 
 
 def single_latencies(finished: Sequence[RequestTrace]) -> dict[str, tuple[float, ...]]:

@@ -73,6 +73,34 @@ class GateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SloResult:
+    """One demand on one deployment, at one concurrency where it depends on that.
+
+    value: as measured (of a latency the percentile asked for), in `unit`; None = not measured
+    low, high: one-sided bounds, of a latency on `share_within`, else on the value; each is wrong with a chance of 5 % at most
+    n, n_within: requests, and how many of them kept the limit; one that did not finish did not keep it
+    more_needed: further requests, all within, that would show it; None where that does not apply
+    reason: the finding as a sentence
+    """
+
+    term: str
+    metric: str
+    percentile: float | None
+    limit: float
+    unit: str
+    concurrency: int | None
+    value: float | None
+    verdict: Verdict
+    reason: str
+    share_within: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    n_within: int = 0
+    more_needed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The joint answer on one candidate.
 

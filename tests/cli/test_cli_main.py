@@ -259,7 +259,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_interrupting_the_process_says_how_to_go_on() -> None:
     script = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell starts with it ignored
 stub = types.ModuleType("trimtab.flows.optimize")
 def optimize(*_, **__):
     print("running", file=sys.stderr, flush=True)

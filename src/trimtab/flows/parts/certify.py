@@ -19,6 +19,7 @@ from trimtab.flows.parts.evidence import (
     control_on,
     generation_of,
     looped,
+    more_noise,
     noise_of,
     outcomes_on,
     parity_controls,
@@ -54,7 +55,7 @@ async def certify(
     swapped: a deployment of the same engine with worse weights, for the parity probe's control
     Raises InfeasibleError if the candidate itself cannot be scored or served.
     """
-    noise = await noise_of(session, bench)
+    noise = await noise_of(session, bench, bench.exam.sample)
     mine = await served_evidence(session, bench, candidate, concurrency=concurrency, swapped=swapped)
     theirs = await served_evidence(session, bench, bench.reference, concurrency=concurrency, swapped=None, controls=False)
     reference: tuple[Outcome, ...] = ()
@@ -65,6 +66,7 @@ async def certify(
         words = f" (look {look} of {n_looks})" if n_looks > 1 else ""
         reference += await outcomes_on(session, bench.reference, part, phase="certify", what=f"reference{words}")
         own += await outcomes_on(session, candidate, part, phase="certify", what=f"{candidate.id}{words}")
+        noise = await more_noise(session, bench, noise, reference, part)
         for gate in bench.policy.gates:
             if gate.suite:
                 controls[gate.name] = controls.get(gate.name, ()) + await control_on(session, bench, gate, part, reference)

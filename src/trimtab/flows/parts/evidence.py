@@ -7,9 +7,10 @@ from typing import Any
 
 from trimtab.core.deployment import Candidate, Settings
 from trimtab.core.errors import InfeasibleError
-from trimtab.core.evidence import GenerationCheck, Outcome, ParityProbe
+from trimtab.core.evidence import Evidence, GenerationCheck, Outcome, ParityProbe
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import GateSpec, Policy
+from trimtab.decide.noise import noise_floor
 from trimtab.evaluate.generation import check_generation
 from trimtab.evaluate.parity import ServedAnswer, rescore, sample_answers
 from trimtab.evaluate.requests import PreparedSuite, biased_against
@@ -94,15 +95,40 @@ def noise_variants(reference: Candidate, exact: Candidate | None, n_cores: int) 
     return found
 
 
-async def noise_of(session: Session, bench: Bench) -> dict[str, tuple[Outcome, ...]]:
-    """Outcomes of the reference's own weights under other numerics, on a sample. A variant that cannot run is left out."""
-    found: dict[str, tuple[Outcome, ...]] = {}
+Noise = dict[str, tuple[Outcome, ...]]
+"""Outcomes of the reference's own weights under other numerics, by the name of the variant."""
+
+
+async def noise_of(session: Session, bench: Bench, items: PreparedSuite) -> Noise:
+    """Noise on these items. A variant that cannot run is left out."""
+    found: Noise = {}
     for name, variant in bench.variants.items():
         try:
-            found[name] = await outcomes_on(session, variant, bench.exam.sample, phase="noise", what=f"reference with {name}")
+            found[name] = await outcomes_on(session, variant, items, phase="noise", what=f"reference with {name}")
         except InfeasibleError as error:
             session.say("noise", f"{name} cannot be tried: {error}")
     return found
+
+
+async def more_noise(session: Session, bench: Bench, noise: Noise, reference: Sequence[Outcome], part: PreparedSuite) -> Noise:
+    """Noise measured on `part` too, for the gates whose floor is too high for their margin.
+
+    A floor holds a standard error, so one from a sample may be too high only because the sample is small; exact arithmetic has no need of
+    this, quantised weights have. reference: outcomes of the items seen so far, `part` among them
+    """
+    seen = Evidence(use="sequential", reference=tuple(reference), candidate=(), noise=noise)
+    high = [
+        gate.suite
+        for gate in bench.policy.gates
+        if gate.suite and (noise_floor(gate, seen) or 0.0) * bench.policy.noise_multiple > gate.margin
+    ]
+    if not high:
+        return noise
+    added = await noise_of(session, bench, part.only(high))
+    return {
+        name: tuple({outcome.item_id: outcome for outcome in (*outcomes, *added.get(name, ()))}.values())
+        for name, outcomes in noise.items()
+    }
 
 
 async def control_on(

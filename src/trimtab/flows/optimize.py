@@ -1,4 +1,4 @@
-"""`trimtab optimize`: find the fastest deployment for a workload on this machine that is shown to be no worse than the reference.
+"""`trimtab optimize`: find the best deployment for a workload on this machine that is shown to be no worse than the reference.
 
 Predict from the header and drop what cannot win; screen on few items beside a short timing; time the finalists interleaved; certify the
 fastest on items that the search never saw, at most as many as the policy allows.
@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.decision import Verdict
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError, MissingError, TrimtabError
 from trimtab.core.files import digest_of
@@ -21,12 +20,14 @@ from trimtab.describe.card import model_card
 from trimtab.engines.base import Engine
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
+from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
 from trimtab.flows.parts.opening import Opened, engines_at_hand
 from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
 from trimtab.flows.parts.screening import why_screened_out
-from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, NOT_TRIED, Row, Search, gain, predict_all, screen_all, time_all
+from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, Row, Search, predict_all, screen_all, time_all
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
 from trimtab.plan.budget import DEFAULT_LIMIT_S, plan_budget
@@ -50,14 +51,21 @@ def optimize(
     offline: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
+    objective: str | None = None,
+    slo: str | None = None,
+    price_per_hour: float | None = None,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
 
     model: a source; candidates: further specs to try; engines: names, () = all at hand; suites: names or files
     time_limit_s: no new work is started after it (default six minutes); a run that was stopped goes on where it was
-    Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run.
+    objective: what is to be best (core.workload.Objective), default latency; slo: what must hold, see plan.slo.parse_slo
+    price_per_hour: of this machine, for costs
+    Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
+    demand even at its predicted best.
     """
+    aim = make_aim(objective, slo, price_per_hour)
     limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
     plan_budget(limit_s, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=1)  # refuses a limit that cannot do before anything is made
     return run_sync(
@@ -73,6 +81,7 @@ def optimize(
             offline=offline,
             limit_s=limit_s,
             seed=seed,
+            aim=aim,
             on_event=on_event,
         )
     )
@@ -91,6 +100,7 @@ async def _optimize(
     offline: bool,
     limit_s: float,
     seed: int,
+    aim: Aim,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     loaded = load_suites(suites)
@@ -108,8 +118,17 @@ async def _optimize(
                 "workload": digest_of(workload),
                 "suite": digest_of([suite.digest for suite in loaded]),
                 "candidates": digest_of(list(specs)),
+                **({"objective and demands": digest_of(aim)} if aim != Aim() else {}),
             },
-            inputs={"model": model, "workload": workload.name, "policy": policy.name, "engines": list(wanted), "candidates": list(specs)},
+            inputs={
+                "model": model,
+                "workload": workload.name,
+                "policy": policy.name,
+                "engines": list(wanted),
+                "candidates": list(specs),
+                "objective": aim.objective,
+                "slo": [term.text for term in aim.slo],
+            },
             versions=versions(),
             fresh=fresh,
             offline=offline,
@@ -119,7 +138,7 @@ async def _optimize(
         ) as (session, opened),
         AsyncExitStack() as stack,
     ):
-        search = await _prepare(session, opened, workload, policy, loaded, plans, engines)
+        search = await _prepare(session, opened, workload, policy, loaded, plans, engines, aim)
         search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [{"what": "gates", "why": note} for note in notes]
         make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
         await screen_all(search, make_prompts)
@@ -129,7 +148,14 @@ async def _optimize(
 
 
 async def _prepare(
-    session: Session, opened: Opened, workload: Workload, policy: Policy, suites: Any, plans: list[Plan], engines: dict[str, type[Engine]]
+    session: Session,
+    opened: Opened,
+    workload: Workload,
+    policy: Policy,
+    suites: Any,
+    plans: list[Plan],
+    engines: dict[str, type[Engine]],
+    aim: Aim,
 ) -> Search:
     """Machine, reference, items, what to try, and the plan of the run."""
     session.say("describe", opened.snapshot.source)
@@ -166,28 +192,25 @@ async def _prepare(
         rows=rows,
         skipped=skipped,
         budget=plan_budget(session.limit_s, score_tok_s=ASSUMED_SCORE_TOK_S, n_candidates=len(rows), n_finalists=N_FINALISTS),
+        aim=aim,
     )
     predict_all(search)
     return search
 
 
 async def _certify(search: Search) -> None:
-    """Certify the fastest that may pass, then the next, within the policy's attempts; then the best of the baseline's own engine."""
-    runnable = [row for row in search.rows.values() if row.status == "timed" and not row.reasons and row is not search.baseline]
-    faster = sorted((row for row in runnable if gain(search, row) > 0.0), key=lambda row: -gain(search, row))
-    for row in runnable:
-        if row not in faster:
-            search.note(row, row.status, "Not faster than the baseline when timed in turns with it.")
-    if faster:
-        assert faster[0].candidate is not None
-        search.power = await power_ahead(search.session, search.bench, faster[0].candidate)
+    """Certify the best that may pass, then the next, within the policy's attempts; then the best of the baseline's own engine."""
+    better = to_certify(search)
+    if better:
+        assert better[0].candidate is not None
+        search.power = await power_ahead(search.session, search.bench, better[0].candidate)
         for line in power_lines(search.power, search.policy):
             search.session.say("power", line)
     spent_s = 0.0
     chosen: Row | None = None
-    for row in faster:
+    for row in better:
         if chosen is not None and row.plan.engine != search.baseline.plan.engine:
-            search.note(row, row.status, f"Not certified: {chosen.plan.id}, which is faster, passed.")
+            search.note(row, row.status, f"Not certified: {chosen.plan.id}, which is {BETTER[search.aim.objective]}, passed.")
             continue
         assert row.candidate is not None
         # Written before the candidate is looked at: an attempt of a run that was killed, or resumed with another order, still counts.
@@ -201,9 +224,9 @@ async def _certify(search: Search) -> None:
             continue
         attempt = search.session.run.step(key, partial(int, len(used) + 1))
         before_s = search.session.seconds
-        passed = await _attempt(search, row, attempt)
+        is_good = await _attempt(search, row, attempt)
         spent_s = search.session.seconds - before_s
-        if passed:
+        if is_good:
             if chosen is not None or row.plan.engine == search.baseline.plan.engine:
                 break
             chosen = row
@@ -243,14 +266,11 @@ async def _attempt(search: Search, row: Row, attempt: int) -> bool:
 def _finish(search: Search) -> dict[str, Any]:
     """Choose, write every file, and return the decision."""
     base = search.baseline
-    passed = sorted((row for row in search.rows.values() if row.verdict == "pass"), key=lambda row: -gain(search, row))
-    chosen = passed[0] if passed else base
-    open_ended = [row for row in search.rows.values() if row.verdict == "inconclusive"]
-    verdict: Verdict = "pass" if passed or not open_ended else "inconclusive"
-    own = next((row for row in passed if row.plan.engine == base.plan.engine), None)
-    reasons = _reasons(search, chosen, own)
-    certified = chosen.certified or next((row.certified for row in search.rows.values() if row.certified), None)
-    over = chosen.timed.ratios if chosen.timed else {}
+    chosen, verdict = choose(search)
+    own = next((row for row in passed(search) if row.plan.engine == base.plan.engine), None)
+    reasons = reasons_for(search, chosen, own)
+    certified = (chosen.certified if chosen else None) or next((row.certified for row in search.rows.values() if row.certified), None)
+    over = chosen.timed.ratios if chosen and chosen.timed else {}
     document = decision_document(
         search.session,
         kind="optimize",
@@ -258,7 +278,7 @@ def _finish(search: Search) -> dict[str, Any]:
         reasons=reasons,
         reference=subject(search.reference.candidate, source=search.opened.snapshot.source, provenance=search.reference.provenance),
         baseline={**subject(_candidate_of(base)), "measurement": base.timed.measurement if base.timed else None},
-        chosen={**subject(_candidate_of(chosen)), "why": reasons[0] if reasons else ""},
+        chosen={**subject(_candidate_of(chosen)), "why": reasons[0] if reasons else ""} if chosen else None,
         speedup={
             "over_baseline": over.get(base.plan.id, {}),
             "over_best_of_baseline_engine": {"id": own.plan.id, **over.get(own.plan.id, {})} if own and own is not chosen else {},
@@ -276,9 +296,11 @@ def _finish(search: Search) -> dict[str, Any]:
         skipped=search.skipped,
         budget={"seconds": search.session.limit_s, "plan": search.budget},
         power=search.power,
+        objective=objective_row(search.aim, chosen.timed if chosen else None, base.timed),
+        slo=slo_rows(search),
     )
     lock = None
-    if verdict == "pass":
+    if verdict == "pass" and chosen is not None:
         lock = lock_of(
             search.opened,
             _candidate_of(chosen),
@@ -296,24 +318,3 @@ def _candidate_of(row: Row) -> Candidate:
     if row.candidate is None:
         raise TrimtabError(f"{row.plan.id} was chosen without having been built.")
     return row.candidate
-
-
-def _reasons(search: Search, chosen: Row, own: Row | None) -> list[str]:
-    """Why this one, and what was tempting."""
-    if chosen is search.baseline:
-        reasons = ["The baseline is kept: nothing faster was shown to be no worse."]
-    else:
-        reasons = [f"{chosen.plan.id} is the fastest that passed every required gate."]
-    if own is not None and own is not chosen:
-        reasons.append(f"{own.plan.id} is the fastest of the baseline's own engine that passed.")
-    for row in search.rows.values():
-        if (row.timed and row.status == "screened") or (row.timed and row.reasons and row.verdict is None and row is not search.baseline):
-            reasons.append(f"{row.plan.id} is fast but not chosen. {row.reasons[0]}")
-    untried = [name for name, row in search.rows.items() if row.reasons and row.reasons[0].startswith(NOT_TRIED)]
-    if untried:
-        reasons.append(
-            f"{len(untried)} candidates were not tried for want of time, such as {untried[0]}; a longer --time-limit tries them."
-        )
-    if search.bench.weak is None:
-        reasons.append(f"No planted loss of quality could be built: {search.bench.weak_missing}")
-    return reasons

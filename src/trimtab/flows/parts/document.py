@@ -73,6 +73,9 @@ def decision_document(
     skipped: Sequence[Mapping[str, str]],
     budget: Any = None,
     power: Any = None,
+    objective: Mapping[str, Any] | None = None,
+    slo: Sequence[Mapping[str, Any]] = (),
+    capacity: Any = None,
 ) -> dict[str, Any]:
     """The answer with all it rests on, as JSON types (schema trimtab.decision/1)."""
     decision = to_plain(certified.decision) if certified else None
@@ -108,6 +111,9 @@ def decision_document(
         "work": {"computed": session.n_computed, "known": session.n_known},
         "budget": to_plain(budget),
         "power": to_plain(power),
+        "objective": to_plain(objective),
+        "slo": to_plain(slo),
+        "capacity": to_plain(capacity),
         "noise": to_plain(noise),
         "skipped": to_plain(skipped),
     }

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.core.decision import CandidateResult, Verdict
+from trimtab.core.decision import CandidateResult, SloResult, Verdict
 from trimtab.core.deployment import Candidate, Machine, Settings
 from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.files import digest_of, to_plain
@@ -14,6 +14,7 @@ from trimtab.core.measurement import Estimate
 from trimtab.core.model import ModelCard
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
+from trimtab.decide.slo import judge_slo, verdict_of
 from trimtab.engines.base import Engine
 from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.screen import ScreenResult
@@ -21,15 +22,16 @@ from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import subject
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of
 from trimtab.flows.parts.opening import Opened, build_candidate, open_model
 from trimtab.flows.parts.reference import PromptMaker, Reference
 from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
 from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.space import Plan
-from trimtab.flows.parts.timing import Probe, Timed, log_gain, time_finalists
+from trimtab.flows.parts.timing import Probe, Timed, time_finalists
 from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
 from trimtab.plan.prior import nominal_bits, predict
-from trimtab.plan.shortlist import drop_hopeless, kind_of, spread
+from trimtab.plan.shortlist import Shortlist, drop_hopeless, kind_of, spread
 
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
@@ -56,7 +58,13 @@ class Row:
     screen: ScreenResult | None = None
     probe: Probe | None = None
     timed: Timed | None = None
+    slo: tuple[SloResult, ...] = ()
     certified: Certified | None = None
+
+    @property
+    def slo_verdict(self) -> Verdict:
+        """Whether it meets all demands; of no demands, that it does."""
+        return verdict_of(self.slo)
 
     def result(self) -> CandidateResult:
         evidence: dict[str, Any] = {"screen": screen_evidence(self.screen), "probe": to_plain(self.probe)}
@@ -97,6 +105,7 @@ class Search:
     rows: dict[str, Row]
     skipped: list[dict[str, str]]
     budget: Budget
+    aim: Aim
     power: Any = None
 
     def note(self, row: Row, status: str, *reasons: str) -> None:
@@ -122,13 +131,32 @@ def predict_all(search: Search) -> None:
         row.estimate = to_plain(estimates[name])
     base = search.baseline.plan.id
     own = [name for name, row in search.rows.items() if row.plan.source]
-    shortlist = drop_hopeless(estimates, memory_bytes=search.machine.memory_bytes, baseline=base, keep=own)
+    impossible, unlikely = beyond_reach(search.aim.slo, estimates, search.workload)
+    if impossible:
+        raise InfeasibleError(" ".join(impossible))
+    for sentence in unlikely:
+        search.session.say("plan", sentence)
+    shortlist = _shortlist(search, estimates, [base, *own])
     for name, why in shortlist.dropped.items():
         search.note(search.rows[name], "dropped", why)
     kinds = {name: kind_of(row.plan.engine, nominal_bits(search.card, row.plan.recipe)) for name, row in search.rows.items()}
     others = [name for name in shortlist.kept if name != base and name not in own]
     order = [base, *own, *spread(others, kinds, len(others))]
     search.rows = {name: search.rows[name] for name in (*order, *shortlist.dropped)}
+
+
+def _shortlist(search: Search, estimates: dict[str, dict[int, dict[str, Estimate]]], keep: list[str]) -> Shortlist:
+    """What may win by the objective, and what cannot."""
+    memory_bytes = search.machine.memory_bytes
+    if any(term.percentile is None for term in search.aim.slo):
+        # A slow candidate may be the only one that is small enough: speed alone drops nothing.
+        return drop_hopeless(estimates, memory_bytes=memory_bytes, keep=keep, n_rivals=len(estimates) + 1)
+    if search.aim.objective == "memory":
+        return drop_hopeless(estimates, memory_bytes=memory_bytes, baseline=keep[0], keep=keep, metric="memory_bytes")
+    if search.aim.objective in ("throughput", "cost"):
+        fullest = max(search.workload.concurrency)
+        estimates = {name: {fullest: by_level[fullest]} for name, by_level in estimates.items()}
+    return drop_hopeless(estimates, memory_bytes=memory_bytes, baseline=keep[0], keep=keep)
 
 
 async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
@@ -239,7 +267,11 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
     """The interleaved session of baseline and finalists."""
     base = search.baseline
     assert base.candidate is not None
-    probes = {name: row.probe for name, row in search.rows.items() if row.probe is not None}
+    probes = {
+        name: as_finalist(search.aim, row.probe, row.candidate.snapshot.size_bytes, base.candidate.snapshot.size_bytes)
+        for name, row in search.rows.items()
+        if row.probe is not None and row.candidate is not None
+    }
     same_file = [name for name, row in search.rows.items() if row.candidate and reads_shipped_file(search, row) and row is not base]
     finalists = pick_finalists(
         probes,
@@ -275,7 +307,14 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         if found.left:
             search.note(row, "infeasible", f"It left the timing: {found.left}")
         else:
+            judge_row(search, row)
             search.note(row, "timed" if row.status == "screened" else row.status)
+
+
+def judge_row(search: Search, row: Row) -> None:
+    """Hold what was timed of a row against the demands; what surely misses one is out, with the reason."""
+    row.slo = judge_slo(search.aim.slo, row.timed.measurement if row.timed else None)
+    row.reasons += [result.reason for result in row.slo if result.verdict == "fail" and result.reason not in row.reasons]
 
 
 def reads_shipped_file(search: Search, row: Row) -> bool:
@@ -284,6 +323,5 @@ def reads_shipped_file(search: Search, row: Row) -> bool:
 
 
 def gain(search: Search, row: Row) -> float:
-    """Mean log of how many times faster than the baseline; minus infinity where it was not timed."""
-    ratios = row.timed.ratios.get(search.baseline.plan.id) if row.timed else None
-    return log_gain(ratios) if ratios else float("-inf")
+    """Log of how many times better than the baseline by the objective; minus infinity where it was not timed."""
+    return gain_of(search.aim, row.timed, search.baseline.timed, search.baseline.plan.id)

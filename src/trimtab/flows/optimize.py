@@ -30,6 +30,7 @@ from trimtab.flows.parts.screening import why_screened_out
 from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, Row, Search, predict_all, screen_all, time_all
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
+from trimtab.flows.parts.tuning import tune_settings
 from trimtab.plan.budget import DEFAULT_LIMIT_S, plan_budget
 from trimtab.plan.workloads import load_workload
 
@@ -142,6 +143,7 @@ async def _optimize(
         search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [{"what": "gates", "why": note} for note in notes]
         make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
         await screen_all(search, make_prompts)
+        await tune_settings(search, make_prompts)
         await time_all(search, make_prompts)
         await _certify(search)
         return _finish(search)

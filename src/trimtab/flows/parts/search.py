@@ -181,10 +181,7 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
         )
         for line in search.budget.lines():
             session.say("plan", line)
-        # A search that ended before tried so many within this limit; the same question gets the same answer, from the cache.
-        tried_key = digest_of(
-            [base.candidate.deployment, search.machine.digest, search.workload, session.limit_s, session.seed, _plans(search)]
-        )
+        tried_key = key_of_tried(search)
         tried: list[str] | None = session.cache.get_json("tried", tried_key)
         for row in search.rows.values():
             if tried is not None and row.plan.id not in tried and not row.reasons:
@@ -211,9 +208,15 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
             session.cache.put_json("tried", tried_key, [row.plan.id for row in search.rows.values() if OUT_OF_TIME not in row.reasons])
 
 
-def _plans(search: Search) -> list[str]:
-    """What was to be tried, with which engine builds."""
-    return [*search.rows, *(kind.build().digest for kind in search.engines.values())]
+def key_of_tried(search: Search) -> str:
+    """Names this search among others: one that ended before tried so many within its limit; the same question gets the same answer.
+
+    Call it before rows are added.
+    """
+    assert search.baseline.candidate is not None
+    plans = [*search.rows, *(kind.build().digest for kind in search.engines.values())]
+    base = search.baseline.candidate.deployment
+    return digest_of([base, search.machine.digest, search.workload, search.session.limit_s, search.session.seed, plans])
 
 
 async def build_all(search: Search) -> None:

@@ -47,7 +47,7 @@ class LoadPoint:
     output_tok_s: tokens of all requests over wall time
     energy_j_per_token: None = not measured
     latencies_ms: single values of finished requests behind the distributions, by `ttft`, `tpot`, `e2e`, and `itl`, which is one gap of
-        each request, as gaps of one request are alike; at most some hundreds each; empty = not kept
+        each request, as gaps of one request are alike; at most some thousands each; empty = not kept
     round_tok_s: output_tok_s of each closed loop by itself
     """
 

@@ -19,7 +19,7 @@ from trimtab.core.measurement import LoadPoint
 from trimtab.engines.base import GenerateRequest, TokenEvent
 from trimtab.stats.ratios import percentiles
 
-MOST_LATENCIES = 800
+MOST_LATENCIES = 6000
 GOLDEN = (5**0.5 - 1) / 2
 
 _request_ids = itertools.count(1)

@@ -19,8 +19,10 @@ from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
 from trimtab.engines.base import Engine
 from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.capacity import measure_capacity
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
+from trimtab.flows.parts.demands import settle, time_alone
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
@@ -145,8 +147,11 @@ async def _optimize(
         await screen_all(search, make_prompts)
         await tune_settings(search, make_prompts)
         await time_all(search, make_prompts)
+        await time_alone(search, make_prompts)
         await _certify(search)
-        return _finish(search)
+        await settle(search, make_prompts)
+        capacity = await measure_capacity(search, choose(search)[0], make_prompts)
+        return _finish(search, capacity)
 
 
 async def _prepare(
@@ -265,7 +270,7 @@ async def _attempt(search: Search, row: Row, attempt: int) -> bool:
     return decision.verdict == "pass"
 
 
-def _finish(search: Search) -> dict[str, Any]:
+def _finish(search: Search, capacity: Any) -> dict[str, Any]:
     """Choose, write every file, and return the decision."""
     base = search.baseline
     chosen, verdict = choose(search)
@@ -300,6 +305,7 @@ def _finish(search: Search) -> dict[str, Any]:
         power=search.power,
         objective=objective_row(search.aim, chosen.timed if chosen else None, base.timed),
         slo=slo_rows(search),
+        capacity=capacity,
     )
     lock = None
     if verdict == "pass" and chosen is not None:

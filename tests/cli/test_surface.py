@@ -11,6 +11,7 @@ OWN = {
     "describe": {"html", "base", "engines"},
     "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
     "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour"},
+    "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "doctor": set(),
 }
 

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 
@@ -22,6 +23,7 @@ LONGEST_REASON = 160
 MOST_REASONS = 2
 WORDS = {"pass": ("PASS", "green"), "fail": ("FAIL", "red"), "inconclusive": ("INCONCLUSIVE", "yellow")}
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
+DEMAND_WORDS = {"pass": "met", "fail": "missed"}
 STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "screened out", "timed": "timed"}
 
 
@@ -31,6 +33,8 @@ def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[Rendera
     if decision.get("candidates") and decision.get("kind") != "compare":
         yield ByWidth(lambda width: candidates_table(decision, wide=width >= WIDE))
         yield why_list(decision)
+    if decision.get("slo"):
+        yield ByWidth(lambda width: demands_table(decision, wide=width >= WIDE))
     if decision.get("gates"):
         yield ByWidth(lambda width: gates_table(decision["gates"], wide=width >= WIDE))
     if files:
@@ -57,6 +61,8 @@ def answer(decision: Plain) -> Panel:
     lines: list[RenderableType] = [Text(headline(decision), style="bold")]
     gates = tuple(f"{line(gate['name'])}{end}" for gate in decision.get("gates") or () for end in (":", " ("))
     lines.extend(Text(line(reason)) for reason in decision.get("reasons") or () if not line(reason).startswith(gates))
+    if claim := objective_claim(decision):
+        lines.append(Text(f"Ranked by {claim}."))
     if _speed_levels(decision):
         lines.append(Padding(speedup_table(decision), (1, 0)))
     told: set[str] = set()
@@ -235,6 +241,25 @@ def _in_short(reasons: Sequence[Any]) -> str:
     """The first reasons, none longer than a terminal line or two; the report has them whole."""
     shown = " ".join(ended(line(reason, LONGEST_REASON)) for reason in reasons[:MOST_REASONS])
     return shown + (f" (and {len(reasons) - MOST_REASONS} more in the report)" if len(reasons) > MOST_REASONS else "")
+
+
+def demands_table(decision: Plain, *, wide: bool) -> RenderableType:
+    """A row for each demand on each deployment: measured, requests within and what their share may be, verdict; then the capacity."""
+    table = Table(box=box.SIMPLE_HEAD, title="Demands", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("candidate", overflow="fold", min_width=16)
+    table.add_column("demand", overflow="fold")
+    table.add_column("at once", justify="right")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("within", justify="right", no_wrap=wide)
+    if wide:
+        table.add_column("may be", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in demand_rows(decision):
+        mark, style = MARKS.get(row["verdict"], MARKS["inconclusive"])
+        state = Text(f"{mark} {DEMAND_WORDS.get(row['verdict'], 'cannot tell')}", style=style)
+        cells = [row["candidate"], row["demand"], row["at"], row["measured"], row["kept"], *([row["bound"]] if wide else [])]
+        table.add_row(*cells, state)
+    return Group(table, *(Text(sentence) for sentence in capacity_lines(decision)), Text(""))
 
 
 def gates_table(gates: Sequence[Plain], *, wide: bool) -> RenderableType:

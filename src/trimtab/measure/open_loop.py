@@ -208,7 +208,7 @@ class _OpenLoad:
             self.saturated = why_saturated(self.in_flight, list(self._waits()))
 
     def _waits(self) -> Iterator[tuple[float, float]]:
-        """(due, time to first token) in seconds, of those that have theirs: who came just now has waited little, however long it will be."""
+        """(due, time to first token) in seconds, of those that have theirs: who came just now has waited little so far."""
         for flight in self.flights:
             if flight.token_ns:
                 yield (flight.due_ns - self.start_ns) / 1e9, (flight.token_ns[0] - flight.due_ns) / 1e9
@@ -239,8 +239,8 @@ class _OpenLoad:
 def why_saturated(in_flight: Sequence[tuple[float, float]], waits_s: Sequence[tuple[float, float]]) -> str:
     """Why more comes in than is answered, in a sentence; empty while that is not sure.
 
-    in_flight: (second, requests in flight); waits_s: (second a request was due, its time to first token), once it has one. Both must grow surely and
-    by a share that matters; the number in flight too, because one slow answer delays many first tokens once.
+    in_flight: (second, requests in flight); waits_s: (second a request was due, its time to first token) of those that have one. Both
+    must grow surely and by a share that matters; the number in flight too, because one slow answer delays many first tokens once.
     """
     if len(waits_s) < MIN_FOR_TREND or len(in_flight) < MIN_FOR_TREND:
         return ""

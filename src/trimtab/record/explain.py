@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trimtab.record.demands import NOTHING_BETTER, objective_claim, unmet, untold
 from trimtab.record.phrases import MISSING, decimals_for, ended, fixed, interval, is_number, line, rounded_down, times, times_interval
 
 
@@ -97,10 +98,16 @@ def _optimize_headline(decision: Mapping[str, Any]) -> str:
     name = line(baseline.get("id", "the baseline"))
     if verdict == "pass" and chosen and chosen.get("id") != baseline.get("id"):
         speed = speed_claims((decision.get("speedup") or {}).get("over_baseline") or {}, name)
+        speed = objective_claim(decision) or speed
         fast = f"{speed}, and it" if speed else "its speed-up was not measured; it"
         return f"Run {line(chosen['id'])}: {fast} passed {gates_in_words(decision.get('gates'))} against the reference."
     if verdict == "pass":
-        return f"Keep {name}: nothing faster was shown to be no worse than the reference."
+        better = NOTHING_BETTER.get(str((decision.get("objective") or {}).get("name")), "nothing faster")
+        return f"Keep {name}: {better} was shown to be no worse than the reference."
+    if verdict == "fail" and unmet(decision):
+        return "No: nothing that was timed here meets what is demanded."
+    if verdict == "inconclusive" and chosen and untold(decision):
+        return f"Cannot tell yet whether {line(chosen.get('id', '?'))} meets what is demanded."
     if verdict == "inconclusive":
         return f"Cannot tell yet: the evidence is not enough to replace {name}."
     return f"No: no candidate that can replace {name} passed."

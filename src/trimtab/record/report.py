@@ -13,6 +13,7 @@ from trimtab.record.run import DECISION_SCHEMA
 _SECTIONS = (
     ("answer", "What is compared", ()),
     ("speed", "How much faster", ("speed",)),
+    ("demands", "Demands", ("demands", "objective")),
     ("candidates", "Candidates", ()),
     ("gates", "Is it no worse?", ("gates",)),
     ("flips", "Changed answers", ("gates",)),

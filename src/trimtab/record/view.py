@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, predicted, settings_in_words
+from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
 from trimtab.record.phrases import (
@@ -50,6 +51,9 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "reference": _named(mapping(decision.get("reference"))),
         "candidate": _named(judged) if judged else None,
         "speed": _speed(decision),
+        "objective": objective_claim(decision),
+        "demands": demand_rows(decision),
+        "capacity": capacity_lines(decision),
         "candidates": [{"number": number, **_candidate(row, decision)} for number, row in enumerate(rows, start=1)],
         "levels": _levels(rows),
         "trade": _trade(decision, rows),

@@ -14,10 +14,23 @@ OWN = {
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "doctor": set(),
 }
+OWN_OF_PARTS = {
+    "runs": {"list": set(), "show": set(), "diff": set(), "rm": {"yes", "dry_run"}},
+    "cache": {"show": set(), "prune": {"max_size", "older_than", "dry_run"}},
+}
 
 
 def test_the_verbs() -> None:
-    assert set(VERBS) == set(OWN)
+    assert set(VERBS) == set(OWN) | set(OWN_OF_PARTS)
+
+
+@pytest.mark.parametrize("verb", OWN_OF_PARTS)
+def test_the_options_of_parts(verb: str) -> None:
+    group = cli.get_command(click.Context(cli), verb)
+    assert isinstance(group, click.Group)
+    assert set(group.commands) == set(OWN_OF_PARTS[verb])
+    for name, command in group.commands.items():
+        assert set(option_names(command)) == OWN_OF_PARTS[verb][name] | COMMON
 
 
 @pytest.mark.parametrize("verb", OWN)

@@ -1,13 +1,17 @@
-"""One process at a time in a folder. The kernel frees the lock when its holder dies, however it dies: it cannot go stale."""
+"""One process at a time in a folder, or many users and one cleaner. The kernel frees a lock when its holder dies: none goes stale."""
 
 import errno
 import os
+import time
 from pathlib import Path
+from typing import Self
 
 from trimtab.core.errors import InputError
 from trimtab.record.disk import sentences
 
 NAME = ".lock"
+USE_NAME = ".in-use"
+_LOOK_S = 0.02  # `is_locked` holds the lock for less than this
 
 
 class FolderLock:
@@ -39,11 +43,74 @@ class FolderLock:
             self._handle = None
 
 
+class UseLock:
+    """Users of a folder's contents hold it together; who removes from the folder holds it alone. Held until `release`."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle: int | None = handle
+
+    @classmethod
+    def shared(cls, folder: Path) -> Self:
+        """For a user. Waits while somebody removes. Raises OSError, e.g. where the file system has no locks."""
+        import fcntl
+
+        return cls._taken(folder, fcntl.LOCK_SH)
+
+    @classmethod
+    def alone(cls, folder: Path) -> Self | None:
+        """For a remover: None while anybody uses the folder, or if that cannot be known."""
+        import fcntl
+
+        try:
+            return cls._taken(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None
+
+    @classmethod
+    def _taken(cls, folder: Path, how: int) -> Self:
+        import fcntl
+
+        handle = os.open(folder / USE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, how)
+        except OSError:
+            os.close(handle)
+            raise
+        return cls(handle)
+
+    def release(self) -> None:
+        """Give the folder free. Idempotent."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the `FolderLock` of a folder. Changes nothing; False where that cannot be known."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False
+
+
 def _lock(handle: int, folder: Path) -> None:
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_S)  # it may be no more than somebody's look
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise

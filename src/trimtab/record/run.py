@@ -8,20 +8,24 @@ decision.json     the answer                                                    
 deploy.toml       the lockfile (record/deploy.py);  report.html  the page (record/report.py)
 """
 
+import contextlib
 import json
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from trimtab.core.decision import CandidateResult
-from trimtab.core.errors import InputError
+from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, sha256_file, to_plain, write_atomic
 from trimtab.record.disk import append_record, check_schema, read_json, read_records, sentences
+from trimtab.record.home import cache_dir
 from trimtab.record.lock import NAME as LOCK_NAME
-from trimtab.record.lock import FolderLock
+from trimtab.record.lock import FolderLock, UseLock
 from trimtab.record.outcomes import read_outcomes, write_outcomes
 
 RUN_SCHEMA = "trimtab.run/1"
@@ -42,6 +46,7 @@ class RunDir:
         self.head = head
         self.resumed = resumed
         self._lock = lock
+        self._caches: UseLock | None = None
         self.warnings: list[str] = []
         self._steps = self._read_steps()
         self._candidates = self._read_candidates()
@@ -81,6 +86,7 @@ class RunDir:
                 run = cls(path, lock, head, resumed=True)
             run._remove_leftovers()
             run._write_head()
+            run._caches = _caches_in_use()
         except BaseException:
             lock.release()
             raise
@@ -160,7 +166,9 @@ class RunDir:
             self._write_head()
 
     def close(self) -> None:
-        """Give the directory free. Idempotent."""
+        """Give the directory, and the built weights in the cache folder, free. Idempotent."""
+        if self._caches is not None:
+            self._caches.release()
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -212,6 +220,94 @@ def read_run(path: Path) -> dict[str, Any]:
 def read_decision(path: Path) -> dict[str, Any]:
     """decision.json, given itself or its run directory, without locking. Raises InputError."""
     return read_json(path / "decision.json" if path.is_dir() else path, DECISION_SCHEMA)
+
+
+def read_candidates(path: Path) -> dict[str, dict[str, Any]]:
+    """Candidates by id as a run directory has them now, without locking or mending it. Raises InputError."""
+    records, _ = read_records(path / "candidates.jsonl", mend=False)
+    return {str(record.get("id")): record for record in records}
+
+
+def read_step_keys(path: Path) -> list[str]:
+    """Keys of the finished steps of a run directory, in their order, without locking or mending it. Raises InputError."""
+    records, _ = read_records(path / "journal.jsonl", mend=False)
+    return [str(record.get("key")) for record in records]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What `remove_run` freed, and the files it kept because no run writes such files (paths relative to the run directory)."""
+
+    path: Path
+    n_files: int
+    n_bytes: int
+    kept: tuple[str, ...]
+
+
+def check_is_run(path: Path) -> None:
+    """Raises InputError unless `path` is itself (not by a link) a directory with the run.json of a run, of whatever version."""
+    if path.is_symlink():
+        raise InputError(f"{path} is a link; name the run directory itself.")
+    if not path.is_dir():
+        raise InputError(f"{path} is not a run directory: there is no such folder.")
+    head = path / "run.json"
+    try:
+        text = head.read_text(encoding="utf-8") if head.is_file() and not head.is_symlink() else ""
+        schema = json.loads(text).get("schema") if text else None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        schema = None
+    if not isinstance(schema, str) or schema.partition("/")[0] != RUN_SCHEMA.partition("/")[0]:
+        raise InputError(f"{path} is not a run directory: it has no run.json that trimtab wrote. Remove it by hand if you are sure.")
+
+
+def remove_run(path: Path, *, dry_run: bool = False) -> Removed:
+    """Remove what a run wrote in its directory, and the directory if nothing else is in it. Links are kept, never followed.
+
+    run.json goes last, so that what an interrupted removal left can be removed again.
+    Raises InputError (not a run directory, in use, no permission) or MissingError.
+    """
+    check_is_run(path)
+    lock = FolderLock(path)
+    try:
+        with sentences(path, "read"):
+            inside = sorted(found for found in path.rglob("*") if found.is_symlink() or not found.is_dir())
+        written = [found for found in inside if _is_written_by_runs(found, found.relative_to(path).as_posix())]
+        written.sort(key=lambda found: (found.parent == path, found.name == "run.json", found.name == LOCK_NAME))
+        n_bytes = sum(found.lstat().st_size for found in written)
+        kept = tuple(found.relative_to(path).as_posix() for found in inside if found not in set(written))
+        if not dry_run:
+            with sentences(path, "remove"):
+                for found in written:
+                    found.unlink()
+                folders = sorted((found for found in path.rglob("*") if found.is_dir() and not found.is_symlink()), reverse=True)
+                for folder in (*(folder for folder in folders if _is_folder_of_runs(folder.relative_to(path).as_posix())), path):
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
+    finally:
+        lock.release()
+    return Removed(path=path, n_files=len([found for found in written if found.name != LOCK_NAME]), n_bytes=n_bytes, kept=kept)
+
+
+_WRITTEN = re.compile(
+    r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|deploy\.toml|report\.html|\.lock|\..+\.part"
+    r"|items/[A-Za-z0-9_.-]+\.parquet|items/\..+\.part|cache/[a-z][a-z0-9_]*/[0-9a-f]{2}/([0-9a-f]{64}|\..+\.part))"
+)
+_FOLDERS = re.compile(r"items|cache(/[a-z][a-z0-9_]*(/[0-9a-f]{2})?)?")
+
+
+def _is_written_by_runs(path: Path, name: str) -> bool:
+    return bool(_WRITTEN.fullmatch(name)) and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _is_folder_of_runs(name: str) -> bool:
+    return bool(_FOLDERS.fullmatch(name))
+
+
+def _caches_in_use() -> UseLock | None:
+    """Keeps built weights from being removed under a run. Without locks there, a removal does not know of anybody and keeps them too."""
+    with contextlib.suppress(OSError, TrimtabError):
+        return UseLock.shared(cache_dir())
+    return None
 
 
 def now() -> str:

@@ -1,0 +1,248 @@
+"""`runs list|show|diff|rm`: run directories as they lie on the disk. Reads without locking; only `remove_runs` changes anything."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trimtab.core.errors import InputError, TrimtabError
+from trimtab.record.explain import levels_of
+from trimtab.record.lock import is_locked
+from trimtab.record.phrases import is_number
+from trimtab.record.run import Removed, check_is_run, read_candidates, read_decision, read_run, read_step_keys, remove_run
+
+DEEP = 2  # runs/<run> and runs/<project>/<run>
+State = Literal["finished", "unfinished", "in use", "damaged"]
+_OF_CANDIDATE = ("status", "verdict", "weights_sha256", "settings", "build")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run directory holds. decision: None until there is one; candidates: by id, each as it was last written."""
+
+    path: Path
+    state: State
+    head: Mapping[str, Any]
+    decision: Mapping[str, Any] | None
+    candidates: Mapping[str, Mapping[str, Any]]
+    step_keys: tuple[str, ...]
+
+    @property
+    def verb(self) -> str:
+        """The verb that made the run: what its request is tells."""
+        if self.decision and self.decision.get("kind"):
+            return str(self.decision["kind"])
+        return "compare" if "a" in self.head["inputs"] else "optimize"
+
+
+def load_run(path: Path) -> Run:
+    """A run directory, also an unfinished one or one in use. Raises InputError (no run there, damaged, of a newer trimtab)."""
+    check_is_run(path.resolve())
+    try:
+        head = read_run(path)
+        in_use = is_locked(path)
+        decision = read_decision(path) if (path / "decision.json").exists() and head["finished"] else None
+        candidates, step_keys = read_candidates(path), tuple(read_step_keys(path))
+        if not isinstance(head["inputs"], dict) or not isinstance(head["digests"], dict) or not isinstance(head["started"], str):
+            raise InputError(f"{path / 'run.json'} is damaged: inputs, digests or the start are not of their kind.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'run.json'} is damaged: it lacks {error}.") from error
+    if decision is not None:
+        candidates = {str(row["id"]): row for row in decision.get("candidates") or () if isinstance(row, dict) and "id" in row}
+    state: State = "in use" if in_use else "finished" if decision is not None else "unfinished"
+    return Run(path=path, state=state, head=head, decision=decision, candidates=candidates, step_keys=step_keys)
+
+
+def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row a run directory in the folders or up to two levels below them, newest first; a damaged one has its reason in `problem`.
+
+    Folders that are links are not entered. Raises InputError for a folder that is not there.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; name one that holds runs.")
+        for path, problem in _find(folder, DEEP):
+            rows.setdefault(path.resolve(), _damaged(path, problem) if problem else _row(path))
+    return sorted(rows.values(), key=lambda row: (row["started"] or "", row["path"]), reverse=True)
+
+
+def _find(folder: Path, deep: int) -> list[tuple[Path, str]]:
+    """Run directories, each with an empty text, and folders that cannot be read, each with the reason."""
+    try:
+        if (folder / "run.json").is_file():
+            return [(folder, "")]
+        below = sorted(Path(item.path) for item in os.scandir(folder) if item.is_dir(follow_symlinks=False) and item.name[0] != ".")
+    except OSError as error:
+        return [(folder, f"it cannot be read ({error.strerror or error})")]
+    return [found for path in below for found in _find(path, deep - 1)] if deep else []
+
+
+def _row(path: Path) -> dict[str, Any]:
+    try:
+        return summary(load_run(path))
+    except TrimtabError as error:
+        return _damaged(path, str(error))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # edited by hand into another shape
+        return _damaged(path, f"a file of it has another shape than trimtab writes ({type(error).__name__}: {error})")
+
+
+def _damaged(path: Path, problem: str) -> dict[str, Any]:
+    empty = dict.fromkeys(("verb", "started", "finished", "model", "workload", "policy", "verdict", "chosen", "speedup_low"))
+    return {"path": str(path), "state": "damaged", **empty, "problem": problem}
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """One row of the list. speedup_low: by concurrency, the low end of the chosen or compared one's ratio over the baseline."""
+    inputs, decision = run.head["inputs"], run.decision or {}
+    model = inputs.get("model") or " vs ".join(str(inputs[side]) for side in ("a", "b") if side in inputs)
+    chosen, baseline = decision.get("chosen") or {}, decision.get("baseline") or {}
+    over = {} if chosen and chosen.get("id") == baseline.get("id") else (decision.get("speedup") or {}).get("over_baseline") or {}
+    lows = {level: (over[level].get("e2e_ms_p50") or {}).get("low") for level in levels_of(over)}
+    return {
+        "path": str(run.path),
+        "state": run.state,
+        "verb": run.verb,
+        "started": run.head["started"],
+        "finished": run.head["finished"],
+        "model": model,
+        "workload": inputs.get("workload"),
+        "policy": inputs.get("policy"),
+        "verdict": decision.get("verdict"),
+        "chosen": chosen.get("id"),
+        "speedup_low": {level: low for level, low in lows.items() if is_number(low)},
+        "problem": "",
+    }
+
+
+def remove_runs(paths: Sequence[Path], *, dry_run: bool = False) -> list[Removed]:
+    """Remove run directories, all of them looked at before the first is touched. Raises InputError or MissingError; see `remove_run`."""
+    unique = list({path.absolute(): path for path in paths}.values())
+    found = [remove_run(path, dry_run=True) for path in unique]
+    return found if dry_run else [remove_run(path) for path in unique]
+
+
+def diff_runs(a: Run, b: Run) -> dict[str, Any]:
+    """What differs between two runs, as JSON types.
+
+    asked: rows (what, a, b) for inputs, digests, seed, versions, machine
+    answer: rows for verdict and chosen, also where they are equal
+    candidates: rows for candidates of both whose status, verdict, weights, settings or engine build differ; only_a, only_b: ids
+    gates: per candidate judged in both, its gates' changes with intervals, and `apart`: each change lies outside the other's interval
+    speed: per candidate timed against the baseline in both, ratios (comparable if the baselines are the same deployment) and medians
+    """
+    both = [key for key in a.candidates if key in b.candidates]
+    return {
+        "a": summary(a),
+        "b": summary(b),
+        "asked": _asked(a, b),
+        "answer": [_pair(key, summary(a)[key], summary(b)[key]) for key in ("verdict", "chosen")],
+        "candidates": [row for key in both for row in _of_candidate(key, a.candidates[key], b.candidates[key])],
+        "only_a": [key for key in a.candidates if key not in b.candidates],
+        "only_b": [key for key in b.candidates if key not in a.candidates],
+        "gates": _gates(a, b),
+        "speed": [row for key in both for row in _speed(key, a, b)],
+        "same_baseline": _same_baseline(a, b),
+    }
+
+
+def _pair(what: str, a: Any, b: Any) -> dict[str, Any]:
+    return {"what": what, "a": a, "b": b}
+
+
+def _asked(a: Run, b: Run) -> list[dict[str, Any]]:
+    rows = [] if a.head.get("seed") == b.head.get("seed") else [_pair("seed", a.head.get("seed"), b.head.get("seed"))]
+    for name in ("inputs", "digests", "versions", "machine"):
+        mine, other = (_machine(run) if name == "machine" else run.head.get(name) or {} for run in (a, b))
+        keys = [*mine, *(key for key in other if key not in mine)]
+        rows += [_pair(f"{name}: {key}", mine.get(key), other.get(key)) for key in keys if mine.get(key) != other.get(key)]
+    return rows
+
+
+def _machine(run: Run) -> Mapping[str, Any]:
+    """What the machine is. Its measured rates differ from run to run and are left out."""
+    machine = (run.decision or {}).get("machine") or run.head.get("machine") or {}
+    return {key: value for key, value in machine.items() if key in ("cpu", "n_cores", "memory_bytes", "flags", "accelerators", "system")}
+
+
+def _of_candidate(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def value(row: Mapping[str, Any], what: str) -> Any:
+        return row.get(what) if what in ("status", "verdict", "settings") else (row.get("details") or {}).get(what)
+
+    rows = [{"id": key, **_pair(what, value(a, what), value(b, what))} for what in _OF_CANDIDATE]
+    return [row for row in rows if row["a"] != row["b"]]
+
+
+def _judged(run: Run) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Gates by the candidate they judged. The decision's own are those of its chosen, or of the one compared."""
+    found = {key: gates for key, row in run.candidates.items() if (gates := (row.get("evidence") or {}).get("gates"))}
+    decision = run.decision or {}
+    name = (decision.get("chosen") or {}).get("id") or (next(iter(run.candidates), None) if run.verb == "compare" else None)
+    if name and decision.get("gates"):
+        found.setdefault(name, decision["gates"])
+    return found
+
+
+def _gates(a: Run, b: Run) -> list[dict[str, Any]]:
+    mine, other = _judged(a), _judged(b)
+    rows = []
+    for key in mine:
+        theirs = {gate["name"]: gate for gate in other.get(key) or ()}
+        for gate in mine[key]:
+            if gate["name"] in theirs:
+                now = theirs[gate["name"]]
+                rows.append({"id": key, "gate": gate["name"], "a": _gate(gate), "b": _gate(now), "apart": apart(gate, now)})
+    return rows
+
+
+def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: gate.get(key) for key in ("delta", "low", "high", "confidence", "margin", "unit", "n", "verdict")}
+
+
+def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool | None:
+    """Whether each change lies outside the other's interval; None where one of them was not measured or the units differ."""
+    values = [row.get(key) for row in (a, b) for key in ("delta", "low", "high")]
+    if a.get("unit") != b.get("unit") or not all(is_number(value) for value in values):
+        return None
+    return not b["low"] <= a["delta"] <= b["high"] and not a["low"] <= b["delta"] <= a["high"]
+
+
+def _speed(key: str, a: Run, b: Run) -> list[dict[str, Any]]:
+    rows = []
+    sides = [(_over_baseline(run, key), _medians(run, key)) for run in (a, b)]
+    (ratios_a, medians_a), (ratios_b, medians_b) = sides
+    for level in sorted(medians_a.keys() & medians_b.keys(), key=int):
+        rows.append(
+            {
+                "id": key,
+                "concurrency": int(level),
+                "a": {"e2e_ms_p50": medians_a[level], "over_baseline": ratios_a.get(level)},
+                "b": {"e2e_ms_p50": medians_b[level], "over_baseline": ratios_b.get(level)},
+            }
+        )
+    return rows
+
+
+def _over_baseline(run: Run, key: str) -> dict[str, Any]:
+    """Ratio, low and high by concurrency."""
+    decision = run.decision or {}
+    baseline = str((decision.get("baseline") or {}).get("id"))
+    over = ((run.candidates[key].get("details") or {}).get("speed_over_baseline") or {}).get(baseline) or {}
+    if not over and key == (decision.get("chosen") or {}).get("id"):
+        over = (decision.get("speedup") or {}).get("over_baseline") or {}
+    ratios = {level: over[level].get("e2e_ms_p50") or {} for level in levels_of(over)}
+    return {level: {end: ratio.get(end) for end in ("ratio", "low", "high")} for level, ratio in ratios.items() if ratio}
+
+
+def _medians(run: Run, key: str) -> dict[str, float]:
+    """Median end-to-end milliseconds of a request by concurrency."""
+    points = (run.candidates[key].get("measurement") or {}).get("points") or ()
+    found = {str(point["concurrency"]): (point.get("e2e_ms") or {}).get("p50") for point in points}
+    return {level: p50 for level, p50 in found.items() if is_number(p50)}
+
+
+def _same_baseline(a: Run, b: Run) -> bool:
+    """Whether both runs timed against the same weights, settings and engine build."""
+    digests = [((run.decision or {}).get("baseline") or {}).get("deployment_sha256") for run in (a, b)]
+    return bool(digests[0]) and digests[0] == digests[1]

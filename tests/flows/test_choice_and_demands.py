@@ -1,0 +1,240 @@
+"""Who is chosen under demands and objectives, and what is said of it. No model: rows and timings are made up."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from trimtab.core.errors import InputError, MissingError
+from trimtab.core.measurement import Estimate
+from trimtab.core.workload import Workload
+from trimtab.decide.slo import judge_slo
+from trimtab.flows.parts import objective as objectives
+from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, requests_of_a_point
+from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
+from trimtab.flows.parts.demands import rounds_needed, with_more
+from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row
+from trimtab.flows.parts.search import Row
+from trimtab.flows.parts.timing import Probe, Timed
+from trimtab.measure.meters import EnergyReading
+from trimtab.measure.open_loop import OpenResult, OpenTrace
+from trimtab.plan.slo import parse_slo
+
+TTFT = parse_slo("ttft_p95<400ms")
+CHAT = Workload(name="w", prompt_tokens=128, output_tokens=32, concurrency=(1, 2))
+
+
+def timed(e2e_ratio=1.0, *, ttft=100.0, n=60, tok_s=20.0, memory=4e8):
+    points = [
+        {
+            "concurrency": level,
+            "n_requests": n,
+            "failed": 0,
+            "output_tok_s": tok_s * level,
+            "round_tok_s": [tok_s * level, tok_s * level * 1.01],
+            "energy_j_per_token": None,
+            "e2e_ms": {"p50": 1000.0 / e2e_ratio},
+            "latencies_ms": {"ttft": [ttft] * n, "e2e": [900.0] * n},
+        }
+        for level in (1, 2)
+    ]
+    ratio = {"ratio": e2e_ratio, "low": e2e_ratio, "high": e2e_ratio, "n_rounds": 3}
+    return Timed(
+        measurement={"points": points, "peak_memory_bytes": memory, "load_s": 1.0, "cold_ttft_ms": 900.0},
+        ratios={"base": {"1": {"e2e_ms_p50": ratio}, "2": {"e2e_ms_p50": ratio}}},
+    )
+
+
+def searched(rows, *, slo="", objective="latency", verdicts=None):
+    """rows: name -> Timed; the first is the baseline. verdicts: name -> gates' verdict."""
+    aim = Aim(objective=objective, slo=parse_slo(slo) if slo else (), price_per_hour=1.0)
+    made = {}
+    for name, found in rows.items():
+        row = Row(plan=SimpleNamespace(id=name, engine="e"), status="timed", timed=found)
+        row.slo = judge_slo(aim.slo, found.measurement)
+        row.reasons = [result.reason for result in row.slo if result.verdict == "fail"]
+        row.verdict = (verdicts or {}).get(name)
+        made[name] = row
+
+    def note(row, status, *reasons):
+        row.reasons += [reason for reason in reasons if reason]
+
+    return SimpleNamespace(
+        aim=aim, rows=made, baseline=made[next(iter(rows))], note=note, bench=SimpleNamespace(weak=object(), weak_missing=""), workload=CHAT
+    )
+
+
+def test_without_demands_the_fastest_that_passed_is_chosen():
+    search = searched({"base": timed(), "a": timed(1.5), "b": timed(2.0), "c": timed(0.9)})
+    assert [row.plan.id for row in to_certify(search)] == ["b", "a"]
+    assert search.rows["c"].reasons == ["Not faster than the baseline when timed in turns with it."]
+    search.rows["a"].verdict = "pass"
+    search.rows["b"].verdict = "fail"
+    assert (choose(search)[0].plan.id, choose(search)[1]) == ("a", "pass")
+    assert choose(searched({"base": timed()}))[1] == "pass"
+    open_ended = searched({"base": timed(), "a": timed(2.0)}, verdicts={"a": "inconclusive"})
+    assert (choose(open_ended)[0].plan.id, choose(open_ended)[1]) == ("base", "inconclusive")
+
+
+def test_a_faster_one_that_misses_a_demand_is_neither_certified_nor_chosen():
+    search = searched({"base": timed(), "fast": timed(2.0, ttft=900.0), "good": timed(1.3)}, slo="ttft_p95<400ms")
+    assert [row.plan.id for row in to_certify(search)] == ["good"]
+    search.rows["good"].verdict = "pass"
+    chosen, verdict = choose(search)
+    assert (chosen.plan.id, verdict) == ("good", "pass")
+    said = reasons_for(search, chosen, None)
+    assert said[:2] == ["good is the fastest that passed every required gate and misses no demand.", "It meets ttft_p95<400ms."]
+    assert any(reason.startswith("fast is fast but not chosen. Misses ttft_p95<400ms at concurrency 1: 900 ms") for reason in said)
+
+
+def test_a_slower_one_replaces_a_baseline_that_misses_a_demand():
+    search = searched({"base": timed(ttft=500.0), "slow": timed(0.8)}, slo="ttft_p95<400ms")
+    assert [row.plan.id for row in to_certify(search)] == ["slow"]
+    search.rows["slow"].verdict = "pass"
+    chosen, verdict = choose(search)
+    assert (chosen.plan.id, verdict) == ("slow", "pass")
+    assert any("The baseline is out. Misses" in reason and "25 % over" in reason for reason in reasons_for(search, chosen, None))
+
+
+def test_if_everything_misses_the_answer_is_no_and_names_the_nearest():
+    search = searched({"base": timed(ttft=800.0), "near": timed(2.0, ttft=440.0), "far": timed(3.0, ttft=4000.0)}, slo="ttft_p95<400ms")
+    assert to_certify(search) == []
+    chosen, verdict = choose(search)
+    assert (chosen, verdict) == (None, "fail")
+    first = reasons_for(search, None, None)[0]
+    assert first.startswith("Nothing that was timed here meets ttft_p95<400ms: the nearest is near. Misses")
+    assert "10 % over" in first
+    rows = slo_rows(search)
+    assert len(rows) == 6
+    assert {row["candidate"] for row in rows} == {"base", "near", "far"}
+
+
+def test_what_cannot_be_told_is_inconclusive_but_a_baseline_that_is_proven_is_kept():
+    unsure = searched({"base": timed(n=20), "a": timed(2.0, n=20)}, slo="ttft_p95<400ms", verdicts={"a": "pass"})
+    chosen, verdict = choose(unsure)
+    assert (chosen.plan.id, verdict) == ("a", "inconclusive")
+    assert any("at least 39 more requests would be needed" in reason for reason in reasons_for(unsure, chosen, None))
+    proven = searched({"base": timed(n=60), "a": timed(2.0, n=20)}, slo="ttft_p95<400ms", verdicts={"a": "pass"})
+    assert (choose(proven)[0].plan.id, choose(proven)[1]) == ("base", "pass")
+    both = searched({"base": timed(), "quick": timed(2.0, n=20), "sure": timed(1.2)}, slo="ttft_p95<400ms")
+    both.rows["quick"].verdict = both.rows["sure"].verdict = "pass"
+    assert [row.plan.id for row in passed(both)] == ["sure", "quick"], "who surely meets the demands goes first"
+    lost = searched({"base": timed(ttft=900.0), "a": timed(2.0)}, slo="ttft_p95<400ms", verdicts={"a": "inconclusive"})
+    assert choose(lost) == (None, "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("objective", "best"), [("latency", "quick"), ("throughput", "wide"), ("cost", "wide"), ("memory", "small"), ("energy", None)]
+)
+def test_each_objective_has_its_own_winner(objective, best):
+    rows = {"base": timed(), "quick": timed(2.0), "wide": timed(0.9, tok_s=60.0), "small": timed(0.9, memory=1e8)}
+    order = to_certify(searched(rows, objective=objective))
+    assert (order[0].plan.id if order else None) == best
+    aim = Aim(objective=objective, price_per_hour=3.6)
+    assert gain_of(aim, rows["base"], None, "base") in (0.0, -math.inf)
+    assert gain_of(aim, None, rows["base"], "base") == -math.inf
+
+
+def test_what_the_document_says_of_the_objective():
+    base, wide = timed(tok_s=20.0), timed(tok_s=60.0)
+    row = objective_row(Aim(objective="throughput"), wide, base)
+    assert (row["name"], row["unit"], row["chosen"], row["baseline"], row["concurrency"]) == ("throughput", "tok/s", 120.0, 40.0, 2)
+    assert (row["ratio"].ratio, row["ratio"].low) == pytest.approx((3.0, 3.0))
+    cost = objective_row(Aim(objective="cost", price_per_hour=3.6), wide, base)
+    assert cost["chosen"] == pytest.approx(3.6 / 3600 / 120 * 1e6)
+    assert cost["ratio"].ratio == pytest.approx(3.0)
+    memory = objective_row(Aim(objective="memory"), timed(memory=1e8), base)
+    assert memory["ratio"] == {"ratio": 4.0, "low": None, "high": None}
+    assert "concurrency" not in memory
+    assert objective_row(Aim(), None, None) == {"name": "latency", "unit": "ms", "chosen": None, "baseline": None}
+
+
+def test_aims_that_make_no_sense(monkeypatch):
+    assert make_aim(None, None, None) == Aim()
+    assert make_aim("throughput", "ttft_p95<400ms", None) == Aim(objective="throughput", slo=TTFT)
+    for arguments, says in (
+        (("speed", None, None), "Unknown objective"),
+        (("cost", None, None), "--price-per-hour"),
+        (("cost", None, -1.0), "above zero"),
+        ((None, "", None), "empty term"),
+    ):
+        with pytest.raises(InputError, match=says):
+            make_aim(*arguments)
+    monkeypatch.setattr(objectives, "ENERGY_LOOK_S", 0.0)
+    monkeypatch.setattr(objectives, "read_energy", lambda: EnergyReading(counters_uj={}, reason="there is no counter"))
+    for arguments in (("energy", None, None), (None, "energy<1J/token", None)):
+        with pytest.raises(MissingError, match=r"Energy cannot be measured here: there is no counter\."):
+            make_aim(*arguments)
+    readings = iter([EnergyReading(counters_uj={"package": (10**6 * n, 0)}) for n in range(2)])
+    monkeypatch.setattr(objectives, "read_energy", lambda: next(readings))
+    assert make_aim("energy", None, None).objective == "energy"
+
+
+def forecast(low, value, memory=1e8):
+    def at(low, value):
+        return Estimate(value=value, low=low, high=9 * value, unit="ms", basis="roofline of 38 GB/s and more, and so on")
+
+    times = {name: at(low, value) for name in ("ttft_ms", "tpot_ms", "e2e_ms")}
+    return {1: times | {"memory_bytes": Estimate(value=2 * memory, low=memory, high=4 * memory, unit="bytes", basis="weights")}}
+
+
+def test_what_no_candidate_can_meet_is_said_before_anything_runs():
+    forecasts = {"a": forecast(50.0, 200.0), "b": forecast(34.0, 300.0)}
+    impossible, unlikely = beyond_reach(parse_slo("ttft_p50<20ms"), forecasts, CHAT)
+    assert impossible == ["ttft_p50<20ms is beyond the best case of all candidates: 34 ms (b, roofline of 38 GB/s and more)."]
+    assert unlikely == []
+    impossible, unlikely = beyond_reach(parse_slo("ttft_p50<100ms"), forecasts, CHAT)
+    assert impossible == []
+    assert unlikely[0].startswith("ttft_p50<100ms is beyond the best that is expected: 200 ms (a,")
+    assert beyond_reach(parse_slo("ttft_p50<250ms,itl<1ms,load<1ms,memory<1GB"), forecasts, CHAT) == ([], [])
+    assert beyond_reach(parse_slo("memory<50MB"), forecasts, CHAT)[0]
+    assert beyond_reach(parse_slo("throughput>5000tok/s"), forecasts, CHAT)[0], "32 tokens in 34 ms are 941 a second"
+    shared = Workload(name="w", prompt_tokens=128, output_tokens=32, concurrency=(1,), shared_prefix_tokens=100)
+    impossible, unlikely = beyond_reach(parse_slo("ttft_p50<20ms"), forecasts, shared)
+    assert (impossible, len(unlikely)) == ([], 1), "a kept cache may do what the prediction does not know of"
+
+
+def test_finalists_are_those_that_may_win_by_the_objective_and_keep_the_demands():
+    probe = Probe(e2e_ms=1000, ttft_ms=500, tpot_ms=10, ratio=2.0)
+    assert as_finalist(Aim(), probe, 10, 40).ratio == 2.0
+    assert as_finalist(Aim(objective="memory"), probe, 10, 40).ratio == 4.0
+    assert as_finalist(Aim(slo=TTFT), probe, 10, 40).ratio < 0.1
+    assert as_finalist(Aim(slo=parse_slo("memory<100B")), probe, 200, 40).ratio < 0.1
+
+
+def test_more_requests_until_one_may_be_beyond_the_limit():
+    search = SimpleNamespace(aim=Aim(slo=TTFT), workload=CHAT)
+    measurement = timed(n=20).measurement
+    assert rounds_needed(search, measurement) == 73, "93 at each level; a round has one at concurrency 1"
+    assert rounds_needed(search, timed(n=93).measurement) == 0
+    assert rounds_needed(SimpleNamespace(aim=Aim(slo=parse_slo("memory<1GB")), workload=CHAT), measurement) == 0
+    more = [{"concurrency": 1, "n_requests": 74, "failed": 1, "latencies_ms": {"ttft": [50.0] * 73, "e2e": [800.0] * 73}}]
+    merged = with_more(measurement, more)
+    assert (merged["points"][0]["n_requests"], merged["points"][0]["failed"]) == (94, 1)
+    rows = judge_slo(TTFT, merged)
+    assert [(row.concurrency, row.n, row.n_within, row.verdict) for row in rows] == [(1, 94, 93, "pass"), (2, 20, 20, "inconclusive")]
+    assert measurement["points"][0]["n_requests"] == 20
+
+
+def trace(ttft_ms):
+    start = int(1e9)
+    return OpenTrace(due_ns=start, sent_ns=start, prompt_tokens=8, token_ns=(start + int(ttft_ms * 1e6), start + int((ttft_ms + 50) * 1e6)))
+
+
+def test_one_rate_of_the_search_for_capacity_is_judged_without_its_first_requests():
+    terms = list(TTFT)
+    n = requests_of_a_point(terms)
+    assert n == SETTLE + 93
+    slow_start = OpenResult(traces=tuple(trace(2000.0 if k < SETTLE else 100.0) for k in range(n)), offered_per_s=2.0, wall_s=50.0)
+    point = judge_point(2.0, slow_start, terms)
+    assert (point.verdict, point.n, point.share, point.why) == ("pass", 93, 1.0, "")
+    assert point.goodput_per_s == pytest.approx(93 / 50.0)
+    assert (
+        judge_point(2.0, OpenResult(traces=slow_start.traces, offered_per_s=2.0, wall_s=50.0, saturated="too many"), terms).verdict
+        == "fail"
+    )
+    late = judge_point(2.0, OpenResult(traces=tuple(trace(500.0) for _ in range(n)), offered_per_s=2.0, wall_s=50.0), terms)
+    assert late.verdict == "fail"
+    assert "25 % over" in late.why
+    assert closed_rate(timed(tok_s=16.0).measurement, CHAT) == 1.0

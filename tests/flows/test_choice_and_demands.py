@@ -230,10 +230,8 @@ def test_one_rate_of_the_search_for_capacity_is_judged_without_its_first_request
     point = judge_point(2.0, slow_start, terms)
     assert (point.verdict, point.n, point.share, point.why) == ("pass", 93, 1.0, "")
     assert point.goodput_per_s == pytest.approx(93 / 50.0)
-    assert (
-        judge_point(2.0, OpenResult(traces=slow_start.traces, offered_per_s=2.0, wall_s=50.0, saturated="too many"), terms).verdict
-        == "fail"
-    )
+    stopped = dataclasses.replace(slow_start, saturated="too many")
+    assert judge_point(2.0, stopped, terms).verdict == "fail"
     late = judge_point(2.0, OpenResult(traces=tuple(trace(500.0) for _ in range(n)), offered_per_s=2.0, wall_s=50.0), terms)
     assert late.verdict == "fail"
     assert "25 % over" in late.why

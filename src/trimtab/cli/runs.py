@@ -160,11 +160,11 @@ def _runs_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> "Table":
     if wide:
         table.add_column("asked", overflow="fold")
     table.add_column("answer", overflow="fold", ratio=None if wide else 3)
-    table.add_column("at least", justify="right", no_wrap=True)
+    table.add_column("faster by\nat least", justify="right", no_wrap=True)
     for row in rows:
         when = str(row["started"] or "")[:16].replace("T", " ")
-        asked = "" if row["state"] == "damaged" else line(f"{row['verb']} {row['model']}, {row['workload']}")
-        asked = asked if wide else line(" vs ".join(Path(part).name for part in asked.split(" vs ")), 80)
+        model = " vs ".join(_name(part) for part in str(row["model"]).split(" vs "))
+        asked = "" if row["state"] == "damaged" else line(f"{row['verb']} {model}, {row['workload']}", 100)
         answer = _answer(row)
         lows = "\n".join(_low(level, low) for level, low in (row.get("speedup_low") or {}).items())
         if wide:
@@ -172,6 +172,13 @@ def _runs_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> "Table":
         else:
             table.add_row(Text.assemble(line(row["path"]), ("\n" + asked, "dim") if asked else ""), when.replace(" ", "\n"), answer, lows)
     return table
+
+
+def _name(model: str) -> str:
+    """A model without its folders; its settings stay."""
+    place, mark, settings = model.partition("?")
+    engine, colon, path = place.rpartition(":")
+    return f"{engine}{colon}{Path(path).name}{mark}{settings}"
 
 
 def _low(level: str, low: float) -> str:
@@ -258,9 +265,18 @@ def _gate_changes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
 
     if not rows:
         return
+    same: dict[str, list[str]] = {}
+    for row in rows:
+        if row["a"] == row["b"]:
+            same.setdefault(line(row["id"]), []).append(line(row["gate"]))
+    for name, gates in same.items():
+        yield Text(f"Gates of {name} with the very same result: {', '.join(gates)}")
+    changed = [row for row in rows if row["a"] != row["b"]]
+    if not changed:
+        return
     table = _plain_table("gate", "A: change [interval]", "B: change [interval]", "beyond both")
     told = ""
-    for row in rows:
+    for row in changed:
         if row["id"] != told:
             table.add_row(line(row["id"]), style="bold")
             told = row["id"]
@@ -283,7 +299,7 @@ def _speed_changes(rows: Sequence[Mapping[str, Any]], same_baseline: bool) -> It
     for row in rows:
         cells = []
         for side in "ab":
-            ratio = ratio_text(row[side]["over_baseline"]) or "no ratio"
+            ratio = ratio_text(row[side]["over_baseline"]) or "–"
             cells.append(f"{ratio}\n({milliseconds(row[side]['e2e_ms_p50'])})")
         table.add_row(line(row["id"]), str(row["concurrency"]), *cells)
     yield table

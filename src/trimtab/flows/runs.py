@@ -14,7 +14,6 @@ from trimtab.record.run import Removed, check_is_run, read_candidates, read_deci
 
 DEEP = 2  # runs/<run> and runs/<project>/<run>
 State = Literal["finished", "unfinished", "in use", "damaged"]
-_OF_CANDIDATE = ("status", "verdict", "weights_sha256", "settings", "build")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,8 @@ def diff_runs(a: Run, b: Run) -> dict[str, Any]:
     answer: rows for verdict and chosen, also where they are equal
     candidates: rows for candidates of both whose status, verdict, weights, settings or engine build differ; only_a, only_b: ids
     gates: per candidate judged in both, its gates' changes with intervals, and `apart`: each change lies outside the other's interval
-    speed: per candidate timed against the baseline in both, ratios (comparable if the baselines are the same deployment) and medians
+    speed: per candidate timed in both, ratios over the baseline (None for the baseline itself; comparable if the baselines are the same
+        deployment) and medians; `one_session`: both runs took these from one and the same session, through the cache
     """
     both = [key for key in a.candidates if key in b.candidates]
     return {
@@ -167,10 +167,10 @@ def _machine(run: Run) -> Mapping[str, Any]:
 
 
 def _of_candidate(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    def value(row: Mapping[str, Any], what: str) -> Any:
-        return row.get(what) if what in ("status", "verdict", "settings") else (row.get("details") or {}).get(what)
-
-    rows = [{"id": key, **_pair(what, value(a, what), value(b, what))} for what in _OF_CANDIDATE]
+    rows = [{"id": key, **_pair(what, a.get(what), b.get(what))} for what in ("status", "verdict")]
+    details = (a.get("details") or {}), (b.get("details") or {})
+    if all(side.get("deployment_sha256") for side in details):  # else one of them was never resolved: nothing to compare
+        rows += [{"id": key, **_pair(what, *(side.get(what) for side in details))} for what in ("weights_sha256", "settings", "build")]
     return [row for row in rows if row["a"] != row["b"]]
 
 
@@ -213,10 +213,12 @@ def _speed(key: str, a: Run, b: Run) -> list[dict[str, Any]]:
     sides = [(_over_baseline(run, key), _medians(run, key)) for run in (a, b)]
     (ratios_a, medians_a), (ratios_b, medians_b) = sides
     for level in sorted(medians_a.keys() & medians_b.keys(), key=int):
+        one_session = level in ratios_a and (medians_a[level], ratios_a[level]) == (medians_b[level], ratios_b.get(level))
         rows.append(
             {
                 "id": key,
                 "concurrency": int(level),
+                "one_session": one_session,
                 "a": {"e2e_ms_p50": medians_a[level], "over_baseline": ratios_a.get(level)},
                 "b": {"e2e_ms_p50": medians_b[level], "over_baseline": ratios_b.get(level)},
             }

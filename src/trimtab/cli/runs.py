@@ -303,6 +303,10 @@ def _speed_changes(rows: Sequence[Mapping[str, Any]], same_baseline: bool) -> It
             cells.append(f"{ratio}\n({milliseconds(row[side]['e2e_ms_p50'])})")
         table.add_row(line(row["id"]), str(row["concurrency"]), *cells)
     yield table
+    timed = [row["one_session"] for row in rows if row["a"]["over_baseline"] or row["b"]["over_baseline"]]
+    if timed and all(timed):
+        yield Text("Both runs have these from one session.", style="dim")
+        return
     yield Text(
         "Times in brackets are of two sessions: they are not comparable. Ratios were measured in turns with the baseline.", style="dim"
     )

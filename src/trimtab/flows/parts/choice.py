@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trimtab.core.decision import Verdict
+from trimtab.core.decision import SloResult, Verdict
 from trimtab.core.files import to_plain
 from trimtab.flows.parts.objective import BEST, BETTER, nearest
 from trimtab.flows.parts.search import NOT_TRIED, Row, Search, gain
@@ -64,7 +64,7 @@ def reasons_for(search: Search, chosen: Row | None, own: Row | None) -> list[str
         among = " and misses no demand" if search.aim.slo else ""
         reasons = [f"{chosen.plan.id} is {best} that passed every required gate{among}."]
     if chosen is not None and search.aim.slo:
-        reasons += [row.reason for row in chosen.slo if row.verdict == "inconclusive"] or [f"It meets {_demands(search)}."]
+        reasons += _untold(chosen) or [f"It meets {_demands(search)}."]
     if search.baseline.slo_verdict == "fail" and chosen is not None:
         reasons += [f"The baseline is out. {row.reason}" for row in search.baseline.slo if row.verdict == "fail"][:1]
     if own is not None and own is not chosen:
@@ -93,6 +93,16 @@ def _nothing_fits(search: Search) -> list[str]:
     found = nearest({name: row.slo for name, row in search.rows.items()})
     close = f": the nearest is {found[0]}. {found[1].reason}" if found else "."
     return [f"Nothing that was timed here meets {_demands(search)}{close}"]
+
+
+def _untold(row: Row) -> list[str]:
+    """A sentence for each demand of which it cannot be told whether the row meets it, at the level where most requests are lacking."""
+    found: dict[str, SloResult] = {}
+    for result in row.slo:
+        known = found.get(result.term)
+        if result.verdict == "inconclusive" and (known is None or (result.more_needed or 0) > (known.more_needed or 0)):
+            found[result.term] = result
+    return [result.reason for result in found.values()]
 
 
 def _demands(search: Search) -> str:

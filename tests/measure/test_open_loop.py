@@ -1,6 +1,7 @@
 """Open-loop load on fake clients: latency counts from the due time, a stall is seen by everybody, and overload is recognised."""
 
 import asyncio
+import dataclasses
 import os
 import time
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import EngineCrashed, EngineRefused, InputError
-from trimtab.core.workload import SloTerm, WorkloadRequest
+from trimtab.core.workload import SloTerm, Workload, WorkloadRequest
 from trimtab.engines.base import TokenEvent
-from trimtab.measure.open_loop import OpenRequest, OpenTrace, poisson_arrivals, run_open, trace_arrivals, why_saturated
+from trimtab.measure.open_loop import OpenRequest, OpenTrace, arrivals_of, poisson_arrivals, run_open, trace_arrivals, why_saturated
 
 TTFT = SloTerm(metric="ttft", percentile=95.0, limit=100.0, upper=True, text="ttft<100ms")
 
@@ -143,6 +144,11 @@ def test_arrivals():
     assert poisson_arrivals(5.0, 0, seed=3) == []
     requests = [WorkloadRequest(prompt_tokens=8, output_tokens=4, arrival_s=moment) for moment in (7.0, 5.0, 9.0)]
     assert trace_arrivals(requests, speed=2.0) == [0.0, 1.0, 2.0]
+    bursty = Workload(name="t", prompt_tokens=8, output_tokens=4, concurrency=(1,), requests=tuple(requests))
+    assert arrivals_of(bursty, 1.0, 5, seed=0) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert arrivals_of(bursty, 4.0, 3, seed=0) == [0.0, 0.25, 0.5]
+    plain = dataclasses.replace(bursty, requests=())
+    assert arrivals_of(plain, 5.0, 4000, seed=3) == due
     with pytest.raises(InputError, match="1 of 1 requests have no time"):
         trace_arrivals([WorkloadRequest(prompt_tokens=8, output_tokens=4)])
     for bad in (0.0, -1.0, float("nan")):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trimtab.core.errors import EngineCrashed, EngineHung, InputError, TrimtabError
-from trimtab.core.workload import SloTerm, WorkloadRequest
+from trimtab.core.workload import SloTerm, Workload, WorkloadRequest
 from trimtab.engines.base import GenerateRequest
 from trimtab.measure.load import LoadClient
 from trimtab.stats.trend import slope_interval
@@ -110,6 +110,19 @@ def trace_arrivals(requests: Sequence[WorkloadRequest], speed: float = 1.0) -> l
         raise InputError(f"{missing} of {len(requests)} requests have no time of arrival; an open loop needs one for each.")
     times = sorted(request.arrival_s for request in requests if request.arrival_s is not None)
     return [(moment - times[0]) / speed for moment in times]
+
+
+def arrivals_of(workload: Workload, rate_per_s: float, n: int, seed: int) -> list[float]:
+    """Due times of n requests at a rate: in the pattern of the workload's trace, played faster or slower and over again, else Poisson."""
+    requests = workload.requests
+    if len(requests) < 2 or any(request.arrival_s is None for request in requests):
+        return poisson_arrivals(rate_per_s, n, seed)
+    once = trace_arrivals(requests)
+    mean_gap_s = once[-1] / (len(once) - 1)
+    if mean_gap_s <= 0.0:
+        return poisson_arrivals(rate_per_s, n, seed)
+    length_s = once[-1] + mean_gap_s
+    return [(once[index % len(once)] + length_s * (index // len(once))) / mean_gap_s / rate_per_s for index in range(n)]
 
 
 async def run_open(

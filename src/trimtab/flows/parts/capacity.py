@@ -2,20 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import digest_of
-from trimtab.core.workload import SloTerm, Workload
+from trimtab.core.workload import SloTerm, Workload, WorkloadRequest
 from trimtab.decide.slo import judge_latency, verdict_of
 from trimtab.engines.client import WorkerClient
 from trimtab.flows.parts.search import Row, Search
 from trimtab.flows.parts.timing import served
 from trimtab.measure.capacity import Capacity, RatePoint, find_capacity
-from trimtab.measure.open_loop import OpenRequest, OpenResult, poisson_arrivals, run_open
+from trimtab.measure.open_loop import OpenRequest, OpenResult, arrivals_of, run_open
 from trimtab.measure.session import MakePrompts
 from trimtab.stats.binomial import more_needed, share_bounds
 
@@ -24,6 +25,8 @@ SETTLE = 8
 START_SHARE = 0.5
 """The search begins at this share of what the closed loop answered."""
 LATE_S = 5.0
+FIRST_SEED = 7_000_000
+"""Prompts of the timing come from smaller seeds."""
 DRAIN_LATENCIES = 4.0
 
 
@@ -85,29 +88,36 @@ def _tell(search: Search, name: str, rate_per_s: float) -> None:
 def point_measurer(
     client: WorkerClient, workload: Workload, terms: list[SloTerm], make_prompts: MakePrompts, *, seed: int, tell: Callable[[float], None]
 ) -> Callable[[float], Awaitable[RatePoint]]:
-    """A function that loads the client at a rate and judges the demands there. Requests are the workload's own, in turn."""
+    """A function that loads the client at a rate and judges the demands there. Requests are the workload's own, over again."""
     numbers = itertools.count(1)
     longest_s = max((term.limit for term in terms), default=1000.0) / 1000
 
     async def measure(rate_per_s: float) -> RatePoint:
         tell(rate_per_s)
         number, n = next(numbers), requests_of_a_point(terms)
-        due_s = poisson_arrivals(rate_per_s, n, seed * 1000 + number)
-        shapes = [(request.prompt_tokens or workload.prompt_tokens, request.output_tokens) for request in workload.requests]
-        shapes = shapes or [(workload.prompt_tokens, workload.output_tokens)]
-        lengths = [shapes[index % len(shapes)] for index in range(n)]
-        fresh = {
-            n_tokens: iter(make_prompts(sum(own == n_tokens for own, _ in lengths), n_tokens, 7_000_000 + seed * 1000 + number))
-            for n_tokens in {own for own, _ in lengths}
-        }
+        due_s = arrivals_of(workload, rate_per_s, n, seed * 1000 + number)
+        own = sorted(workload.requests, key=lambda request: request.arrival_s or 0.0)
+        own = own or [WorkloadRequest(prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens)]
+        asked = [own[index % len(own)] for index in range(n)]
+        prompts = fresh_prompts(asked, make_prompts, FIRST_SEED + (seed * 1000 + number) * 1000)
         requests = [
-            OpenRequest(due_s=due, prompt_ids=tuple(next(fresh[n_tokens])), output_tokens=max(2, answer))
-            for due, (n_tokens, answer) in zip(due_s, lengths, strict=True)
+            OpenRequest(due_s=due, prompt_ids=tuple(prompt), output_tokens=max(2, request.output_tokens))
+            for due, prompt, request in zip(due_s, prompts, asked, strict=True)
         ]
         result = await run_open(client, requests, drain_s=max(LATE_S, DRAIN_LATENCIES * longest_s))
         return judge_point(rate_per_s, result, terms)
 
     return measure
+
+
+def fresh_prompts(requests: Sequence[WorkloadRequest], make_prompts: MakePrompts, seed: int) -> list[list[int]]:
+    """One prompt for each request, none used before: of the user's own text where there is some, else made up to its length."""
+    alike = Counter(request.prompt_tokens for request in requests if not request.messages)
+    made = {n_tokens: iter(make_prompts(n, n_tokens, seed + place)) for place, (n_tokens, n) in enumerate(alike.items())}
+    return [
+        make_prompts.of_messages(request, seed + number) if request.messages else next(made[request.prompt_tokens])
+        for number, request in enumerate(requests)
+    ]
 
 
 def judge_point(rate_per_s: float, result: OpenResult, terms: list[SloTerm]) -> RatePoint:

@@ -221,6 +221,79 @@ def optimize(
     return Result(decision, Path(out))
 
 
+@dataclass(frozen=True)
+class CheckResult:
+    """What `check` found. `document`: check.json as JSON types (schema trimtab.check/1)."""
+
+    document: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` or `inconclusive`."""
+        return str(self.document["verdict"])
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    def explain(self) -> str:
+        """What was found and why, in a few sentences."""
+        from trimtab.record.summary import explain_check
+
+        return explain_check(self.document)
+
+    def junit(self) -> str:
+        """JUnit XML, one testcase for each check and gate."""
+        from trimtab.record.junit import junit_xml
+
+        return junit_xml(self.document)
+
+    def summary(self) -> str:
+        """GitHub-flavoured Markdown."""
+        from trimtab.record.summary import check_markdown
+
+        return check_markdown(self.document)
+
+
+def check(
+    lock: str | Path,
+    *,
+    run_dir: str | Path | None = None,
+    source: str = "",
+    reference: Model | str | Path = "",
+    policy: str = "",
+    suites: Sequence[str] = (),
+    sample: float | None = None,
+    digests_only: bool = False,
+    offline: bool = False,
+    time_limit_s: float | None = None,
+    seed: int | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> CheckResult:
+    """Is what the lockfile names still what was certified, and still no worse? See `trimtab check`.
+
+    Raises InputError, MissingError, InfeasibleError.
+    """
+    from trimtab.flows.check import check as flow
+
+    return CheckResult(
+        flow(
+            lock,
+            run_dir=run_dir,
+            source=source,
+            reference=_spec(reference),
+            policy=policy,
+            suites=suites,
+            sample=sample,
+            digests_only=digests_only,
+            offline=offline,
+            time_limit_s=time_limit_s,
+            seed=seed,
+            on_event=on_event,
+        )
+    )
+
+
 def describe_model(model: str | Path, *, offline: bool = False) -> "Description":
     """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
     from trimtab.flows.describe import describe as flow

@@ -18,6 +18,7 @@ def test_the_public_names_are_frozen():
         "Model",
         "Result",
         "TrimtabError",
+        "check",
         "compare",
         "describe_model",
         "open",

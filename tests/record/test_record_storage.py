@@ -16,7 +16,7 @@ from trimtab.core.files import digest_of
 from trimtab.core.model import SnapshotFile
 from trimtab.record import home
 from trimtab.record.cache import Cache, TimingPair, evaluation_key, timing_key
-from trimtab.record.deploy import DeployLock, deploy_toml, read_deploy_toml, write_deploy_toml
+from trimtab.record.deploy import DeployLock, LockedReference, deploy_toml, read_deploy_toml, write_deploy_toml
 from trimtab.record.outcomes import outcomes_from_bytes, outcomes_to_bytes, read_outcomes, write_outcomes
 from trimtab.record.toml import to_toml
 
@@ -260,6 +260,11 @@ locks = st.builds(
     machine_sha256=sha,
     made=text,
     trimtab=text,
+    reference=st.none()
+    | st.builds(
+        LockedReference, source=text, engine=name, recipe=name, settings=st.builds(Settings, slots=st.integers(1, 9)), weights_sha256=sha
+    ),
+    known_answers=st.dictionaries(name, st.dictionaries(name, st.floats(-99, 99), min_size=1, max_size=3), max_size=2),
 )
 
 

@@ -42,7 +42,7 @@ from trimtab.flows.parts.lock_checks import (
     source_check,
 )
 from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
-from trimtab.flows.parts.reference import bench_of, make_reference, weakened
+from trimtab.flows.parts.reference import EXACT, bench_of, make_reference, weakened
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
@@ -56,7 +56,6 @@ SHARE_SEARCH = 0.25
 KNOWN_SHARE = 0.1
 KNOWN_CLUSTERS = 4
 N_WATCHED = 20
-LEAST_SHARE = 0.1
 PASSES = 3.5
 """Times a sample is scored: reference, deployment, planted loss, and part of it under other numerics."""
 ASSUMED_SCORE_TOK_S = 500.0
@@ -106,7 +105,8 @@ def check(
 
     run_dir: of the certified run, default the lockfile's folder; source: where the model lies here, default what the lock names
     reference: spec of what to hold it against, policy, suites: default those of the lock
-    sample: share of the certify clusters, default what time_limit_s (60 s) has room for; seed: of the draw, default today's date
+    sample: share of the certify clusters, default what time_limit_s (60 s) has room for, at least the policy's first look; seed: of the
+        draw, default today's date
     Raises InputError, MissingError; InfeasibleError if the reference cannot run (a deployment that cannot run is a failed check).
     """
     path = Path(lock)
@@ -128,7 +128,7 @@ def check(
             asked,
             loaded,
             Request(lock_path=path, run_dir=folder, reference=reference, sample=sample, digests_only=digests_only),
-            source=source or _source_of(locked, path),
+            source=source or _found(locked.source, path),
             offline=offline,
             limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
             seed=int(datetime.now(UTC).strftime("%Y%m%d")) if seed is None else seed,
@@ -166,10 +166,21 @@ def _policy_from(beside: Beside) -> Policy:
     return Policy(**{**values, "gates": gates, "looks": tuple(values["looks"])})
 
 
-def _source_of(lock: DeployLock, path: Path) -> str:
-    """The lock's source; a relative path is looked for from here and from the lock's own folder."""
-    beside = path.absolute().parent / lock.source
-    return str(beside) if ":" not in lock.source and not Path(lock.source).exists() and beside.exists() else lock.source
+def _found(source: str, lock_path: Path) -> str:
+    """A source of the lock; a relative path is looked for from here and from the lock's own folder."""
+    beside = lock_path.absolute().parent / source
+    return str(beside) if ":" not in source and not Path(source).exists() and beside.exists() else source
+
+
+def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
+    """What the lock was held against, where `optimize` would not have made it of the same source."""
+    then = lock.reference
+    if then is None:
+        return None
+    engine, recipe, _ = EXACT.get(lock.format, ("", "", ""))
+    if (then.source, then.engine, then.recipe) == (lock.source, engine, recipe_named(recipe, engine).name):
+        return None
+    return CandidateSpec(source=then.source, engine=then.engine, recipe=then.recipe, settings=then.settings)
 
 
 async def _check(
@@ -258,15 +269,23 @@ async def _compare_and_measure(
         build_check(lock.build, candidate.build),
         settings_check(lock, beside, numeric),
         digest_check(
-            "policy", lock.policy_sha256, policy_sha256(policy), what=f"Policy {policy.name}", why="Judged by its present gates and margins.",
+            "policy",
+            lock.policy_sha256,
+            policy_sha256(policy),
+            what=f"Policy {policy.name}",
+            why="Judged by its present gates and margins.",
             numeric=False,
         ),
         digest_check(
-            "suite", lock.suite_sha256, digest_of([suite.digest for suite in suites]), what="Suite " + "+".join(s.name for s in suites),
-            why="Judged on its present items.", numeric=False,
+            "suite",
+            lock.suite_sha256,
+            digest_of([suite.digest for suite in suites]),
+            what=f"Suite {'+'.join(suite.name for suite in suites)}",
+            why="Judged on its present items.",
+            numeric=False,
         ),
         machine_check(lock, this_machine()),
-    ]  # fmt: skip
+    ]
     if beside is not None:
         found.checks.append(libraries_check(beside, versions()))
     if request.digests_only or any(one.fails and one.state == "changed" for one in found.checks):
@@ -289,7 +308,7 @@ async def _measure(
     is_same: bool,
 ) -> None:
     """The watch list and the known answers, where the certified outcomes are at hand; the gates, unless the answers are found again."""
-    bench, provenance = await _bench(session, opened, lock, beside, policy, suites, request)
+    bench, provenance = await _bench(session, opened, lock, policy, suites, request)
     found.checks.append(reference_check(lock, bench.reference, provenance))
     found.against = provenance
     certify_items = PreparedSuite(requests=tuple(one for part in bench.exam.parts for one in part.requests))
@@ -297,22 +316,24 @@ async def _measure(
     rate = ASSUMED_SCORE_TOK_S
     found.cannot_run = lock.id
     await check_vocabulary(await session.workers.ready(candidate, "score"), bench.exam, candidate)
-    if beside is not None and beside.candidate:
+    stored = beside.candidate if beside is not None and beside.candidate else _answers_in(lock, bench.exam)
+    if stored:
         started_s = time.monotonic()
-        watched = nearest_to_a_flip(beside.candidate, N_WATCHED)
+        watched = nearest_to_a_flip(beside.candidate, N_WATCHED) if beside is not None else ()
         near = requests_for(certify_items, [one.item_id for one in watched])
         found.watch = watch_rows(watched, await outcomes_on(session, candidate, near, phase="watch", what="items nearest to a flip"))
-        stored = requests_for(certify_items, {one.item_id for one in beside.candidate})
-        known = fresh_sample(stored, KNOWN_SHARE, session.seed, dict.fromkeys(least, KNOWN_CLUSTERS))
+        known = requests_for(certify_items, {one.item_id for one in stored})
+        if beside is not None:
+            known = fresh_sample(known, KNOWN_SHARE, session.seed, dict.fromkeys(least, KNOWN_CLUSTERS))
         again = await outcomes_on(session, candidate, known, phase="known answers", what=f"{lock.id} on known items")
         rate = (near.n_tokens + known.n_tokens) / max(time.monotonic() - started_s, 0.001)
-        found.checks.append(_known_check(policy, beside.candidate, again, is_same=is_same))
+        found.checks.append(_known_check(policy, stored, again, is_same=is_same))
         if is_same and found.checks[-1].state == "same":
             found.mode, found.sample, found.share = "known answers", known, _share(known, certify_items)
             found.cannot_run = ""
             return
     whole = _suites_by_group(policy)
-    share = request.sample or _affordable(session, certify_items.n_tokens, rate)
+    share = request.sample or max(policy.looks[0], _affordable(session, certify_items.n_tokens, rate))
     sample = fresh_sample(certify_items, share, session.seed, {name: 10**9 if name in whole else n for name, n in least.items()})
     found.mode, found.sample, found.share = "gates", sample, _share(sample, certify_items)
     session.say("certify", f"{_clusters(sample)} of {_clusters(certify_items)} clusters, drawn with seed {session.seed}")
@@ -327,7 +348,6 @@ async def _bench(
     session: Session,
     opened: Opened,
     lock: DeployLock,
-    beside: Beside | None,
     policy: Policy,
     suites: Sequence[Suite],
     request: Request,
@@ -335,20 +355,20 @@ async def _bench(
     """The reference as it was certified against, its planted loss and other numerics, and what it is in words."""
     card = model_card(opened.header, opened.snapshot)
     settings = Settings(slots=lock.settings.slots, context_tokens=lock.settings.context_tokens)
-    typed = request.reference or (beside.spec if beside is not None and beside.kind == "compare" else "")
+    spec = parse_spec(request.reference, engine_names()) if request.reference else _locked_reference(lock)
     n_cores = this_machine().n_cores
-    if not typed:
+    if spec is None:
         made = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
         client = await session.workers.ready(made.candidate, None)
         exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
         return bench_of(made, policy, exam, n_cores), made.provenance
-    spec: CandidateSpec = parse_spec(typed, engine_names())
-    other = open_model(spec.source, cache_dir=session.caches, offline=session.offline)
+    other = open_model(_found(spec.source, request.lock_path), cache_dir=session.caches, offline=session.offline)
     engine = spec.engine or default_engine(other)
+    recipe = recipe_named(spec.recipe, engine)
     reference = await build_candidate(
         other,
         engine,
-        recipe_named(spec.recipe, engine),
+        recipe,
         dataclasses.replace(settings, **spec.settings.given()),
         products_dir=session.products_dir,
         calibration=calibration_texts(),
@@ -361,7 +381,19 @@ async def _bench(
         missing = str(error)
     exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy, share_search=SHARE_SEARCH)
     variants = noise_variants(reference, None, n_cores)
-    return Bench(reference=reference, weak=weak, weak_missing=missing, variants=variants, policy=policy, exam=exam), f"{typed}, as given"
+    return Bench(
+        reference=reference, weak=weak, weak_missing=missing, variants=variants, policy=policy, exam=exam
+    ), f"{spec.source} in {engine}, {recipe.title}"
+
+
+def _answers_in(lock: DeployLock, exam: Exam) -> tuple[Outcome, ...]:
+    """The lock's own known answers as outcomes. Items that the suite no longer has are left out; nothing is known of right and wrong."""
+    return tuple(
+        Outcome(item_id=item_id, suite=suite, cluster=item.cluster, value=value, n_tokens=1, group=item.group)
+        for suite, values in lock.known_answers.items()
+        for item_id, value in values.items()
+        if (item := exam.items.get(item_id)) is not None and item.suite == suite
+    )
 
 
 def _known_check(policy: Policy, stored: Sequence[Outcome], again: Sequence[Outcome], *, is_same: bool) -> LockCheck:
@@ -382,12 +414,16 @@ def _suites_by_group(policy: Policy) -> set[str]:
 
 def _affordable(session: Session, n_tokens: int, tok_s: float) -> float:
     """The share of the certify items that the time left has room for. It depends on speed only, never on outcomes."""
-    return min(1.0, max(LEAST_SHARE, session.seconds_left * tok_s / (PASSES * max(n_tokens, 1))))
+    return min(1.0, session.seconds_left * tok_s / (PASSES * max(n_tokens, 1)))
 
 
 def _exam_on(exam: Exam, sample: PreparedSuite, seed: int) -> Exam:
     """The exam with one part, the sample, and a noise floor measured on a part of it."""
-    return dataclasses.replace(exam, parts=(sample,), sample=fresh_sample(sample, KNOWN_SHARE, seed + 1, {}))
+    return dataclasses.replace(
+        exam,
+        parts=(sample,),
+        sample=fresh_sample(sample, KNOWN_SHARE, seed + 1, dict.fromkeys((one.suite for one in sample.requests), KNOWN_CLUSTERS)),
+    )
 
 
 def _clusters(prepared: PreparedSuite) -> int:

@@ -6,7 +6,7 @@ It is written by hand-made code (one text for one content) and read back with `t
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -26,6 +26,17 @@ _HEADER = """\
 
 
 @dataclass(frozen=True, kw_only=True)
+class LockedReference:
+    """What a deployment was held against, so that it can be made again: source, engine, recipe's name, settings, digest of the weights."""
+
+    source: str
+    engine: str
+    recipe: str
+    settings: Settings
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeployLock:
     """What deploy.toml holds.
 
@@ -37,6 +48,8 @@ class DeployLock:
     policy, suite, workload: name, and digest of the content; reference_sha256: digest of the reference deployment
     machine_sha256: hardware it was judged on; machine: the same in words
     made: UTC, ISO 8601; trimtab: version that wrote the file
+    reference: None in files of earlier versions
+    known_answers: sub-suite -> item id -> value that the deployment was certified with: computed again, they tell whether outputs changed
     """
 
     id: str
@@ -63,6 +76,8 @@ class DeployLock:
     machine_sha256: str
     made: str
     trimtab: str
+    reference: LockedReference | None = None
+    known_answers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def deployment(self) -> Deployment:
@@ -80,7 +95,7 @@ class DeployLock:
 def deploy_toml(lock: DeployLock) -> str:
     """The text of deploy.toml. Raises InputError for names that are not valid Unicode."""
     recipe = lock.recipe
-    document = {
+    document: dict[str, Any] = {
         "id": lock.id,
         "deployment_sha256": lock.deployment.digest,
         "made": lock.made,
@@ -110,6 +125,16 @@ def deploy_toml(lock: DeployLock) -> str:
         "settings": lock.settings.given(),
         "machine": {"title": lock.machine, "sha256": lock.machine_sha256},
     }
+    if lock.reference is not None:
+        document["reference"] = {
+            "source": lock.reference.source,
+            "engine": lock.reference.engine,
+            "recipe": lock.reference.recipe,
+            "weights_sha256": lock.reference.weights_sha256,
+            "settings": lock.reference.settings.given(),
+        }
+    if lock.known_answers:
+        document["known_answers"] = {suite: dict(values) for suite, values in lock.known_answers.items()}
     digest = _digest(tomllib.loads(to_toml(document)))
     return _HEADER + to_toml({"schema": SCHEMA, "sha256": digest, **document})
 
@@ -185,7 +210,23 @@ def _parse(top: "_Fields") -> DeployLock:
         machine_sha256=top.table("machine").sha256("sha256"),
         made=top.text("made"),
         trimtab=top.text("trimtab"),
+        reference=_reference(top.table("reference")) if "reference" in top.values else None,
+        known_answers=_known_answers(top.table("known_answers")) if "known_answers" in top.values else {},
     )
+
+
+def _reference(table: "_Fields") -> LockedReference:
+    return LockedReference(
+        source=table.text("source"),
+        engine=table.text("engine"),
+        recipe=table.text("recipe"),
+        weights_sha256=table.sha256("weights_sha256"),
+        settings=Settings.parse(table.table("settings").values),
+    )
+
+
+def _known_answers(table: "_Fields") -> dict[str, dict[str, float]]:
+    return {suite: {item_id: table.table(suite).number(item_id) for item_id in table.table(suite).values} for suite in table.values}
 
 
 @dataclass(frozen=True)

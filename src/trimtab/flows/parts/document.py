@@ -1,5 +1,6 @@
 """decision.json and the other files of a run, from what was found."""
 
+import dataclasses
 import platform
 import shlex
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import CandidateResult, Verdict
-from trimtab.core.deployment import Candidate, Machine, Recipe
+from trimtab.core.deployment import Candidate, Machine, Recipe, Settings
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
@@ -17,10 +18,11 @@ from trimtab.core.workload import Workload
 from trimtab.decide.policies import policy_sha256
 from trimtab.flows.parts.certify import Certified, flips_of
 from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.known import known_answers, stored_outcomes
 from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.timing import Timed
-from trimtab.record.deploy import DeployLock, write_deploy_toml
+from trimtab.record.deploy import DeployLock, LockedReference, write_deploy_toml
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 
@@ -135,6 +137,7 @@ def lock_of(
     opened: Opened, candidate: Candidate, recipe: Recipe, document: Mapping[str, Any], *, workload: Workload, exam: Exam, machine: Machine
 ) -> DeployLock:
     """The lockfile of the deployment that a decision chose."""
+    reference = document["reference"]
     return DeployLock(
         id=candidate.id,
         verdict=document["verdict"],
@@ -160,6 +163,13 @@ def lock_of(
         machine_sha256=machine.digest,
         made=document["finished"],
         trimtab=version("trimtab"),
+        reference=LockedReference(
+            source=reference["source"],
+            engine=reference["engine"],
+            recipe=reference["recipe"],
+            settings=Settings.parse(reference["settings"]),
+            weights_sha256=reference["weights_sha256"],
+        ),
     )
 
 
@@ -167,7 +177,8 @@ def write_files(session: Session, document: Mapping[str, Any], lock: DeployLock 
     """decision.json, deploy.toml where something was chosen, and report.html; then the run is finished."""
     session.run.write_decision(document)
     if lock is not None:
-        write_deploy_toml(session.run.path / "deploy.toml", lock)
+        known = known_answers(stored_outcomes(session.run.path, lock.deployment.digest))
+        write_deploy_toml(session.run.path / "deploy.toml", dataclasses.replace(lock, known_answers=known))
     typed = Path(sys.argv[0]).name in ("trimtab", "__main__.py")
     command = shlex.join(["trimtab", *sys.argv[1:]]) if typed else ""
     write_report(session.run.path / "report.html", document, command=command)

@@ -1,7 +1,7 @@
 """What a lockfile names against what is here: one named check each, with what it was and what it is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,9 @@ from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.model import Snapshot
+from trimtab.flows.parts.known import stored_outcomes
 from trimtab.record.deploy import DeployLock
-from trimtab.record.outcomes import read_outcomes
-from trimtab.record.run import read_decision, read_run
+from trimtab.record.run import read_decision
 
 SHOWN_DIGITS = 12
 
@@ -39,18 +39,14 @@ class LockCheck:
 class Beside:
     """The run directory of the certified run.
 
-    kind: `optimize` or `compare`; spec: what `compare` was given as A; settings: of the certified deployment
-    candidate, reference: its outcomes on the certify items, and the reference's
+    settings: of the certified deployment; candidate: its outcomes on the certify items
     """
 
     folder: Path
-    kind: str
-    spec: str
     settings: Mapping[str, Any]
     policy: Mapping[str, Any]
     versions: Mapping[str, str]
     candidate: tuple[Outcome, ...]
-    reference: tuple[Outcome, ...] = field(default=())
 
 
 def read_beside(folder: Path, lock: DeployLock) -> tuple[Beside | None, str]:
@@ -58,7 +54,7 @@ def read_beside(folder: Path, lock: DeployLock) -> tuple[Beside | None, str]:
     if not (folder / "decision.json").is_file():
         return None, f"no decision.json lies in {folder}"
     try:
-        decision, head = read_decision(folder), read_run(folder)
+        decision = read_decision(folder)
         if digest_of(decision) != lock.decision_sha256:
             return None, f"decision.json in {folder} is not the one that the lock rests on"
         row = next((row for row in decision["candidates"] if row["id"] == lock.id), None)
@@ -67,25 +63,15 @@ def read_beside(folder: Path, lock: DeployLock) -> tuple[Beside | None, str]:
         return (
             Beside(
                 folder=folder,
-                kind=decision["kind"],
-                spec=str(head["inputs"].get("a", "")),
                 settings=row["settings"],
                 policy=decision["policy"],
                 versions=decision["versions"],
-                candidate=_stored(folder, str(row["details"].get("deployment_sha256") or lock.deployment.digest)),
-                reference=_stored(folder, lock.reference_sha256),
+                candidate=stored_outcomes(folder, str(row["details"].get("deployment_sha256") or lock.deployment.digest)),
             ),
             "",
         )
     except (InputError, KeyError, TypeError) as error:
         return None, f"the run in {folder} cannot be read ({error})"
-
-
-def _stored(folder: Path, deployment_sha256: str) -> tuple[Outcome, ...]:
-    found: list[Outcome] = []
-    for path in sorted((folder / "items").glob(f"*-{deployment_sha256[:16]}.parquet")):
-        found += read_outcomes(path)[0]
-    return tuple(found)
 
 
 def decision_check(lock: DeployLock, beside: Beside | None, why_not: str) -> LockCheck:
@@ -98,7 +84,7 @@ def decision_check(lock: DeployLock, beside: Beside | None, why_not: str) -> Loc
         state="unknown",
         was=was,
         now="",
-        sentence=f"The outcomes of the certified run are not at hand: {why_not}. Nothing is compared with them, and no item is watched.",
+        sentence=f"The outcomes of the certified run are not at hand: {why_not}. No item is watched.",
     )
 
 
@@ -235,17 +221,17 @@ def reference_check(lock: DeployLock, reference: Candidate, provenance: str) -> 
     found = reference.deployment
     if found.digest == lock.reference_sha256:
         return same("reference", found.digest, f"Held against what it was certified against: {provenance}.")
-    then = Candidate(**{**reference.__dict__, "build": lock.build}) if reference.engine == lock.build.engine else reference
-    if then.deployment.digest == lock.reference_sha256:
-        sentence = "The same reference in the engine build of today."
-    else:
-        sentence = (
-            f"The certified reference cannot be told from the lock alone; held against {provenance}. "
-            "Put the run directory beside the lock or give --reference if it was another."
-        )
+    then = lock.reference
+    settings = reference.settings
+    is_known = then is not None and (then.weights_sha256, then.settings) == (reference.snapshot.digest, settings)
+    sentence = (
+        f"What it was certified against ({provenance}), in the engine build of today."
+        if is_known
+        else f"The certified reference cannot be told from what is here; held against {provenance}. Give --reference if it was another."
+    )
     return LockCheck(
         name="reference",
-        state="changed" if then.deployment.digest == lock.reference_sha256 else "unknown",
+        state="changed" if is_known else "unknown",
         was=lock.reference_sha256[:SHOWN_DIGITS],
         now=found.digest[:SHOWN_DIGITS],
         sentence=sentence,

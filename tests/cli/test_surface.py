@@ -10,7 +10,7 @@ COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed
 OWN = {
     "describe": {"html", "base", "engines"},
     "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
-    "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour"},
+    "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "doctor": set(),
 }

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import re
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from trimtab.core.evidence import ParityProbe
 from trimtab.engines.base import GenerateRequest, TokenEvent
 from trimtab.evaluate.generation import check_generation, generation_prompts, what_is_broken
 from trimtab.evaluate.parity import parity_probe
-from trimtab.evaluate.prompts import calibration_texts, exactly, fresh_prompts, fresh_texts
+from trimtab.evaluate.prompts import calibration_texts, exactly, fresh_prompts, fresh_texts, marked, prompts_with_prefix
 from trimtab.evaluate.requests import build_requests
 from trimtab.evaluate.screen import ScreenResult, bucketed_kl, candidate_screen_requests, reference_screen_requests, screen
 from trimtab.evaluate.suites.core import core_items
@@ -221,3 +222,20 @@ def test_calibration_texts_are_many_and_steady() -> None:
     assert texts == calibration_texts()
     assert texts != calibration_texts(seed=1)
     assert random.Random(0).choice(texts).count(" ") > 80
+
+
+def test_prompts_of_an_agent_share_their_beginning_and_nothing_more() -> None:
+    first, second = prompts_with_prefix(1, 2, 64, 40, by_bytes)
+    other = prompts_with_prefix(2, 1, 64, 40, by_bytes)[0]
+    assert len(first) == len(second) == len(other) == 64
+    assert first[:40] == second[:40] == other[:40]
+    assert len({tuple(ids[40:]) for ids in (first, second, other)}) == 3
+    assert prompts_with_prefix(1, 2, 64, 0, by_bytes) == fresh_prompts(1, 2, 64, by_bytes)
+
+
+def test_a_marked_prompt_changes_only_the_last_words_of_the_user() -> None:
+    messages = (("system", "Be brief."), ("user", "First?"), ("assistant", "Yes."), ("user", "Second?"))
+    changed = marked(messages, 5)
+    assert [message["content"] for message in changed[:3]] == ["Be brief.", "First?", "Yes."]
+    assert re.fullmatch(r"\d{8}: Second\?", changed[3]["content"])
+    assert marked(messages, 5) == changed != marked(messages, 6)

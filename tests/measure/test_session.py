@@ -1,6 +1,7 @@
 """The interleaved session on clients with a virtual clock: order, fresh prompts, stopping, crashes, ratios."""
 
 import asyncio
+import dataclasses
 import itertools
 import math
 import random
@@ -10,7 +11,7 @@ from collections import Counter
 import pytest
 
 from trimtab.core.errors import EngineCrashed, InfeasibleError, InputError
-from trimtab.core.workload import Workload
+from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.engines.base import TokenEvent
 from trimtab.measure import load, session
 from trimtab.measure.noise import CpuCounters, NoiseWatch
@@ -112,6 +113,31 @@ def test_each_prompt_is_used_once(clock):
     prompts = [prompt for client in clients.values() for prompt in client.prompts]
     assert len(set(prompts)) == len(prompts) == 3 * (3 + 3 * 3)
     assert {len(prompt) for prompt in prompts} == {8}
+
+
+def test_unlike_requests_are_the_same_for_every_entrant_of_a_turn(clock):
+    class Make:
+        def __call__(self, n, n_tokens, seed):
+            return fresh(n, n_tokens, seed)
+
+        def of_messages(self, request, seed):
+            return [-seed, *range(request.prompt_tokens - 1)]
+
+    requests = tuple(
+        WorkloadRequest(prompt_tokens=8 + n, output_tokens=2 + n, messages=(("user", "x"),) if n % 2 else ()) for n in range(6)
+    )
+    workload = dataclasses.replace(WORKLOAD, requests=requests)
+    clients = {name: TimedClient(clock) for name in "ab"}
+    result = timed(clients, workload=workload, make_prompts=Make(), max_rounds=3, min_rounds=3)
+    shapes = {}
+    for turn in result.turns:
+        shape = sorted((one.prompt_tokens, len(one.token_ns)) for one in turn.trace.requests)
+        shapes.setdefault((turn.round, turn.trace.concurrency, turn.repeat), []).append(shape)
+    assert all(len(both) == 2 and both[0] == both[1] for both in shapes.values())
+    assert all(len(shape) == 4 for both in shapes.values() for shape in both), "the median of fewer would say little"
+    seen = {shape for both in shapes.values() for shape in both[0]}
+    assert {output for _, output in seen} == {request.output_tokens for request in requests}, "in turns all are used"
+    assert result.ratios("a")["b"].ratio == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

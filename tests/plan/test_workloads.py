@@ -29,7 +29,7 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("chatt", "one of chat"),
+        ("chatt", "one of agent, batch, chat"),
         ("", "Unknown workload"),
         ("512/", "Unknown workload"),
         ("512/128@", "Unknown workload"),

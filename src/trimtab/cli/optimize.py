@@ -1,6 +1,7 @@
 """`trimtab optimize`: the options, and what is shown of the answer."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -9,7 +10,19 @@ from trimtab.cli.options import Common, State, common, option
 
 @click.command(short_help="Find the fastest way to run a model here that is shown to be no worse.")
 @click.argument("model")
-@option("--workload", default="chat", show_default=True, help="What is asked of it: a workload's name or a TOML file.")
+@option(
+    "--workload",
+    default="chat",
+    show_default=True,
+    help="What is asked: chat, rag, write, batch, agent, PROMPT/OUTPUT@CONCURRENCY; or a .toml file, prompts (.jsonl), a trace (.csv).",
+)
+@option(
+    "--over-long",
+    type=click.Choice(["refuse", "drop", "cut"]),
+    default="refuse",
+    show_default=True,
+    help="Requests of such a file that do not fit the model's context: refuse the run, leave them out, or keep the end of their prompts.",
+)
 @option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -43,6 +56,7 @@ def optimize(
     *,
     model: str,
     workload: str,
+    over_long: Literal["refuse", "drop", "cut"],
     out: Path | None,
     candidates: tuple[str, ...],
     policy: str,
@@ -75,6 +89,7 @@ def optimize(
         decision = flow(
             model,
             workload=workload,
+            over_long=over_long,
             out=folder,
             candidates=candidates,
             policy=policy,

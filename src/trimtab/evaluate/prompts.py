@@ -2,7 +2,7 @@
 
 import random
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -59,6 +59,37 @@ def fresh_prompts(seed: int, n: int, n_tokens: int, tokenize: Callable[[str], li
     if n_tokens < 16:
         raise InputError(f"Fresh prompts need at least 16 tokens to differ, not {n_tokens}.")
     return [exactly(tokenize(text), n_tokens) for text in fresh_texts(seed, n, n_tokens)]
+
+
+@cache
+def agent_prefix() -> str:
+    """What all requests of an agent begin with: instructions, tools as JSON, examples."""
+    return files(__package__).joinpath("suites", "agent_prefix.txt").read_text(encoding="utf-8")
+
+
+def prompts_with_prefix(seed: int, n: int, n_tokens: int, shared_tokens: int, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
+    """`fresh_prompts` whose first `shared_tokens` ids are those of `agent_prefix`, the same in all. Raises InputError as they do."""
+    if not shared_tokens:
+        return fresh_prompts(seed, n, n_tokens, tokenize)
+    text = agent_prefix()
+    ids = tokenize(text)
+    while len(ids) < shared_tokens:  # a tokenizer of few, long tokens
+        text += agent_prefix()
+        ids = tokenize(text)
+    return [ids[:shared_tokens] + rest for rest in fresh_prompts(seed, n, n_tokens - shared_tokens, tokenize)]
+
+
+def marked(messages: Sequence[tuple[str, str]], seed: int) -> list[dict[str, str]]:
+    """A user's own messages, with a number before the last one of the user, so that no cache of an earlier use helps.
+
+    What comes before that message stays as it is: a cache of it would help in service too.
+    """
+    number = random.Random(f"mark/{seed}").randrange(MAX_NUMBER)
+    last = max((place for place, (role, _) in enumerate(messages) if role == "user"), default=len(messages) - 1)
+    return [
+        {"role": role, "content": f"{number:08d}: {content}" if place == last else content}
+        for place, (role, content) in enumerate(messages)
+    ]
 
 
 def exactly(ids: list[int], n_tokens: int) -> list[int]:

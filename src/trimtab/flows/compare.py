@@ -23,6 +23,7 @@ from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
 from trimtab.flows.parts.reference import PromptMaker, common_settings, machine_with_rates, weakened
+from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.timing import Timed, time_finalists
 from trimtab.plan.workloads import load_workload
@@ -109,6 +110,8 @@ async def _compare(
         on_event=on_event,
     ) as (session, opened_a):
         card = model_card(opened_a.header, opened_a.snapshot)
+        if timing:
+            workload, _ = await ready_workload(opened_a, workload, card.context_tokens or workload.context_tokens, "refuse")
         common = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
         opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
         for spec, opened in ((a, opened_a), (b, opened_b)):
@@ -130,7 +133,7 @@ async def _compare(
             for line in power_lines(power, policy):
                 session.say("power", line)
             if timing:
-                with PromptMaker(reference) as make_prompts:
+                with PromptMaker(reference, workload) as make_prompts:
                     timed = await time_finalists(
                         session, reference, [candidate], workload, make_prompts, machine=machine, time_budget_s=TIMING_S
                     )

@@ -28,12 +28,14 @@ from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
 from trimtab.flows.parts.opening import Opened, engines_at_hand
 from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
+from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.screening import why_screened_out
 from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, Row, Search, predict_all, screen_all, time_all
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
 from trimtab.flows.parts.tuning import tune_settings
 from trimtab.plan.budget import DEFAULT_LIMIT_S, plan_budget
+from trimtab.plan.requests import OverLong
 from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25
@@ -57,6 +59,7 @@ def optimize(
     objective: str | None = None,
     slo: str | None = None,
     price_per_hour: float | None = None,
+    over_long: OverLong = "refuse",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
@@ -65,6 +68,7 @@ def optimize(
     time_limit_s: no new work is started after it (default six minutes); a run that was stopped goes on where it was
     objective: what is to be best (core.workload.Objective), default latency; slo: what must hold, see plan.slo.parse_slo
     price_per_hour: of this machine, for costs
+    over_long: what is done with requests of a prompt file or a trace that do not fit the model's context
     Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
     demand even at its predicted best.
     """
@@ -85,6 +89,7 @@ def optimize(
             limit_s=limit_s,
             seed=seed,
             aim=aim,
+            over_long=over_long,
             on_event=on_event,
         )
     )
@@ -104,6 +109,7 @@ async def _optimize(
     limit_s: float,
     seed: int,
     aim: Aim,
+    over_long: OverLong,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     loaded = load_suites(suites)
@@ -122,6 +128,7 @@ async def _optimize(
                 "suite": digest_of([suite.digest for suite in loaded]),
                 "candidates": digest_of(list(specs)),
                 **({"objective and demands": digest_of(aim)} if aim != Aim() else {}),
+                **({"rule for over-long requests": over_long} if over_long != "refuse" else {}),
             },
             inputs={
                 "model": model,
@@ -141,9 +148,9 @@ async def _optimize(
         ) as (session, opened),
         AsyncExitStack() as stack,
     ):
-        search = await _prepare(session, opened, workload, policy, loaded, plans, engines, aim)
+        search = await _prepare(session, opened, workload, policy, loaded, plans, engines, aim, over_long)
         search.skipped += [{"what": name, "why": why} for name, why in absent.items()] + [{"what": "gates", "why": note} for note in notes]
-        make_prompts = stack.enter_context(PromptMaker(search.reference.candidate))
+        make_prompts = stack.enter_context(PromptMaker(search.reference.candidate, search.workload))
         await screen_all(search, make_prompts)
         await tune_settings(search, make_prompts)
         await time_all(search, make_prompts)
@@ -163,17 +170,16 @@ async def _prepare(
     plans: list[Plan],
     engines: dict[str, type[Engine]],
     aim: Aim,
+    over_long: OverLong,
 ) -> Search:
     """Machine, reference, items, what to try, and the plan of the run."""
     session.say("describe", opened.snapshot.source)
     card = model_card(opened.header, opened.snapshot)
     machine = await machine_with_rates(session)
+    workload, changed = await ready_workload(opened, workload, card.context_tokens or workload.context_tokens, over_long)
+    if changed:
+        session.say("describe", changed)
     settings = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
-    if card.context_tokens and workload.context_tokens > card.context_tokens:
-        raise InfeasibleError(
-            f"Workload {workload.name!r} needs {workload.context_tokens} tokens of context; "
-            f"{opened.snapshot.source} has {card.context_tokens}."
-        )
     reference = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
     session.say("prepare", "items as tokens")
     exam = await prepare_exam(
@@ -181,6 +187,7 @@ async def _prepare(
     )
     base = Row(plan=baseline_plan(opened, engines))
     shelf, skipped = shelf_plans(opened, engines)
+    skipped += [{"what": "requests", "why": changed}] if changed else []
     listed = [plan for plan in (*plans, *shelf) if plan.id != base.plan.id]
     rows = {base.plan.id: base} | {plan.id: Row(plan=plan) for plan in listed}
     search = Search(

@@ -79,31 +79,36 @@ class RoundTrace:
         return (max(max(request.token_ns, default=start) for request in self.requests) - start) / 1e9
 
 
-async def run_round(client: LoadClient, prompts: Sequence[Sequence[int]], output_tokens: int, concurrency: int) -> RoundTrace:
-    """Send every prompt once, exactly `concurrency` in flight until the prompts run out; greedy, past end-of-text, `output_tokens` each.
+async def run_round(
+    client: LoadClient, prompts: Sequence[Sequence[int]], output_tokens: int | Sequence[int], concurrency: int
+) -> RoundTrace:
+    """Send every prompt once, exactly `concurrency` in flight until the prompts run out; greedy, past end-of-text.
+
+    output_tokens: of each answer, or one number for all
 
     Raises InputError for shapes that cannot be timed, EngineCrashed or EngineHung when the worker is lost (its other requests are
     then abandoned). Any other error of one request is that request's failure.
     """
     if concurrency < 1 or len(prompts) < concurrency:
         raise InputError(f"{len(prompts)} prompts cannot keep {concurrency} requests in flight; give at least as many.")
-    if output_tokens < 2:
-        raise InputError(f"Time per token needs at least 2 output tokens, not {output_tokens}.")
-    waiting = iter(prompts)
+    wanted = [output_tokens] * len(prompts) if isinstance(output_tokens, int) else list(output_tokens)
+    if min(wanted) < 2:
+        raise InputError(f"Time per token needs at least 2 output tokens, not {min(wanted)}.")
+    waiting = iter(list(zip(prompts, wanted, strict=True)))
     done: list[RequestTrace] = []
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(_user(client, waiting, output_tokens, done))
+                group.create_task(_user(client, waiting, done))
     except BaseExceptionGroup as group_error:
         # One lost worker fails all its requests; the first says why.
         raise group_error.exceptions[0] from None
     return RoundTrace(concurrency=concurrency, requests=tuple(sorted(done, key=lambda trace: trace.submit_ns)))
 
 
-async def _user(client: LoadClient, waiting: Iterator[Sequence[int]], output_tokens: int, done: list[RequestTrace]) -> None:
+async def _user(client: LoadClient, waiting: Iterator[tuple[Sequence[int], int]], done: list[RequestTrace]) -> None:
     """One user of the closed loop: asks, waits for the whole answer, asks again."""
-    for prompt in waiting:
+    for prompt, output_tokens in waiting:
         done.append(await _one_request(client, prompt, output_tokens))
 
 

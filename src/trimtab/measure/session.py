@@ -9,15 +9,17 @@ and not at which side of 1 it lies, it favours nobody.
 import asyncio
 import contextlib
 import math
+import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.measurement import LoadPoint, Measurement, Ratio
-from trimtab.core.workload import Workload
+from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.measure.load import LoadClient, RoundTrace, finished_requests, run_round, summarise
 from trimtab.measure.machine import available_cores
 from trimtab.measure.meters import (
@@ -37,11 +39,22 @@ from trimtab.stats.ratios import log_ratio_interval
 T = TypeVar("T")
 Metric = Literal["e2e_ms_p50", "ttft_ms_p50", "tpot_ms_p50"]
 Stopped = Literal["narrow", "time", "max_rounds", "nobody_left"]
-MakePrompts = Callable[[int, int, int], list[list[int]]]
-"""(number of prompts, tokens of each, seed) -> token ids; never the same prompt twice, whatever the seed."""
+
+
+class MakePrompts(Protocol):
+    """Prompts as token ids; never the same one twice, whatever the seed."""
+
+    def __call__(self, n: int, n_tokens: int, seed: int) -> list[list[int]]:
+        """`n` prompts of exactly `n_tokens` tokens."""
+
+    def of_messages(self, request: WorkloadRequest, seed: int) -> list[int]:
+        """A user's own prompt, made different from all others by a number in it; a few tokens longer than `request.prompt_tokens`."""
+
 
 WARM_UP_TOKENS = 16
 LEAST_TURN_LIMIT_S = 60.0
+LEAST_UNLIKE_REQUESTS = 4
+"""A turn of unlike requests has so many at least: the median of one long or one short request says little."""
 WITHDRAW_S = 5.0
 
 
@@ -151,6 +164,15 @@ def turns_per_round(level: int, levels: Sequence[int]) -> int:
     return max(1, max(levels) // (2 * level))
 
 
+def of_turn(workload: Workload, level: int, number: int) -> list[WorkloadRequest]:
+    """The requests of one turn: the same for every entrant, so that a ratio compares like with like; turns go through all in order."""
+    if not workload.requests:
+        return [WorkloadRequest(prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens)] * level
+    n = max(level, LEAST_UNLIKE_REQUESTS)
+    order = random.Random(0).sample(workload.requests, len(workload.requests))
+    return [order[(number * n + place) % len(order)] for place in range(n)]
+
+
 async def timed_session(
     entrants: Mapping[str, Entrant],
     workload: Workload,
@@ -221,16 +243,27 @@ class _FreshPrompts:
         self._seed = seed * 1_000_003
         self._used: set[tuple[int, ...]] = set()
 
-    def take(self, n: int, n_tokens: int) -> list[list[int]]:
+    def take(self, requests: Sequence[WorkloadRequest]) -> list[list[int]]:
+        """One prompt for each request."""
+        alike = Counter(request.prompt_tokens for request in requests if not request.messages)
+        made = {n_tokens: iter(self._exactly(n, n_tokens)) for n_tokens, n in alike.items()}
+        prompts = [self._own(request) if request.messages else next(made[request.prompt_tokens]) for request in requests]
+        before = len(self._used)
+        self._used.update(map(tuple, prompts))
+        if len(self._used) != before + len(requests):
+            raise InputError("Timing got the same prompt twice; a cached prefix would be timed. Give fresh prompts for every seed.")
+        return prompts
+
+    def _exactly(self, n: int, n_tokens: int) -> list[list[int]]:
         self._seed += 1
         prompts = self._make(n, n_tokens, self._seed)
         if len(prompts) != n or any(len(prompt) != n_tokens for prompt in prompts):
             raise InputError(f"Timing needs {n} prompts of exactly {n_tokens} tokens; got lengths {[len(prompt) for prompt in prompts]}.")
-        before = len(self._used)
-        self._used.update(map(tuple, prompts))
-        if len(self._used) != before + n:
-            raise InputError("Timing got the same prompt twice; a cached prefix would be timed. Give fresh prompts for every seed.")
         return prompts
+
+    def _own(self, request: WorkloadRequest) -> list[int]:
+        self._seed += 1
+        return self._make.of_messages(request, self._seed)
 
 
 @dataclass(kw_only=True)
@@ -264,7 +297,10 @@ class _Session:
         for name in self.live:
             with PeakMemory(self.clients[name].pid, counted_fully=self.files_in_common) as peak:
                 for level in self.workload.concurrency:
-                    if await self._run(name, level, output_tokens) is None:
+                    requests = [
+                        replace(one, output_tokens=min(output_tokens, one.output_tokens)) for one in of_turn(self.workload, level, 0)
+                    ]
+                    if await self._run(name, level, requests) is None:
                         break
             self.memory[name] = peak.reading
 
@@ -294,7 +330,8 @@ class _Session:
             )
         energy = read_energy()
         self.watch.begin([client.pid for client in self.clients.values()])
-        trace = await self._run(name, level, self.workload.output_tokens)
+        number = index * turns_per_round(level, self.workload.concurrency) + repeat
+        trace = await self._run(name, level, of_turn(self.workload, level, number))
         self.watch.end()
         energy_j = _joules_since(energy)
         if trace is None:
@@ -302,11 +339,11 @@ class _Session:
         self.memory[name] = higher(self.memory[name], memory_of(self.clients[name].pid, counted_fully=self.files_in_common))
         self.turns.append(turn_of(index, name, trace, energy_j, repeat))
 
-    async def _run(self, name: str, level: int, output_tokens: int) -> RoundTrace | None:
+    async def _run(self, name: str, level: int, requests: Sequence[WorkloadRequest]) -> RoundTrace | None:
         """One closed loop; None if the entrant left by it."""
-        prompts = self.prompts.take(level, self.workload.prompt_tokens)
+        prompts, lengths = self.prompts.take(requests), [request.output_tokens for request in requests]
         try:
-            trace = await within(self.turn_limit_s, run_round(self.clients[name], prompts, output_tokens, level))
+            trace = await within(self.turn_limit_s, run_round(self.clients[name], prompts, lengths, level))
             finished_requests([trace], level)
         except TimeoutError:
             await self.clients[name].kill()

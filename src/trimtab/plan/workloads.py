@@ -1,4 +1,4 @@
-"""Workloads by name, from a TOML file, or written out as `512/128@1,4`."""
+"""Workloads by name, from a TOML file, from prompts or a trace, or written out as `512/128@1,4`."""
 
 import re
 import tomllib
@@ -8,10 +8,12 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.workload import Workload
+from trimtab.plan.requests import LEAST_PROMPT_TOKENS, read_prompts, read_trace
 
 WORKLOADS_FOLDER = Path(__file__).parent.parent / "catalog" / "workloads"
 WRITTEN_OUT = re.compile(r"(\d+)/(\d+)(?:@(\d+(?:,\d+)*))?")
-KEYS = ("name", "title", "prompt_tokens", "output_tokens", "concurrency")
+KEYS = ("name", "title", "prompt_tokens", "output_tokens", "concurrency", "shared_prefix_tokens")
+OPTIONAL_KEYS = ("title", "shared_prefix_tokens")
 
 
 def workload_names() -> list[str]:
@@ -20,8 +22,9 @@ def workload_names() -> list[str]:
 
 
 def load_workload(name_or_path: str) -> Workload:
-    """A shipped workload's name, the path of a TOML file, or PROMPT/OUTPUT[@LEVEL,LEVEL...] in tokens and requests in flight.
+    """A shipped workload's name, the path of a file, or PROMPT/OUTPUT[@LEVEL,LEVEL...] in tokens and requests in flight.
 
+    Files: .toml, or .jsonl and .csv as in `plan.requests`.
     `512/128@1,4` is 512 prompt tokens and 128 output tokens, timed with one and with four requests in flight; without @ it is one.
     Raises InputError.
     """
@@ -32,10 +35,11 @@ def load_workload(name_or_path: str) -> Workload:
         return _checked(values, f"{text!r}")
     if text in workload_names():
         return _read(WORKLOADS_FOLDER / f"{text}.toml")
-    if text.endswith(".toml"):
-        return _read(Path(text))
+    for ending, read in ((".toml", _read), (".jsonl", read_prompts), (".csv", read_trace)):
+        if text.endswith(ending):
+            return read(Path(text))
     raise InputError(
-        f"Unknown workload {name_or_path!r}; give one of {', '.join(workload_names())}, the path of a .toml file, "
+        f"Unknown workload {name_or_path!r}; give one of {', '.join(workload_names())}, the path of a .toml, .jsonl or .csv file, "
         "or PROMPT/OUTPUT@CONCURRENCY such as 512/128@1,4."
     )
 
@@ -53,7 +57,7 @@ def _checked(values: Mapping[str, Any], where: str) -> Workload:
         if key not in KEYS:
             raise InputError(f"Unknown key {key!r} in workload {where}; the keys are {', '.join(KEYS)}.")
     for key in KEYS:
-        if key not in values and key != "title":
+        if key not in values and key not in OPTIONAL_KEYS:
             raise InputError(f"Workload {where} lacks {key!r}.")
     for key in ("name", "title"):
         if not isinstance(values.get(key, ""), str):
@@ -61,6 +65,9 @@ def _checked(values: Mapping[str, Any], where: str) -> Workload:
     prompt_tokens = _count(values["prompt_tokens"], 1, "prompt_tokens", where)
     # One token has no gap after it, so TPOT would not exist.
     output_tokens = _count(values["output_tokens"], 2, "output_tokens", where)
+    shared_prefix_tokens = _count(values.get("shared_prefix_tokens", 0), 0, "shared_prefix_tokens", where)
+    if shared_prefix_tokens and prompt_tokens - shared_prefix_tokens < LEAST_PROMPT_TOKENS:
+        raise InputError(f"Key 'shared_prefix_tokens' of workload {where} must leave {LEAST_PROMPT_TOKENS} tokens of each prompt unshared.")
     levels = values["concurrency"]
     if not isinstance(levels, list) or not levels:
         raise InputError(f"Key 'concurrency' of workload {where} must be a list of whole numbers, such as [1, 4].")
@@ -73,6 +80,7 @@ def _checked(values: Mapping[str, Any], where: str) -> Workload:
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         concurrency=tuple(sorted(concurrency)),
+        shared_prefix_tokens=shared_prefix_tokens,
     )
 
 

@@ -8,14 +8,16 @@ from types import TracebackType
 from trimtab.core.deployment import Candidate, Machine, Settings
 from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.policy import Policy
+from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.engines.client import WorkerEngine
-from trimtab.evaluate.prompts import calibration_texts, fresh_prompts
+from trimtab.evaluate.prompts import calibration_texts, marked, prompts_with_prefix
 from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, recipe_named
 from trimtab.flows.parts.session import Session
 from trimtab.measure.machine import machine as this_machine
 from trimtab.measure.machine import measure_rates
+from trimtab.plan.requests import LEAST_PROMPT_TOKENS
 
 CONTEXT_TOKENS = 1024
 """Tokens that one sequence may hold at least: the longest shipped item and a served answer fit."""
@@ -109,17 +111,28 @@ def bench_of(reference: Reference, policy: Policy, exam: Exam, n_cores: int) -> 
 
 
 class PromptMaker:
-    """Fresh prompts of exact length, as timing wants them. The tokenizer's worker is started when the first prompt is asked for."""
+    """Fresh prompts of a workload, as timing wants them. The tokenizer's worker is started when the first prompt is asked for."""
 
-    def __init__(self, candidate: Candidate) -> None:
+    def __init__(self, candidate: Candidate, workload: Workload) -> None:
         self.candidate = candidate
+        self.shared_share = workload.shared_prefix_tokens / workload.prompt_tokens
         self._engine: WorkerEngine | None = None
 
-    def __call__(self, n: int, n_tokens: int, seed: int) -> list[list[int]]:
+    @property
+    def engine(self) -> WorkerEngine:
         if self._engine is None:
             self._engine = WorkerEngine(self.candidate.snapshot, self.candidate.settings, engine=self.candidate.engine)
-        engine = self._engine
-        return fresh_prompts(seed, n, n_tokens, lambda text: engine.tokenize(text, parse_special=False))
+        return self._engine
+
+    def __call__(self, n: int, n_tokens: int, seed: int) -> list[list[int]]:
+        """The workload's share of each prompt is the same in all, also of prompts that are shorter than the workload's."""
+        shared_tokens = min(round(self.shared_share * n_tokens), n_tokens - LEAST_PROMPT_TOKENS) if self.shared_share else 0
+        return prompts_with_prefix(seed, n, n_tokens, max(0, shared_tokens), lambda text: self.engine.tokenize(text, parse_special=False))
+
+    def of_messages(self, request: WorkloadRequest, seed: int) -> list[int]:
+        """A user's own prompt in the model's template; of one that is to be cut, the end."""
+        rendered = self.engine.render(marked(request.messages, seed))
+        return self.engine.tokenize(rendered, parse_special=True)[-request.prompt_tokens :]
 
     def __enter__(self) -> "PromptMaker":
         return self

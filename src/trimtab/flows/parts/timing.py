@@ -43,7 +43,7 @@ async def served(candidate: Candidate) -> AsyncIterator[WorkerClient]:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A short turn at concurrency 1, scaled to the workload's lengths. ratio: the baseline's time, taken next to it, over this one."""
+    """A short turn at the workload's lowest concurrency, scaled to the workload's lengths. ratio: the baseline's time, taken next to it, over this one."""
 
     e2e_ms: float
     ttft_ms: float
@@ -52,13 +52,17 @@ class Probe:
 
 
 async def probe(client: WorkerClient, beside: WorkerClient, workload: Workload, make_prompts: MakePrompts, seed: int) -> Probe:
-    """Time a short turn on `client` and on the baseline's worker `beside`, two of each in turns after one that does not count."""
+    """Time a short turn on `client` and on the baseline's worker `beside`, two of each in turns after one that does not count.
+
+    At the workload's lowest concurrency, on text of its median lengths.
+    """
     prompt_tokens = max(16, workload.prompt_tokens // PROBE_SHARE)
     output_tokens = max(8, workload.output_tokens // PROBE_SHARE)
+    level = min(workload.concurrency)
 
     async def turn(worker: WorkerClient, n: int, answer: int = output_tokens) -> LoadPoint:
-        trace = await run_round(worker, make_prompts(1, prompt_tokens, seed * 1000 + n), answer, 1)
-        return summarise([trace], 1)
+        trace = await run_round(worker, make_prompts(level, prompt_tokens, seed * 1000 + n), answer, level)
+        return summarise([trace], level)
 
     def whole_turn_ms(point: LoadPoint) -> float:
         return point.ttft_ms.p50 * workload.prompt_tokens / prompt_tokens + point.tpot_ms.p50 * (workload.output_tokens - 1)

@@ -130,6 +130,7 @@ def test_a_look_does_not_disturb_who_opens(tmp_path: Path) -> None:
     def look() -> None:
         while not looking.is_set():
             is_locked(path)
+            time.sleep(0.001)
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -11,7 +11,7 @@ from trimtab.record.disk import sentences
 
 NAME = ".lock"
 USE_NAME = ".in-use"
-_LOOK_S = 0.02  # `is_locked` holds the lock for less than this
+_LOOK_S, _MOST_LOOKS = 0.02, 10  # `is_locked` holds the lock for less than this; so often may it be met by chance
 
 
 class FolderLock:
@@ -106,11 +106,12 @@ def _lock(handle: int, folder: Path) -> None:
     import fcntl
 
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOOK_S)  # it may be no more than somebody's look
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for _ in range(_MOST_LOOKS):
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_S)  # it may be no more than somebody's look
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise

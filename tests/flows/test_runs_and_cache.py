@@ -251,6 +251,16 @@ def test_prune_takes_the_longest_unused_first(home: Path) -> None:
     assert [item.name for item in (caches / "products").iterdir() if item.is_dir()] == []
 
 
+def test_reading_a_result_is_using_it(home: Path) -> None:
+    cache = Cache(home / "cache" / "results")
+    for number in range(4):
+        cache.put_json("screen", str(number) * 64, "x" * 1000)
+        os.utime(cache.root / "screen" / (str(number) * 2) / (str(number) * 64), (1000 + number, 1000 + number))
+    assert cache.get_json("screen", "0" * 64) is not None  # used now: the youngest
+    prune_cache(max_bytes=show_cache()["bytes"] // 2 + 10, older_than_s=None, dry_run=False)
+    assert [cache.get_json("screen", str(number) * 64) is not None for number in range(4)] == [True, False, False, True]
+
+
 def test_prune_keeps_weights_while_a_run_runs(home: Path, tmp_path: Path) -> None:
     caches = home / "cache"
     folder = product(caches, "old", 1001, 9000)

@@ -150,29 +150,6 @@ def test_timings_are_kept_as_pairs(tmp_path: Path) -> None:
     assert cache.get_timing("4" * 64) is None
 
 
-def test_prune_removes_the_longest_unused_first(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    for number in range(4):
-        cache.put_json("screen", str(number) * 64, "x" * 1000)
-        os.utime(tmp_path / "screen" / (str(number) * 2) / (str(number) * 64), (1000 + number, 1000 + number))
-    assert cache.get_json("screen", "0" * 64) is not None  # used now: the youngest
-    one = cache.size_bytes() // 4
-    pruned = cache.prune(2 * one + 10)
-    assert (pruned.n_removed, pruned.bytes_left) == (2, cache.size_bytes())
-    assert [cache.get_json("screen", str(number) * 64) is not None for number in range(4)] == [True, False, False, True]
-
-
-def test_prune_removes_old_leftovers_only(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    (tmp_path / "screen" / "aa").mkdir(parents=True)
-    old, young = tmp_path / "screen" / "aa" / ".old.part", tmp_path / "screen" / "aa" / ".young.part"
-    old.write_bytes(b"x")
-    young.write_bytes(b"x")
-    os.utime(old, (0, 0))
-    cache.prune(10**9)
-    assert (old.exists(), young.exists()) == (False, True)
-
-
 def test_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRIMTAB_CACHE", raising=False)
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +63,6 @@ class TimingPair:
     ratios: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
-    """What `Cache.prune` removed and left."""
-
-    n_removed: int
-    bytes_removed: int
-    bytes_left: int
-
-
 class Cache:
     """Entries under one folder. Reading never raises for a bad entry; writing says why it could not store and goes on."""
 
@@ -114,23 +104,6 @@ class Cache:
         """Store a JSON value or dataclass; returns the empty string, or one sentence that says why it was not stored."""
         return self._put(kind, key, canonical_json(value).encode())
 
-    def size_bytes(self) -> int:
-        """Bytes of all entries."""
-        return sum(size for _, _, size in self._entries())
-
-    def prune(self, max_bytes: int) -> Pruned:
-        """Remove the entries unused for longest until at most `max_bytes` are left, and leftovers of killed writers."""
-        entries = sorted(self._entries())
-        left = sum(size for _, _, size in entries)
-        n_removed = bytes_removed = 0
-        for used, path, size in entries:
-            is_leftover = path.name.startswith(".") and used < time.time() - 3600  # a younger one may still be written
-            if left <= max_bytes and not is_leftover:
-                continue
-            path.unlink(missing_ok=True)
-            n_removed, bytes_removed, left = n_removed + 1, bytes_removed + size, left - size
-        return Pruned(n_removed=n_removed, bytes_removed=bytes_removed, bytes_left=left)
-
     def _path(self, kind: str, key: str) -> Path:
         if not _KIND.fullmatch(kind) or not _KEY.fullmatch(key):
             raise ValueError(f"not a cache kind and key: {kind!r}, {key!r}")
@@ -163,17 +136,6 @@ class Cache:
     def _remove(self, kind: str, key: str) -> None:
         with contextlib.suppress(OSError):  # a read-only cache keeps its bad entry; it stays a miss
             self._path(kind, key).unlink(missing_ok=True)
-
-    def _entries(self) -> list[tuple[float, Path, int]]:
-        """Time of last use, path and size of every file, kinds and leftovers alike."""
-        found = []
-        for path in self.root.glob("*/??/*") if self.root.is_dir() else ():
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue
-            found.append((status.st_mtime, path, status.st_size))
-        return found
 
 
 def _head(kind: str, key: str, payload: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_run(path: Path, *, finish: bool = True, seed: int = 0) -> None:
-    inputs = {"model": "models/m.gguf", "workload": "chat", "policy": "strict", "engines": ["llamacpp"]}
+    inputs = {"model": "models/m.gguf", "workload": "chat", "policy": "strict", "engines": ["llamacpp"], "slo": ["memory<2GiB"]}
     with RunDir.open(path, digests={"source": "a" * 64}, seed=seed, inputs=inputs) as run:
         run.step("screen/x", lambda: 1)
         run.put_candidate(
@@ -68,7 +69,10 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     half = " ".join(said(capsys, "runs show runs/half").split())
     for text in ("unfinished", "Steps finished: 1 (screen 1)", "llamacpp q8_0 screened out too slow"):
         assert text in half
-    assert "trimtab optimize models/m.gguf --workload chat --policy strict --engine llamacpp --seed 3 --out runs/half" in half
+    assert (
+        "trimtab optimize models/m.gguf --workload chat --policy strict --engine llamacpp --slo 'memory<2GiB' --seed 3 --out runs/half"
+        in half
+    )
 
 
 def test_a_resume_command_parses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +80,7 @@ def test_a_resume_command_parses(capsys: pytest.CaptureFixture[str]) -> None:
     from trimtab.cli.main import cli
 
     write_run(Path("runs/half"), finish=False, seed=3)
-    words = json.loads(said(capsys, "runs show runs/half --json"))["resume"].split()
+    words = shlex.split(json.loads(said(capsys, "runs show runs/half --json"))["resume"])
     command = cli.get_command(click.Context(cli), words[1])
     assert command is not None
     assert command.make_context(words[1], words[2:]).params["out"] == Path("runs/half")

@@ -133,14 +133,19 @@ def rm(*, paths: tuple[Path, ...], yes: bool, dry_run: bool, common: Common) -> 
 
 
 def resume(run: "Run") -> str:
-    """How an unfinished run goes on: the command, as far as run.json knows it; empty for one that is running."""
+    """How an unfinished run goes on: the command, as far as run.json knows it; empty for one that is running.
+
+    Files of a policy or workload are known there by their names, and suites, a price and a time limit are not kept at all.
+    """
     if run.state == "in use":
         return ""
     inputs = run.head["inputs"]
     words = ["trimtab", run.verb, *(str(inputs[name]) for name in ("model", "a", "b") if name in inputs)]
-    words += [word for name in ("workload", "policy") if inputs.get(name) for word in (f"--{name}", str(inputs[name]))]
-    for option_name, name in (("--engine", "engines"), ("--candidate", "candidates"), ("--suite", "suites")):
-        words += [word for value in inputs.get(name) or () for word in (option_name, str(value))]
+    words += [word for name in ("workload", "policy", "objective") if inputs.get(name) for word in (f"--{name}", str(inputs[name]))]
+    for flag, name in (("--engine", "engines"), ("--slo", "slo")):
+        if inputs.get(name):
+            words += [flag, ",".join(str(value) for value in inputs[name])]
+    words += [word for value in inputs.get("candidates") or () for word in ("--candidate", str(value))]
     if run.head.get("seed"):
         words += ["--seed", str(run.head["seed"])]
     return shlex.join([*words, "--out", str(run.path)])
@@ -224,6 +229,7 @@ def _unfinished(run: "Run") -> Iterator[Any]:
         yield table
     if resume(run):
         yield Text(f"It goes on where it stopped with the command that began it, such as:\n  {line(resume(run))}")
+        yield Text("If that named files or suites of yours, or a time limit, name them again.", style="dim")
     else:
         yield Text("A process is working on it.")
 

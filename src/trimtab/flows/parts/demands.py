@@ -7,12 +7,13 @@ from typing import Any
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
+from trimtab.core.workload import Workload
 from trimtab.engines.client import WorkerClient
 from trimtab.flows.parts.choice import choose
 from trimtab.flows.parts.search import Search, judge_row
 from trimtab.flows.parts.timing import TURN_LIMIT_S, Timed, served
 from trimtab.measure.cold import cold_start
-from trimtab.measure.session import MakePrompts, timed_session, turns_per_round
+from trimtab.measure.session import MakePrompts, of_turn, timed_session, turns_per_round
 from trimtab.stats.binomial import more_needed
 
 ALONE_S = 60.0
@@ -115,14 +116,21 @@ def rounds_needed(search: Search, measurement: Mapping[str, Any]) -> int:
     if not shares:
         return 0
     wanted = 1 + more_needed(0, 1, max(shares))
-    levels = search.workload.concurrency
     have = {point["concurrency"]: point["n_requests"] if point.get("latencies_ms") else 0 for point in measurement["points"]}
-    return max(math.ceil(max(0, wanted - have.get(level, 0)) / (level * turns_per_round(level, levels))) for level in levels)
+    return max(
+        math.ceil(max(0, wanted - have.get(level, 0)) / requests_per_round(search.workload, level)) for level in search.workload.concurrency
+    )
+
+
+def requests_per_round(workload: Workload, level: int) -> int:
+    """How many requests a round of the session sends at one concurrency."""
+    return len(of_turn(workload, level, 0)) * turns_per_round(level, workload.concurrency)
 
 
 def _round_s(search: Search, measurement: Mapping[str, Any]) -> float:
-    levels = search.workload.concurrency
-    return sum(turns_per_round(point["concurrency"], levels) * float(point["e2e_ms"]["p50"]) / 1000 for point in measurement["points"])
+    """Seconds of a round, from the median request at each level."""
+    median_s = {int(point["concurrency"]): float(point["e2e_ms"]["p50"]) / 1000 for point in measurement["points"]}
+    return sum(requests_per_round(search.workload, level) / level * each_s for level, each_s in median_s.items())
 
 
 def with_more(measurement: Mapping[str, Any], more: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

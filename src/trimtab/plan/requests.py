@@ -179,7 +179,8 @@ def fitted(workload: Workload, context_tokens: int, rule: OverLong) -> tuple[Wor
         if workload.context_tokens <= context_tokens:
             return workload, ""
         raise InputError(
-            f"Workload {workload.name!r} needs {workload.context_tokens:,} tokens of context; the model has {context_tokens:,}."
+            f"Workload {workload.name!r} needs {workload.context_tokens:,} tokens of context; the model has {context_tokens:,}. "
+            "Choose a --workload of shorter requests."
         )
     long = [request for request in workload.requests if request.prompt_tokens + request.output_tokens > context_tokens]
     if not long:

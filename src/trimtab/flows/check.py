@@ -216,7 +216,7 @@ async def _check(
             except InfeasibleError as error:
                 if not found.cannot_run:
                     raise
-                found.cannot_run = f"The deployment cannot run here: {error}"
+                found.mode, found.cannot_run = "not measured: it cannot run here", f"The deployment cannot run here: {error}"
             return _document(session, lock, policy, request, found)
 
 
@@ -320,16 +320,17 @@ async def _measure(
     if stored:
         started_s = time.monotonic()
         watched = nearest_to_a_flip(beside.candidate, N_WATCHED) if beside is not None else ()
-        near = requests_for(certify_items, [one.item_id for one in watched])
+        every = PreparedSuite(requests=(*certify_items.requests, *bench.exam.search.requests))  # `compare` splits otherwise
+        near = requests_for(every, [one.item_id for one in watched])
         found.watch = watch_rows(watched, await outcomes_on(session, candidate, near, phase="watch", what="items nearest to a flip"))
-        known = requests_for(certify_items, {one.item_id for one in stored})
+        known = requests_for(every, {one.item_id for one in stored})
         if beside is not None:
             known = fresh_sample(known, KNOWN_SHARE, session.seed, dict.fromkeys(least, KNOWN_CLUSTERS))
         again = await outcomes_on(session, candidate, known, phase="known answers", what=f"{lock.id} on known items")
         rate = (near.n_tokens + known.n_tokens) / max(time.monotonic() - started_s, 0.001)
         found.checks.append(_known_check(policy, stored, again, is_same=is_same))
         if is_same and found.checks[-1].state == "same":
-            found.mode, found.sample, found.share = "known answers", known, _share(known, certify_items)
+            found.mode, found.sample, found.share = "known answers", known, _share(known, every)
             found.cannot_run = ""
             return
     whole = _suites_by_group(policy)

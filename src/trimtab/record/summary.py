@@ -38,7 +38,7 @@ def measured_sentence(document: Plain) -> str:
         return "Nothing was measured." if mode == "digests only" else ended(mode.capitalize())
     drawn = (
         f"{count(measured['n_items'])} items in {count(measured['n_clusters'])} clusters "
-        f"({percent(measured.get('share'))} of the certify items, drawn with seed {measured.get('seed')})"
+        f"({percent(measured.get('share'))} of the items, drawn with seed {measured.get('seed')})"
     )
     if mode == "known answers":
         return f"The certified outcomes were compared with new ones on {drawn}."

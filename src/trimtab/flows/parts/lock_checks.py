@@ -225,7 +225,7 @@ def reference_check(lock: DeployLock, reference: Candidate, provenance: str) -> 
     settings = reference.settings
     is_known = then is not None and (then.weights_sha256, then.settings) == (reference.snapshot.digest, settings)
     sentence = (
-        f"What it was certified against ({provenance}), in the engine build of today."
+        f"What it was certified against ({provenance}), as it is made today."
         if is_known
         else f"The certified reference cannot be told from what is here; held against {provenance}. Give --reference if it was another."
     )

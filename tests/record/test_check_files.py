@@ -20,8 +20,8 @@ def lock_check(name: str, state: str = "same", *, fails: bool = False, sentence:
 
 def gate(name: str, verdict: str, *, required: bool = True, informative: bool = True) -> dict[str, Any]:
     return {
-        "name": name, "verdict": verdict, "required": required, "informative": informative, "delta": -0.0123, "low": -0.0156, "high": -0.009,
-        "margin": 0.02, "unit": "nats/token", "n": 56, "reasons": [f"why {name}"],
+        "name": name, "verdict": verdict, "required": required, "informative": informative, "delta": -0.0123, "low": -0.0156,
+        "high": -0.009, "margin": 0.02, "unit": "nats/token", "n": 56, "reasons": [f"why {name}"],
     }  # fmt: skip
 
 

@@ -1,17 +1,20 @@
 """Who is chosen under demands and objectives, and what is said of it. No model: rows and timings are made up."""
 
+import asyncio
 import dataclasses
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.measurement import Estimate
-from trimtab.core.workload import Workload
+from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.decide.slo import judge_slo
+from trimtab.engines.base import TokenEvent
 from trimtab.flows.parts import objective as objectives
-from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, requests_of_a_point
+from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, point_measurer, requests_of_a_point
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import rounds_needed, with_more
 from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row
@@ -236,3 +239,47 @@ def test_one_rate_of_the_search_for_capacity_is_judged_without_its_first_request
     assert late.verdict == "fail"
     assert "25 % over" in late.why
     assert closed_rate(timed(tok_s=16.0).measurement, CHAT) == 1.0
+
+
+class Quick:
+    """Answers at once, any number together. Prompts are numbers that were not used before."""
+
+    pid = 1
+
+    def __init__(self):
+        self.prompts = []
+
+    async def generate(self, request):
+        self.prompts.append(request.prompt_ids)
+        for _ in range(request.max_tokens):
+            await asyncio.sleep(0.001)
+            yield TokenEvent(request_id=request.request_id, token_id=7, logprob=-1.0, time_ns=time.monotonic_ns(), done="")
+
+    def __call__(self, n, n_tokens, seed):
+        return [[seed, place, *range(n_tokens - 2)] for place in range(n)]
+
+    def of_messages(self, request, seed):
+        return [seed] * request.prompt_tokens
+
+
+def test_rates_are_tried_with_the_workloads_own_requests_and_fresh_prompts():
+    own = (
+        WorkloadRequest(prompt_tokens=9, output_tokens=2),
+        WorkloadRequest(prompt_tokens=5, output_tokens=3),
+        WorkloadRequest(prompt_tokens=4, output_tokens=2, messages=(("user", "hello"),)),
+    )
+    client = Quick()
+    terms = list(parse_slo("ttft_p50<2s"))
+    told = []
+    measure = point_measurer(client, dataclasses.replace(CHAT, requests=own), terms, client, seed=1, tell=told.append)
+
+    async def two_rates():
+        return [await measure(20.0), await measure(40.0)]
+
+    points = asyncio.run(two_rates())
+    assert [(point.rate_per_s, point.verdict) for point in points] == [(20.0, "pass"), (40.0, "pass")]
+    assert told == [20.0, 40.0]
+    n = requests_of_a_point(terms)
+    assert len(client.prompts) == 2 * n
+    assert len(set(client.prompts)) == 2 * n
+    assert {len(prompt) for prompt in client.prompts} == {9, 5, 4}

@@ -43,6 +43,10 @@ class Settings:
     tensor_split: share of the layers for each accelerator
     prefix_cache: keep the cache of earlier prompts for reuse
     load_mode: `mmap` or `read`
+    speculation: `prompt-lookup` proposes what followed the last few tokens earlier in the same request, and the model checks all
+        proposed tokens at once; `none` proposes nothing
+    draft_tokens: tokens proposed in one step at most
+    ngram_tokens: how many last tokens must be found again before anything is proposed (where an engine tries shorter ones too, the most)
     """
 
     threads: int | None = None
@@ -56,6 +60,9 @@ class Settings:
     tensor_split: tuple[float, ...] | None = None
     prefix_cache: bool | None = None
     load_mode: str | None = None
+    speculation: str | None = None
+    draft_tokens: int | None = None
+    ngram_tokens: int | None = None
 
     def given(self) -> dict[str, Any]:
         """The settings that are not left to the engine's default."""
@@ -133,7 +140,8 @@ class Deployment:
 
     @property
     def digest(self) -> str:
-        return digest_of(self)
+        """Identity. A setting left to the engine counts as absent, so that a new name in `Settings` changes no deployment's identity."""
+        return digest_of({**dataclasses.asdict(self), "settings": self.settings.given()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ the only call that produces tokens; `score` may be called while nothing runs. No
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -178,3 +178,16 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give everything back. Idempotent."""
+
+
+def refused_speculation(settings: Settings, known: Collection[str], most_draft_tokens: int) -> str:
+    """Why the settings of speculation make no sense for an engine that knows these kinds; empty if they do."""
+    if settings.speculation is not None and settings.speculation not in known:
+        return f"it has no speculation {settings.speculation!r}, only {', '.join(known)}"
+    for key, most in (("draft_tokens", most_draft_tokens), ("ngram_tokens", 64)):
+        value = getattr(settings, key)
+        if value is not None and settings.speculation in (None, "none"):
+            return f"{key} has no meaning without speculation"
+        if value is not None and not 1 <= value <= most:
+            return f"{key} must lie between 1 and {most}"
+    return ""

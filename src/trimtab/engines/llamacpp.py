@@ -2,7 +2,7 @@
 
 Defaults are llama-server's: four slots that share one unified cache, batches of 2,048 tokens computed 512 at a time, an F16 cache, flash
 attention where the backend has it, a thread a physical core. With `slots` given each slot has its own part of the cache, as
-`llama-server --parallel N` does.
+`llama-server --parallel N` does, unless earlier prompts are kept: these can be shared in one cache only.
 """
 
 import ctypes
@@ -17,7 +17,17 @@ from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.describe.template import render_chat
-from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
+from trimtab.engines.base import (
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    Purpose,
+    ScoreRequest,
+    ScoreResult,
+    TokenEvent,
+    refused_speculation,
+)
+from trimtab.engines.llamacpp_lookup import DEFAULT_DRAFT_TOKENS, DEFAULT_NGRAM_TOKENS, MAX_DRAFT_TOKENS
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
@@ -30,7 +40,9 @@ SCORE_SEQUENCES = 128
 LOGITS_BYTES = 2**28
 """At most this much memory for the logits of one scoring call."""
 NO_DEVICES = "this build of llama.cpp has no accelerator backend, so device_layers must be 0 and tensor_split unset"
-NO_PREFIX_CACHE = "the llama.cpp engine does not keep earlier prompts"
+KEPT_SEQUENCES = 16
+"""Sequences that a prefix cache keeps at most, in the cells that running requests do not need."""
+SPECULATIONS = ("none", "prompt-lookup")
 
 
 class LlamaCppEngine(Engine):
@@ -39,11 +51,13 @@ class LlamaCppEngine(Engine):
     Numeric settings: `threads` and `slots` leave scores as they are, bit by bit, but may move served log-probabilities within the
     rounding noise: beside 512 and more cached tokens a lone decoded token's attention is split between threads, and the number of
     tokens decoded together chooses the matrix kernels. With flash attention llama.cpp rounds an f32 cache to f16 before it is used.
+    The same holds for `speculation` with its numbers and `prefix_cache`, which change how many tokens are computed together.
     """
 
     name: ClassVar[str] = "llamacpp"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "threads", "device_layers", "tensor_split"}
+        | {"prefix_cache", "speculation", "draft_tokens", "ngram_tokens"}
     )
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
@@ -78,10 +92,11 @@ class LlamaCppEngine(Engine):
             return f"a {settings.kv_type} cache needs flash attention"
         if settings.load_mode is not None and settings.load_mode not in LOAD_MODES:
             return f"it has no load mode {settings.load_mode!r}, only {', '.join(LOAD_MODES)}"
-        if settings.prefix_cache:
-            return NO_PREFIX_CACHE
-        if settings.slots is not None and settings.slots > MAX_SEQUENCES:
-            return f"it runs at most {MAX_SEQUENCES} slots"
+        most_slots = MAX_SEQUENCES - KEPT_SEQUENCES if settings.prefix_cache else MAX_SEQUENCES
+        if settings.slots is not None and settings.slots > most_slots:
+            return f"it runs at most {most_slots} slots{' beside a prefix cache' if settings.prefix_cache else ''}"
+        if why := refused_speculation(settings, SPECULATIONS, MAX_DRAFT_TOKENS):
+            return why
         for key in ("threads", "slots", "batch_tokens", "microbatch_tokens", "context_tokens"):
             value = getattr(settings, key)
             if value is not None and value < 1:
@@ -112,7 +127,7 @@ class LlamaCppEngine(Engine):
             end_ids=self.end_ids,
             settings=self._in_force(),
             chat_template=template.decode("utf-8", "replace") if template else "",
-            cannot={"prefix_cache": NO_PREFIX_CACHE} | ({} if native.llama_supports_gpu_offload() else {"device_layers": NO_DEVICES}),
+            cannot={} if native.llama_supports_gpu_offload() else {"device_layers": NO_DEVICES},
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
@@ -247,6 +262,7 @@ class LlamaCppEngine(Engine):
         """The settings in force, llama-server's defaults filled in."""
         settings = self.settings
         batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
+        looks_up = settings.speculation == "prompt-lookup"
         return {
             "threads": settings.threads or physical_cores(),
             "slots": settings.slots or DEFAULT_SLOTS,
@@ -256,8 +272,11 @@ class LlamaCppEngine(Engine):
             "kv_type": settings.kv_type or "f16",
             "flash_attention": "auto" if settings.flash_attention is None else settings.flash_attention,
             "device_layers": settings.device_layers or 0,
-            "prefix_cache": False,
+            "prefix_cache": bool(settings.prefix_cache),
             "load_mode": settings.load_mode or "auto",
+            "speculation": settings.speculation or "none",
+            "draft_tokens": (settings.draft_tokens or DEFAULT_DRAFT_TOKENS) if looks_up else 0,
+            "ngram_tokens": (settings.ngram_tokens or DEFAULT_NGRAM_TOKENS) if looks_up else 0,
         }
 
     def _context_params(self) -> Any:
@@ -304,17 +323,24 @@ class LlamaCppEngine(Engine):
 
     def _open_server(self) -> None:
         force = self._in_force()
-        slots = force["slots"]
-        unified = self.settings.slots is None
+        slots, drafts = force["slots"], force["draft_tokens"]
+        kept = KEPT_SEQUENCES if force["prefix_cache"] else 0
+        if (drafts or kept) and (native.llama_model_is_recurrent(self._model) or native.llama_model_is_hybrid(self._model)):
+            raise EngineRefused(
+                f"llama.cpp cannot serve {self.snapshot.source} with a prefix cache or speculation: its state cannot be taken back "
+                "to an earlier token."
+            )
+        unified = self.settings.slots is None or kept > 0
         params = self._context_params()
-        if unified and self.settings.context_tokens is None:
+        if self.settings.slots is None and self.settings.context_tokens is None:
             params.n_ctx = self.context_tokens  # llama-server shares the model's context between its slots
         else:
             params.n_ctx = slots * (-(-self.context_tokens // 256) * 256)
-        params.n_seq_max = slots
+        params.n_seq_max = slots + kept
         params.kv_unified = unified
-        params.n_outputs_max = slots
-        params.n_batch = max(params.n_batch, slots)
+        params.n_batch = max(params.n_batch, params.n_seq_max)
+        # llama.cpp wants room for an output of each sequence, also of those that are only kept.
+        params.n_outputs_max = max(params.n_seq_max, min(params.n_batch, slots * (1 + drafts)))
         context = self._open_context(params)
         self._server = Server(
             context,
@@ -324,6 +350,9 @@ class LlamaCppEngine(Engine):
             batch_tokens=int(native.llama_n_batch(context)),
             context_tokens=self.context_tokens,
             pool_tokens=int(native.llama_n_ctx(context)) if unified else None,
+            draft_tokens=drafts,
+            ngram_tokens=force["ngram_tokens"],
+            n_kept=kept,
         )
 
     def _free_context(self) -> None:

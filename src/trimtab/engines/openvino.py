@@ -27,7 +27,11 @@ from trimtab.engines.tally import check
 KV_TYPES = ("f32", "f16", "bf16", "u8", "u4")
 LOAD_MODES = ("mmap", "read")
 READER_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+NO_LOOKUP = "this engine proposes no tokens yet"
 CANNOT = {
+    "speculation": NO_LOOKUP,
+    "draft_tokens": NO_LOOKUP,
+    "ngram_tokens": NO_LOOKUP,
     "flash_attention": "OpenVINO has one attention kernel",
     "microbatch_tokens": "OpenVINO computes a whole batch at once",
     "device_layers": "this engine runs on the processor only",

@@ -35,6 +35,9 @@ SAMPLES: dict[str, Any] = {
     "flash_attention": False,
     "device_layers": 1,
     "tensor_split": (1.0,),
+    "speculation": "prompt-lookup",
+    "draft_tokens": 3,
+    "ngram_tokens": 2,
 }
 CONTEXT_TOKENS = 256
 

@@ -43,7 +43,10 @@ async def served(candidate: Candidate) -> AsyncIterator[WorkerClient]:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A short turn at the workload's lowest concurrency, scaled to the workload's lengths. ratio: the baseline's time, taken next to it, over this one."""
+    """A short turn at the workload's lowest concurrency, scaled to the workload's lengths.
+
+    ratio: the baseline's time, taken next to it, over this one
+    """
 
     e2e_ms: float
     ttft_ms: float

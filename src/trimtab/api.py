@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import InputError, MissingError
@@ -192,14 +192,20 @@ def optimize(
     policy: str = "standard",
     engines: Sequence[str] = (),
     suites: Sequence[str] = ("core",),
+    objective: str | None = None,
+    slo: str | None = None,
+    price_per_hour: float | None = None,
+    over_long: Literal["refuse", "drop", "cut"] = "refuse",
     time_limit_s: float | None = None,
     seed: int = 0,
     fresh: bool = False,
     offline: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> Result:
-    """Find the fastest deployment of `model` for a workload here that is shown to be no worse. See `trimtab optimize`.
+    """Find the best deployment of `model` for a workload here that is shown to be no worse. See `trimtab optimize`.
 
+    objective: latency (default), throughput, memory, energy or cost; slo: demands, such as `ttft_p95<400ms,memory<1GiB`
+    price_per_hour: of this machine, for costs; over_long: requests of a file that do not fit the model's context
     Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.optimize import optimize as flow
@@ -212,6 +218,10 @@ def optimize(
         policy=policy,
         engines=engines,
         suites=suites,
+        objective=objective,
+        slo=slo,
+        price_per_hour=price_per_hour,
+        over_long=over_long,
         fresh=fresh,
         offline=offline,
         time_limit_s=time_limit_s,

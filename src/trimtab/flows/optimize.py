@@ -39,7 +39,7 @@ from trimtab.plan.requests import OverLong
 from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25
-SECOND_SHARE = 0.5
+SECOND_SHARE = 0.65
 """Certifying another candidate takes this much of the time of the first, as reference, controls and noise are known."""
 
 

@@ -51,12 +51,18 @@ def test_prompts_of_both_forms(tmp_path):
         ('{"messages": [{"role": "user", "content": ["x"]}]}', "must be a string"),
         ('{"prompt": "  "}', "not empty"),
         ('{"prompt": "x", "output_tokens": 1}', "at least 2, not 1"),
+        ('{"prompt": ' + "[" * 100_000, "nested too deeply|is not JSON"),
         ('{"prompt": "x", "output_tokens": true}', "at least 2, not True"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, says):
     with pytest.raises(InputError, match=says):
         load_workload(prompts(tmp_path, '{"prompt": "good"}', line))
+
+
+def test_unusual_line_ends_stay_inside_their_prompt(tmp_path):
+    workload = load_workload(prompts(tmp_path, json.dumps({"prompt": "one\u2028two\x85three"}, ensure_ascii=False)))
+    assert workload.requests[0].messages == (("user", "one\u2028two\x85three"),)
 
 
 def test_a_file_without_prompts_and_one_that_is_missing(tmp_path):
@@ -76,6 +82,7 @@ def test_a_file_without_prompts_and_one_that_is_missing(tmp_path):
         (HEAD + "noon,5,5\n", "Line 2 .* 'noon' is not a time"),
         (HEAD + "2023-11-16 18:00:00,-5,5\n", "Line 2 .* ContextTokens must be a whole number of at least 1, not '-5'"),
         (HEAD + "2023-11-16 18:00:00,5,x\n", "GeneratedTokens must be"),
+        (HEAD + "2023-11-16 18:00:00,5,\u00b2\n", "GeneratedTokens must be"),
         (HEAD + "2023-11-16 18:00:01,5,5\n2023-11-16 18:00:00.5,5,5\n", "Line 3 .* is earlier"),
     ],
 )
@@ -107,7 +114,7 @@ requests = st.lists(
 )
 
 
-@given(requests, st.integers(2, 64))
+@given(requests, st.integers(3, 64))
 def test_a_sample_keeps_order_and_both_ends(all_requests, n):
     sample = stratified(all_requests, n)
     assert len(sample) <= max(n, 1)
@@ -116,6 +123,8 @@ def test_a_sample_keeps_order_and_both_ends(all_requests, n):
     if len(all_requests) > n:
         lengths = [request.prompt_tokens for request in all_requests]
         assert {min(lengths), max(lengths)} <= {request.prompt_tokens for request in sample}
+    totals = [request.prompt_tokens + request.output_tokens for request in all_requests]
+    assert max(totals) in {request.prompt_tokens + request.output_tokens for request in sample}
     assert stratified(all_requests, n) == sample
 
 

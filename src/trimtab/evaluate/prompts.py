@@ -79,17 +79,18 @@ def prompts_with_prefix(seed: int, n: int, n_tokens: int, shared_tokens: int, to
     return [ids[:shared_tokens] + rest for rest in fresh_prompts(seed, n, n_tokens - shared_tokens, tokenize)]
 
 
+def mark(seed: int) -> str:
+    """A number that makes a prompt differ from all others."""
+    return f"{random.Random(f'mark/{seed}').randrange(MAX_NUMBER):08d}: "
+
+
 def marked(messages: Sequence[tuple[str, str]], seed: int) -> list[dict[str, str]]:
     """A user's own messages, with a number before the last one of the user, so that no cache of an earlier use helps.
 
     What comes before that message stays as it is: a cache of it would help in service too.
     """
-    number = random.Random(f"mark/{seed}").randrange(MAX_NUMBER)
     last = max((place for place, (role, _) in enumerate(messages) if role == "user"), default=len(messages) - 1)
-    return [
-        {"role": role, "content": f"{number:08d}: {content}" if place == last else content}
-        for place, (role, content) in enumerate(messages)
-    ]
+    return [{"role": role, "content": mark(seed) + content if place == last else content} for place, (role, content) in enumerate(messages)]
 
 
 def exactly(ids: list[int], n_tokens: int) -> list[int]:

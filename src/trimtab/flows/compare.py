@@ -111,11 +111,13 @@ async def _compare(
     ) as (session, opened_a):
         card = model_card(opened_a.header, opened_a.snapshot)
         opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
+        for spec, opened in ((a, opened_a), (b, opened_b)):
+            engine = spec.engine or default_engine(opened)
+            recipe_named(spec.recipe, engine)
+            check_settings(opened, engine, Settings(), spec.settings)
         if timing:
             workload, _ = await ready_workload(opened_a, workload, card.context_tokens or workload.context_tokens, "refuse")
         common = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
-        for spec, opened in ((a, opened_a), (b, opened_b)):
-            check_settings(opened, spec.engine or default_engine(opened), common, spec.settings)
         reference = await _side(session, opened_a, a, common, "A")
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")

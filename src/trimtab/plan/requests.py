@@ -8,6 +8,7 @@ Trace: a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens 
 import csv
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +38,7 @@ LONG_GAP = 100.0
 def read_prompts(path: Path) -> Workload:
     """The workload of a file of prompts; its lengths are guesses until `with_lengths`. Raises InputError, which names the line."""
     requests = []
-    for number, text in enumerate(_text(path).splitlines(), 1):
+    for number, text in enumerate(_text(path).split("\n"), 1):  # other line ends may stand inside a JSON string
         if text.strip():
             requests.append(_prompt(text, f"Line {number} of {path}"))
     if not requests:
@@ -61,6 +62,8 @@ def _prompt(text: str, where: str) -> WorkloadRequest:
         row = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply.") from None
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
         raise InputError(f"{where} needs either 'prompt' or 'messages'.")
     messages = [{"role": "user", "content": row["prompt"]}] if "prompt" in row else row["messages"]
@@ -87,7 +90,10 @@ def read_trace(path: Path) -> Workload:
     Arrivals count from the first row. Nothing is closed up: a pause stays as long as it was, and a very long one is named in the title.
     Raises InputError, which names the line.
     """
-    rows = list(csv.reader(_text(path).splitlines()))
+    try:
+        rows = list(csv.reader(_text(path).split("\n")))
+    except csv.Error as error:
+        raise InputError(f"{path} is not a CSV file ({error}).") from None
     if not rows or tuple(name.strip() for name in rows[0]) != TRACE_COLUMNS:
         raise InputError(f"{path} must begin with the line {','.join(TRACE_COLUMNS)}.")
     requests: list[WorkloadRequest] = []
@@ -132,7 +138,7 @@ def _trace_row(row: Sequence[str], where: str) -> tuple[datetime, int, int]:
         raise InputError(f"{where}: {row[0]!r} is not a time such as 2023-11-16 18:15:46.") from None
     counts = []
     for name, text in zip(TRACE_COLUMNS[1:], row[1:], strict=True):
-        if not text.strip().isdigit() or int(text) < 1:
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", text) or int(text) < 1:
             raise InputError(f"{where}: {name} must be a whole number of at least 1, not {text!r}.")
         counts.append(int(text))
     return moment.replace(tzinfo=None), counts[0], counts[1]
@@ -150,12 +156,16 @@ def _trace_title(requests: Sequence[WorkloadRequest], n_sampled: int) -> str:
 
 
 def stratified(requests: Sequence[WorkloadRequest], n: int) -> list[WorkloadRequest]:
-    """At most `n` requests at even steps through all, sorted by prompt and then output length; in their own order. No chance in it."""
+    """At most `n` (3 or more) requests at even steps through all, sorted by prompt and then output length; in their own order.
+
+    There is no chance in it. The one that needs most context is always among them.
+    """
     if len(requests) <= n:
         return list(requests)
     ordered = sorted(range(len(requests)), key=lambda index: (requests[index].prompt_tokens, requests[index].output_tokens, index))
-    # The ends are kept: the longest request decides how much context is needed.
-    picked = {ordered[round(step * (len(ordered) - 1) / (n - 1))] for step in range(n)}
+    steps = n - 1
+    picked = {ordered[round(step * (len(ordered) - 1) / (steps - 1))] for step in range(steps)}
+    picked.add(max(ordered, key=lambda index: requests[index].prompt_tokens + requests[index].output_tokens))
     return [requests[index] for index in sorted(picked)]
 
 
@@ -189,7 +199,7 @@ def fitted(workload: Workload, context_tokens: int, rule: OverLong) -> tuple[Wor
     of_all = f"{len(long)} of {len(workload.requests)} requests need more than the model's context of {context_tokens:,} tokens"
     if rule == "refuse":
         raise InputError(
-            f"{of_all} (the longest {most:,}); --over-long drop leaves them out, --over-long cut keeps the end of their prompts."
+            f"{of_all} (the longest {most:,}); `trimtab optimize --over-long drop` leaves them out, `--over-long cut` keeps the end of their prompts."
         )
     if rule == "drop":
         kept = tuple(request for request in workload.requests if request not in long)

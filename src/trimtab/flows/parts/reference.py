@@ -10,7 +10,7 @@ from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.engines.client import WorkerEngine
-from trimtab.evaluate.prompts import calibration_texts, marked, prompts_with_prefix
+from trimtab.evaluate.prompts import calibration_texts, mark, marked, prompts_with_prefix
 from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, recipe_named
@@ -130,9 +130,12 @@ class PromptMaker:
         return prompts_with_prefix(seed, n, n_tokens, max(0, shared_tokens), lambda text: self.engine.tokenize(text, parse_special=False))
 
     def of_messages(self, request: WorkloadRequest, seed: int) -> list[int]:
-        """A user's own prompt in the model's template; of one that is to be cut, the end."""
-        rendered = self.engine.render(marked(request.messages, seed))
-        return self.engine.tokenize(rendered, parse_special=True)[-request.prompt_tokens :]
+        """A user's own prompt in the model's template; of one that is to be cut, its number and then the end."""
+        ids = self.engine.tokenize(self.engine.render(marked(request.messages, seed)), parse_special=True)
+        if len(ids) <= request.prompt_tokens:
+            return ids
+        number = self.engine.tokenize(mark(seed), parse_special=False)
+        return [*number, *ids[len(number) - request.prompt_tokens :]]
 
     def __enter__(self) -> "PromptMaker":
         return self

@@ -199,7 +199,7 @@ def fitted(workload: Workload, context_tokens: int, rule: OverLong) -> tuple[Wor
     of_all = f"{len(long)} of {len(workload.requests)} requests need more than the model's context of {context_tokens:,} tokens"
     if rule == "refuse":
         raise InputError(
-            f"{of_all} (the longest {most:,}); `trimtab optimize --over-long drop` leaves them out, `--over-long cut` keeps the end of their prompts."
+            f"{of_all} (the longest {most:,}); `--over-long drop` of optimize leaves them out, `cut` keeps the end of their prompts."
         )
     if rule == "drop":
         kept = tuple(request for request in workload.requests if request not in long)

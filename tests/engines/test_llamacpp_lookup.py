@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.deployment import Settings
+from trimtab.core.errors import EngineRefused
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import GenerateRequest
 from trimtab.testing.engine_contract import drain, run_all, tokens_of
@@ -14,6 +15,7 @@ from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
+from trimtab.engines import llamacpp_serve
 from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.engines.llamacpp_lookup import Lookup
 
@@ -148,3 +150,26 @@ def test_kept_sequences_give_way_when_the_pool_is_full(tiny: Snapshot) -> None:
             assert tokens_of(found[number]) == tokens_of(expected[number])
     engine.close()
     plain.close()
+
+
+@pytest.mark.model
+def test_what_waited_while_the_engine_failed_is_computed_whole(tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tuple(20 + k % 200 for k in range(120))
+    plain, engine = serving(tiny), serving(tiny, prefix_cache=True)
+    expected = run_all(plain, [request(2, (*shared, 7, 8))])[2]
+    engine._server.pool_tokens = 240  # so that the second one has to wait
+    for one in (request(1, (*shared, 5, 6)), request(2, (*shared, 7, 8))):
+        engine.submit(one)
+        engine.step()
+    assert len(engine._server.queue) == 1
+
+    def broken(*_: object) -> None:
+        raise EngineRefused("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llamacpp_serve, "decode", broken)
+        assert [event.done for event in engine.step()] == ["error"]
+    found = drain(engine)[2]
+    assert tokens_of(found) == tokens_of(expected)
+    plain.close()
+    engine.close()

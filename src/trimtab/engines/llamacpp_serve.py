@@ -177,6 +177,7 @@ class Server:
 
     def _begin_shared(self, run: Run) -> Run | None:
         """The sequence that shares the longest beginning with a prompt, whose last token is left to compute. Notes its cells."""
+        run.n_computed, run.cells = 0, []  # what an earlier try noted may be gone
         for other in self.running:
             self._name_cells(other)
         most = len(run.request.prompt_ids) - 1

@@ -21,7 +21,7 @@ def settings_space(search: Search) -> Space:
     recipes: dict[str, list[str]] = {}
     rows = [row for row in search.rows.values() if row.probe and not row.plan.source and not row.plan.extra.given()]
     for row in sorted(rows, key=lambda row: row.probe.ratio if row.probe else 0.0, reverse=True):
-        recipes.setdefault(row.plan.engine, []).append(row.plan.recipe.name)
+        recipes.setdefault(row.plan.engine, []).append(row.plan.recipe.name.removeprefix(f"{row.plan.engine}-"))
     return Space(
         recipes={name: tuple(names) for name, names in recipes.items()},
         axes={name: axes_for(name, search.workload, search.machine.n_cores) for name in recipes},

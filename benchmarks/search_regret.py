@@ -30,7 +30,7 @@ from trimtab.engines.base import GenerateRequest
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.prompts import fresh_texts
 from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
-from trimtab.plan.race import Point, RaceResult, Seen, Space, race
+from trimtab.plan.race import Point, RaceResult, Seen, Space, drive, race
 from trimtab.record.home import cache_dir
 from trimtab.stats.ratios import log_ratio_interval
 
@@ -103,20 +103,8 @@ class Bench:
 
     async def search(self, space: Space) -> tuple[RaceResult, float]:
         began = time.monotonic()
-        found: list[RaceResult] = []
-
-        def kept():
-            found.append((yield from race(space)))
-
-        steps = kept()
-        ask = next(steps, None)
-        while ask is not None:
-            seen = await self.look(ask.point, ask.turns)
-            try:
-                ask = steps.send(seen)
-            except StopIteration:
-                ask = None
-        return found[0], time.monotonic() - began
+        result = await drive(race(space), lambda ask: self.look(ask.point, ask.turns))
+        return result, time.monotonic() - began
 
     async def regrets(self, truth: Point, choices: Sequence[Point], turns: int) -> dict[Point, tuple[float, float, float]]:
         """Percent by which each choice is slower than `truth`, with the ends of a 95 % interval, from turns taken in turns."""

@@ -56,7 +56,7 @@ def search(monkeypatch):
         return plan.extra.given()
 
     cache: dict[tuple[str, str], object] = {}
-    monkeypatch.setattr(tuning, "Screening", FakeScreening)
+    monkeypatch.setattr(tuning, "screening_of", lambda *_: FakeScreening())
     monkeypatch.setattr(tuning, "build_plan", build)
     monkeypatch.setattr(tuning, "key_of_tried", lambda search: "this search")
     rows = {each.plan.id: each for each in (row("llamacpp", "as-shipped", 1.0), row("llamacpp", "q8_0", 1.4), row("openvino", "fp16", 0.6))}

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Arrivals = Literal["closed", "poisson", "trace"]
 Objective = Literal["latency", "throughput", "memory", "energy", "cost"]
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "memory", "energy", "cost")
 

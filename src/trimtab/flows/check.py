@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.core.decision import Decision, Verdict
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
-from trimtab.core.errors import InfeasibleError, InputError, MissingError
+from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import GateSpec, Policy
@@ -24,7 +24,7 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import certify
 from trimtab.flows.parts.document import versions
-from trimtab.flows.parts.evidence import Bench, noise_variants, outcomes_on
+from trimtab.flows.parts.evidence import Bench, outcomes_on
 from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.flip_risk import nearest_to_a_flip, requests_for, watch_rows
 from trimtab.flows.parts.lock_checks import (
@@ -42,7 +42,7 @@ from trimtab.flows.parts.lock_checks import (
     source_check,
 )
 from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
-from trimtab.flows.parts.reference import EXACT, bench_of, make_reference, weakened
+from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
@@ -375,16 +375,9 @@ async def _bench(
         calibration=calibration_texts(),
         candidate_id=f"reference: {engine} {Path(spec.source).name}",
     )
-    weak, missing = None, ""
-    try:
-        weak = await weakened(session, other, settings)
-    except (InfeasibleError, MissingError) as error:
-        missing = str(error)
     exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy, share_search=SHARE_SEARCH)
-    variants = noise_variants(reference, None, n_cores)
-    return Bench(
-        reference=reference, weak=weak, weak_missing=missing, variants=variants, policy=policy, exam=exam
-    ), f"{spec.source} in {engine}, {recipe.title}"
+    bench = await bench_against(session, other, reference, settings, policy, exam, n_cores)
+    return bench, f"{spec.source} in {engine}, {recipe.title}"
 
 
 def _answers_in(lock: DeployLock, exam: Exam) -> tuple[Outcome, ...]:

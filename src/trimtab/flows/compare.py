@@ -7,7 +7,7 @@ from typing import Any
 
 from trimtab.core.decision import CandidateResult
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
-from trimtab.core.errors import InfeasibleError, MissingError
+from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
@@ -19,10 +19,10 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
-from trimtab.flows.parts.evidence import Bench, noise_variants
-from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.evidence import Bench
+from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
-from trimtab.flows.parts.reference import PromptMaker, common_settings, machine_with_rates, weakened
+from trimtab.flows.parts.reference import PromptMaker, bench_against, common_settings, machine_with_rates
 from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.timing import Timed, time_finalists
@@ -122,7 +122,7 @@ async def _compare(
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")
         exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy, share_search=SHARE_PILOT)
-        bench = await _bench(session, opened_a, reference, common, policy, exam, machine.n_cores)
+        bench = await bench_against(session, opened_a, reference, common, policy, exam, machine.n_cores)
         candidate: Candidate | None = None
         certified: Certified | None = None
         power: Any = None
@@ -192,25 +192,6 @@ async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: S
         products_dir=session.products_dir,
         calibration=calibration_texts(),
         candidate_id=f"{side}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
-    )
-
-
-async def _bench(
-    session: Session, opened: Opened, reference: Candidate, common: Settings, policy: Policy, exam: Exam, n_cores: int
-) -> Bench:
-    """A with its planted loss and its other numerics."""
-    weak, missing = None, ""
-    try:
-        weak = await weakened(session, opened, common)
-    except (InfeasibleError, MissingError) as error:
-        missing = str(error)
-    return Bench(
-        reference=reference,
-        weak=weak,
-        weak_missing=missing,
-        variants=noise_variants(reference, None, n_cores),
-        policy=policy,
-        exam=exam,
     )
 
 

@@ -204,7 +204,7 @@ async def timed_session(
         session = _Session(
             clients=entrants,
             workload=workload,
-            prompts=_FreshPrompts(make_prompts, seed),
+            prompts=FreshPrompts(make_prompts, seed),
             baseline=baseline,
             time_budget_s=time_budget_s,
             turn_limit_s=turn_limit_s or max(LEAST_TURN_LIMIT_S, time_budget_s),
@@ -235,7 +235,7 @@ def _watch(given: NoiseWatch | None) -> Iterator[NoiseWatch]:
         kernel.close()
 
 
-class _FreshPrompts:
+class FreshPrompts:
     """Prompts that were not used before, checked: an engine that caches prefixes answers a repeated one at once."""
 
     def __init__(self, make: MakePrompts, seed: int) -> None:
@@ -272,7 +272,7 @@ class _Session:
 
     clients: Mapping[str, Entrant]
     workload: Workload
-    prompts: _FreshPrompts
+    prompts: FreshPrompts
     baseline: str
     time_budget_s: float
     turn_limit_s: float

@@ -10,7 +10,7 @@ weights. A model-based optimiser has too few trials to learn more than that.
 
 import itertools
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +118,17 @@ def race(space: Space, rungs: Sequence[tuple[int, int]] = RUNGS) -> Race:
     except _TimeOver:
         board.time_over = True
     return board.result()
+
+
+async def drive(steps: Race, answer: Callable[[Ask], Awaitable[Seen | None]]) -> RaceResult:
+    """Run a race to its end: `answer` times what is asked for."""
+    try:
+        ask = next(steps)
+        while True:
+            ask = steps.send(await answer(ask))
+    except StopIteration as end:
+        result: RaceResult = end.value
+        return result
 
 
 class _TimeOver(Exception):

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from trimtab.flows.parts.search import Row, Search
 from trimtab.flows.parts.timing import served
 from trimtab.measure.capacity import Capacity, RatePoint, find_capacity
 from trimtab.measure.open_loop import OpenRequest, OpenResult, arrivals_of, run_open
-from trimtab.measure.session import MakePrompts
+from trimtab.measure.session import FreshPrompts, MakePrompts
 from trimtab.stats.binomial import more_needed, share_bounds
 
 SETTLE = 8
@@ -90,6 +89,7 @@ def point_measurer(
 ) -> Callable[[float], Awaitable[RatePoint]]:
     """A function that loads the client at a rate and judges the demands there. Requests are the workload's own, over again."""
     numbers = itertools.count(1)
+    fresh = FreshPrompts(make_prompts, FIRST_SEED + seed)
     longest_s = max((term.limit for term in terms), default=1000.0) / 1000
 
     async def measure(rate_per_s: float) -> RatePoint:
@@ -99,7 +99,7 @@ def point_measurer(
         own = sorted(workload.requests, key=lambda request: request.arrival_s or 0.0)
         own = own or [WorkloadRequest(prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens)]
         asked = [own[index % len(own)] for index in range(n)]
-        prompts = fresh_prompts(asked, make_prompts, FIRST_SEED + (seed * 1000 + number) * 1000)
+        prompts = fresh.take(asked)
         requests = [
             OpenRequest(due_s=due, prompt_ids=tuple(prompt), output_tokens=max(2, request.output_tokens))
             for due, prompt, request in zip(due_s, prompts, asked, strict=True)
@@ -108,16 +108,6 @@ def point_measurer(
         return judge_point(rate_per_s, result, terms)
 
     return measure
-
-
-def fresh_prompts(requests: Sequence[WorkloadRequest], make_prompts: MakePrompts, seed: int) -> list[list[int]]:
-    """One prompt for each request, none used before: of the user's own text where there is some, else made up to its length."""
-    alike = Counter(request.prompt_tokens for request in requests if not request.messages)
-    made = {n_tokens: iter(make_prompts(n, n_tokens, seed + place)) for place, (n_tokens, n) in enumerate(alike.items())}
-    return [
-        make_prompts.of_messages(request, seed + number) if request.messages else next(made[request.prompt_tokens])
-        for number, request in enumerate(requests)
-    ]
 
 
 def judge_point(rate_per_s: float, result: OpenResult, terms: list[SloTerm]) -> RatePoint:

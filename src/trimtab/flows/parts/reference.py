@@ -55,10 +55,28 @@ async def machine_with_rates(session: Session) -> Machine:
     return dataclasses.replace(machine, read_gb_s=read_gb_s, matmul_gflop_s=matmul_gflop_s)
 
 
-async def weakened(session: Session, opened: Opened, settings: Settings) -> Candidate:
-    """The weights with far fewer bits, as a planted loss. Raises InfeasibleError, MissingError."""
+async def weakened(session: Session, opened: Opened, settings: Settings) -> tuple[Candidate | None, str]:
+    """The weights with far fewer bits, as a planted loss; None with the reason where they cannot be built."""
     engine = EXACT[opened.snapshot.format][0]
-    return await _built(session, opened, engine, WEAK[engine], settings)
+    try:
+        return await _built(session, opened, engine, WEAK[engine], settings), ""
+    except (InfeasibleError, MissingError) as error:
+        return None, str(error)
+
+
+async def bench_against(
+    session: Session, opened: Opened, reference: Candidate, settings: Settings, policy: Policy, exam: Exam, n_cores: int
+) -> Bench:
+    """A deployment that the user named as the reference, made from `opened`, with its planted loss and its other numerics."""
+    weak, missing = await weakened(session, opened, settings)
+    return Bench(
+        reference=reference,
+        weak=weak,
+        weak_missing=missing,
+        variants=noise_variants(reference, None, n_cores),
+        policy=policy,
+        exam=exam,
+    )
 
 
 async def make_reference(session: Session, opened: Opened, settings: Settings, bits_per_weight: float) -> Reference:
@@ -70,11 +88,7 @@ async def make_reference(session: Session, opened: Opened, settings: Settings, b
         opened, engine, recipe, settings, products_dir=session.products_dir, candidate_id=f"reference: {engine} {recipe_name}"
     )
     exact = await _try(session, opened, engine, finer, settings) if finer else None
-    weak, missing = None, ""
-    try:
-        weak = await weakened(session, opened, settings)
-    except (InfeasibleError, MissingError) as error:
-        missing = str(error)
+    weak, missing = await weakened(session, opened, settings)
     kind = f"already {bits_per_weight:.1f} bits a weight" if bits_per_weight < QUANTIZED_BITS else "not quantised"
     provenance = (
         f"{opened.snapshot.source}: the weights as shipped ({kind}) expanded to 16-bit floats, in {engine}"

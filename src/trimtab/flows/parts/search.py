@@ -161,22 +161,28 @@ def _shortlist(search: Search, estimates: dict[str, dict[int, dict[str, Estimate
     return drop_hopeless(estimates, memory_bytes=memory_bytes, baseline=keep[0], keep=keep)
 
 
+def screening_of(search: Search, make_prompts: PromptMaker, stack: AsyncExitStack) -> Screening:
+    """Looks at candidates beside the baseline, whose weights are built; its worker ends with the stack."""
+    assert search.baseline.candidate is not None
+    return Screening(
+        session=search.session,
+        reference=search.reference.candidate,
+        baseline=search.baseline.candidate,
+        exam=search.exam,
+        workload=search.workload,
+        machine=search.machine,
+        make_prompts=make_prompts,
+        stack=stack,
+    )
+
+
 async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
     """Build, look at and keep or leave out every candidate that may win, while there is time for what comes after."""
     session = search.session
     base = search.baseline
     base.candidate = await build_plan(search, base.plan)
     async with AsyncExitStack() as stack:
-        screening = Screening(
-            session=session,
-            reference=search.reference.candidate,
-            baseline=base.candidate,
-            exam=search.exam,
-            workload=search.workload,
-            machine=search.machine,
-            make_prompts=make_prompts,
-            stack=stack,
-        )
+        screening = screening_of(search, make_prompts, stack)
         rate = await screening.score_reference()
         search.budget = plan_budget(
             session.limit_s, score_tok_s=rate or ASSUMED_SCORE_TOK_S, n_candidates=len(search.rows), n_finalists=N_FINALISTS

@@ -1,7 +1,6 @@
 """Settings of the most promising engines and weights, changed one at a time beside the baseline, while time allows."""
 
 import math
-from collections.abc import Generator
 from contextlib import AsyncExitStack
 
 from trimtab.core.deployment import Settings
@@ -10,10 +9,10 @@ from trimtab.core.files import digest_of
 from trimtab.flows.parts.opening import candidate_name, recipe_named
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import Screening, why_screened_out
-from trimtab.flows.parts.search import OUT_OF_TIME, Row, Search, build_plan, keep_s, key_of_tried
+from trimtab.flows.parts.search import OUT_OF_TIME, Row, Search, build_plan, keep_s, key_of_tried, screening_of
 from trimtab.flows.parts.space import Plan
 from trimtab.plan.axes import axes_for
-from trimtab.plan.race import Ask, Point, RaceResult, Seen, Space, race
+from trimtab.plan.race import Ask, Point, RaceResult, Seen, Space, drive, race
 
 
 def settings_space(search: Search) -> Space:
@@ -33,19 +32,8 @@ async def tune_settings(search: Search, make_prompts: PromptMaker) -> None:
 
     A numeric setting is screened on the search texts like other weights are; a speed-only one shares the screening of its weights.
     """
-    base = search.baseline
-    assert base.candidate is not None
     async with AsyncExitStack() as stack:
-        screening = Screening(
-            session=search.session,
-            reference=search.reference.candidate,
-            baseline=base.candidate,
-            exam=search.exam,
-            workload=search.workload,
-            machine=search.machine,
-            make_prompts=make_prompts,
-            stack=stack,
-        )
+        screening = screening_of(search, make_prompts, stack)
         await screening.score_reference()
         key = digest_of(["settings", key_of_tried(search)])
         before: list[str] | None = search.session.cache.get_json("tried", key)
@@ -61,21 +49,13 @@ async def _drive(search: Search, screening: Screening, space: Space, before: lis
 
     before: what a search that asked the same question had time for, None if there was none
     """
-    found: list[RaceResult] = []
 
-    def kept() -> Generator[Ask, Seen | None, None]:
-        found.append((yield from race(space, rungs=())))
+    async def answer(ask: Ask) -> Seen | None:
+        if row_id(ask.point) in search.rows:
+            return _known(search, ask.point)
+        return await _look(search, screening, ask.point, before)
 
-    steps = kept()
-    ask = next(steps, None)
-    while ask is not None:
-        is_known = row_id(ask.point) in search.rows
-        answer = _known(search, ask.point) if is_known else await _look(search, screening, ask.point, before)
-        try:
-            ask = steps.send(answer)
-        except StopIteration:
-            ask = None
-    return found[0]
+    return await drive(race(space, rungs=()), answer)
 
 
 def _known(search: Search, point: Point) -> Seen:

@@ -63,3 +63,19 @@ class SloTerm:
     limit: float
     upper: bool
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """Another question to what a run has measured, e.g. `memory<512MiB,concurrency=4`.
+
+    terms: take the place of the run's demands on the same metric and percentile; its other demands stay
+    concurrency: the only number in flight that counts; None = all that were measured
+    objective: what is to be best; None = as in the run
+    text: as the user wrote it
+    """
+
+    terms: tuple[SloTerm, ...] = ()
+    concurrency: int | None = None
+    objective: Objective | None = None
+    text: str

@@ -11,6 +11,7 @@ from trimtab.core.decision import SloResult
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.measurement import Estimate
 from trimtab.core.workload import OBJECTIVES, Objective, SloTerm, Workload
+from trimtab.decide.objectives import UNITS, objective_value, times_better
 from trimtab.decide.slo import excess
 from trimtab.flows.parts.timing import Probe, Timed, log_gain
 from trimtab.measure.meters import joules_between, read_energy
@@ -30,13 +31,6 @@ BEST: Mapping[Objective, str] = {
     "memory": "the one that needs least memory",
     "energy": "the one that uses least energy",
     "cost": "the cheapest",
-}
-UNITS: Mapping[Objective, str] = {
-    "latency": "ms",
-    "throughput": "tok/s",
-    "memory": "bytes",
-    "energy": "J/token",
-    "cost": "per million output tokens",
 }
 ENERGY_LOOK_S = 0.3
 LATE = 1e-3
@@ -78,23 +72,7 @@ def _check_energy() -> None:
 
 def value_of(aim: Aim, measurement: Mapping[str, Any] | None) -> float | None:
     """The objective's own number, in `UNITS`, at the highest concurrency; None = not measured. Latency: median request."""
-    points = (measurement or {}).get("points") or ()
-    if measurement is None or not points:
-        return None
-    fullest = max(points, key=lambda point: point["concurrency"])
-    values: dict[Objective, float | None] = {
-        "latency": fullest["e2e_ms"]["p50"],
-        "throughput": fullest["output_tok_s"],
-        "memory": measurement.get("peak_memory_bytes"),
-        "energy": fullest.get("energy_j_per_token"),
-        "cost": cost_per_million(aim.price_per_hour, fullest["output_tok_s"]),
-    }
-    return values[aim.objective]
-
-
-def cost_per_million(price_per_hour: float | None, tok_s: float) -> float | None:
-    """Price of a million output tokens from a machine that is always this busy."""
-    return None if price_per_hour is None else price_per_hour / 3600 / tok_s * 1e6
+    return objective_value(aim.objective, measurement, aim.price_per_hour)
 
 
 def gain_of(aim: Aim, own: Timed | None, base: Timed | None, base_id: str) -> float:
@@ -106,7 +84,7 @@ def gain_of(aim: Aim, own: Timed | None, base: Timed | None, base_id: str) -> fl
     mine, other = value_of(aim, own.measurement), value_of(aim, base.measurement if base else None)
     if not mine or not other:
         return -math.inf
-    return math.log(mine / other) if aim.objective == "throughput" else math.log(other / mine)
+    return math.log(times_better(aim.objective, mine, other))
 
 
 def objective_row(aim: Aim, chosen: Timed | None, base: Timed | None) -> dict[str, Any]:
@@ -116,7 +94,7 @@ def objective_row(aim: Aim, chosen: Timed | None, base: Timed | None) -> dict[st
     if aim.price_per_hour is not None:
         row["price_per_hour"] = aim.price_per_hour
     if mine and other:
-        row["ratio"] = {"ratio": mine / other if aim.objective == "throughput" else other / mine, "low": None, "high": None}
+        row["ratio"] = {"ratio": times_better(aim.objective, mine, other), "low": None, "high": None}
     if aim.objective in ("throughput", "cost") and chosen is not base:
         own_rounds, base_rounds = _rounds(chosen), _rounds(base)
         if len(own_rounds) == len(base_rounds) >= 2:

@@ -10,6 +10,7 @@ from trimtab.core.deployment import Candidate, Machine
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
+from trimtab.decide.standing import surely_lost
 from trimtab.engines.base import ScoreRequest, ScoreResult
 from trimtab.engines.client import WorkerClient
 from trimtab.engines.protocol import score_result_from
@@ -21,8 +22,6 @@ from trimtab.measure.session import MakePrompts
 
 AS_FAST = 0.95
 """Speeds that differ by less than this share cannot be told apart by a short turn."""
-SURE_SE = 3.0
-"""A candidate is left out if its loss exceeds the margin by this many standard errors on the search items."""
 
 
 @dataclass(kw_only=True)
@@ -100,7 +99,7 @@ def why_screened_out(found: ScreenResult | None, policy: Policy) -> str:
     gate = next((gate for gate in policy.gates if gate.suite == "text" and gate.required), None)
     if found is None or gate is None:
         return ""
-    if found.delta_nats_per_token + SURE_SE * found.delta_se >= -gate.margin:
+    if not surely_lost(found.delta_nats_per_token, found.delta_se, gate.margin):
         return ""
     return (
         f"It loses {-found.delta_nats_per_token:.3f} ± {found.delta_se:.3f} nats per token on {found.n_tokens:,} tokens of search texts "

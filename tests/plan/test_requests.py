@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of
 from trimtab.core.workload import Workload, WorkloadRequest
-from trimtab.plan.requests import fitted, stratified
+from trimtab.plan.requests import fitted, sampled, stratified
 from trimtab.plan.workloads import load_workload
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -104,9 +104,14 @@ def test_public_traces():
     if not TRACES.is_dir():
         pytest.skip("the public traces are not here")
     workload = load_workload(str(TRACES / "azure_llm_conv.csv"))
-    assert len(workload.requests) in (63, 64)
-    assert f"{len(workload.requests)} of 19,366 requests" in workload.title
-    assert workload.prompt_tokens == pytest.approx(1020, rel=0.05)  # median of all rows
+    assert len(workload.requests) == 19_366
+    timed = sampled(workload)
+    assert len(timed.requests) in (63, 64)
+    assert timed.title.startswith(f"{len(timed.requests)} requests, spread over the lengths of 19,366 requests")
+    assert timed.most_tokens == workload.most_tokens
+    assert timed.prompt_tokens == pytest.approx(workload.prompt_tokens, rel=0.05)
+    fits, said = fitted(workload, 4096, "drop")
+    assert said.startswith(f"{19_366 - len(fits.requests):,} of 19,366 requests need more")
 
 
 requests = st.lists(

@@ -19,6 +19,7 @@ from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
 from trimtab.engines.base import Engine
 from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.afterwards import retime, time_at_worst, worst_sentences
 from trimtab.flows.parts.capacity import measure_capacity
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
@@ -156,9 +157,11 @@ async def _optimize(
         await time_all(search, make_prompts)
         await time_alone(search, make_prompts)
         await _certify(search)
+        await retime(search, make_prompts)
         await settle(search, make_prompts)
         capacity = await measure_capacity(search, choose(search)[0], make_prompts)
-        return _finish(search, capacity)
+        worst = await time_at_worst(search)
+        return _finish(search, capacity, worst)
 
 
 async def _prepare(
@@ -277,12 +280,12 @@ async def _attempt(search: Search, row: Row, attempt: int) -> bool:
     return decision.verdict == "pass"
 
 
-def _finish(search: Search, capacity: Any) -> dict[str, Any]:
+def _finish(search: Search, capacity: Any, worst: dict[str, Any] | None) -> dict[str, Any]:
     """Choose, write every file, and return the decision."""
     base = search.baseline
     chosen, verdict = choose(search)
     own = next((row for row in passed(search) if row.plan.engine == base.plan.engine), None)
-    reasons = reasons_for(search, chosen, own)
+    reasons = [*reasons_for(search, chosen, own), *worst_sentences(worst)]
     certified = (chosen.certified if chosen else None) or next((row.certified for row in search.rows.values() if row.certified), None)
     over = chosen.timed.ratios if chosen and chosen.timed else {}
     document = decision_document(
@@ -313,6 +316,8 @@ def _finish(search: Search, capacity: Any) -> dict[str, Any]:
         objective=objective_row(search.aim, chosen.timed if chosen else None, base.timed),
         slo=slo_rows(search),
         capacity=capacity,
+        retimed=search.retimed,
+        worst_case=worst,
     )
     lock = None
     if verdict == "pass" and chosen is not None:

@@ -85,7 +85,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
 
 
 def read_trace(path: Path) -> Workload:
-    """The workload of a trace: at most 64 of its requests, spread over its prompt and output lengths, with their arrival times.
+    """The workload of a trace: all its requests with their arrival times; see `sampled`.
 
     Arrivals count from the first row. Nothing is closed up: a pause stays as long as it was, and a very long one is named in the title.
     Raises InputError, which names the line.
@@ -112,17 +112,16 @@ def read_trace(path: Path) -> Workload:
         requests.append(WorkloadRequest(prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=arrival_s))
     if not requests:
         raise InputError(f"{path} holds no requests.")
-    sample = stratified(requests, SAMPLE_SIZE)
     return with_lengths(
         Workload(
             name=path.name,
-            title=_trace_title(requests, len(sample)),
+            title=_trace_title(requests),
             prompt_tokens=LEAST_PROMPT_TOKENS,
             output_tokens=OUTPUT_TOKENS,
             concurrency=CONCURRENCY,
-            requests=tuple(sample),
+            requests=tuple(requests),
         ),
-        [request.prompt_tokens for request in sample],
+        [request.prompt_tokens for request in requests],
     )
 
 
@@ -144,15 +143,24 @@ def _trace_row(row: Sequence[str], where: str) -> tuple[datetime, int, int]:
     return moment.replace(tzinfo=None), counts[0], counts[1]
 
 
-def _trace_title(requests: Sequence[WorkloadRequest], n_sampled: int) -> str:
+def _trace_title(requests: Sequence[WorkloadRequest]) -> str:
     arrivals = [request.arrival_s or 0.0 for request in requests]
     span_s = arrivals[-1]
-    title = f"{n_sampled} of {len(requests):,} requests of a trace of {span_s:,.0f} s, spread over its lengths"
+    title = f"{len(requests):,} requests of a trace of {span_s:,.0f} s"
     pauses = [after - before for before, after in itertools.pairwise(arrivals)]
     longest = max(pauses, default=0.0)
     if pauses and longest > LONG_GAP * span_s / len(pauses):
         title += f"; its longest pause, {longest:,.0f} s, is kept"
     return title
+
+
+def sampled(workload: Workload) -> Workload:
+    """Of a trace at most 64 requests, spread over its prompt and output lengths, for timing. Call it once all that is kept fits."""
+    if len(workload.requests) <= SAMPLE_SIZE or any(request.arrival_s is None for request in workload.requests):
+        return workload
+    sample = tuple(stratified(workload.requests, SAMPLE_SIZE))
+    title = f"{len(sample)} requests, spread over the lengths of {workload.title}"
+    return with_lengths(replace(workload, title=title, requests=sample), [request.prompt_tokens for request in sample])
 
 
 def stratified(requests: Sequence[WorkloadRequest], n: int) -> list[WorkloadRequest]:
@@ -192,23 +200,24 @@ def fitted(workload: Workload, context_tokens: int, rule: OverLong) -> tuple[Wor
             f"Workload {workload.name!r} needs {workload.context_tokens:,} tokens of context; the model has {context_tokens:,}. "
             "Choose a --workload of shorter requests."
         )
-    long = [request for request in workload.requests if request.prompt_tokens + request.output_tokens > context_tokens]
-    if not long:
+    fitting = tuple(request for request in workload.requests if request.prompt_tokens + request.output_tokens <= context_tokens)
+    if len(fitting) == len(workload.requests):
         return workload, ""
-    most = max(request.prompt_tokens + request.output_tokens for request in long)
-    of_all = f"{len(long)} of {len(workload.requests)} requests need more than the model's context of {context_tokens:,} tokens"
+    most = max(request.prompt_tokens + request.output_tokens for request in workload.requests)
+    n_long, n_all = len(workload.requests) - len(fitting), len(workload.requests)
+    of_all = f"{n_long:,} of {n_all:,} requests need more than the model's context of {context_tokens:,} tokens"
     if rule == "refuse":
         raise InputError(
             f"{of_all} (the longest {most:,}); `--over-long drop` of optimize leaves them out, `cut` keeps the end of their prompts."
         )
     if rule == "drop":
-        kept = tuple(request for request in workload.requests if request not in long)
+        kept = fitting
         done = f"{of_all} and were left out"
     else:
         kept = tuple(_cut(request, context_tokens) for request in workload.requests)
         done = f"{of_all}; of their prompts only the end is kept"
     if not kept:
-        raise InputError(f"All {len(workload.requests)} requests need more than the model's context of {context_tokens:,} tokens.")
+        raise InputError(f"All {len(workload.requests):,} requests need more than the model's context of {context_tokens:,} tokens.")
     fits = replace(workload, requests=kept)
     return with_lengths(fits, [request.prompt_tokens for request in kept]), f"{done} (the longest had {most:,} tokens)."
 

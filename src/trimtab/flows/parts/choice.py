@@ -25,7 +25,9 @@ def to_certify(search: Search) -> list[Row]:
 
 def passed(search: Search) -> list[Row]:
     """What passed every required gate and misses no demand, best first."""
-    return _best_first(search, [row for row in search.rows.values() if row.verdict == "pass" and row.slo_verdict != "fail"])
+    rows = [row for row in search.rows.values() if row.verdict == "pass" and row.slo_verdict != "fail" and row.status != "infeasible"]
+    is_open = search.baseline.slo_verdict == "fail"
+    return _best_first(search, [row for row in rows if is_open or gain(search, row) > 0.0])
 
 
 def _best_first(search: Search, rows: Sequence[Row]) -> list[Row]:

@@ -70,7 +70,7 @@ async def settle(search: Search, make_prompts: MakePrompts) -> None:
         seen.add(row.plan.id)
         assert row.candidate is not None
         n_rounds = rounds_needed(search, row.timed.measurement)
-        cost_s = n_rounds * _round_s(search, row.timed.measurement) + STARTING_S
+        cost_s = n_rounds * round_s(search.workload, row.timed.measurement) + STARTING_S
         if not n_rounds:
             return
         if cost_s > search.session.seconds_left:
@@ -127,10 +127,10 @@ def requests_per_round(workload: Workload, level: int) -> int:
     return len(of_turn(workload, level, 0)) * turns_per_round(level, workload.concurrency)
 
 
-def _round_s(search: Search, measurement: Mapping[str, Any]) -> float:
-    """Seconds of a round, from the median request at each level."""
+def round_s(workload: Workload, measurement: Mapping[str, Any]) -> float:
+    """Seconds of a round of one deployment, from the median request at each level."""
     median_s = {int(point["concurrency"]): float(point["e2e_ms"]["p50"]) / 1000 for point in measurement["points"]}
-    return sum(requests_per_round(search.workload, level) / level * each_s for level, each_s in median_s.items())
+    return sum(requests_per_round(workload, level) / level * each_s for level, each_s in median_s.items())
 
 
 def with_more(measurement: Mapping[str, Any], more: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def decision_document(
     objective: Mapping[str, Any] | None = None,
     slo: Sequence[Mapping[str, Any]] = (),
     capacity: Any = None,
+    retimed: Any = None,
+    worst_case: Any = None,
 ) -> dict[str, Any]:
     """The answer with all it rests on, as JSON types (schema trimtab.decision/1)."""
     decision = to_plain(certified.decision) if certified else None
@@ -116,6 +118,8 @@ def decision_document(
         "objective": to_plain(objective),
         "slo": to_plain(slo),
         "capacity": to_plain(capacity),
+        "retimed": to_plain(retimed),
+        "worst_case": to_plain(worst_case),
         "noise": to_plain(noise),
         "skipped": to_plain(skipped),
     }

@@ -6,7 +6,7 @@ from trimtab.core.deployment import Settings
 from trimtab.core.workload import Workload
 from trimtab.engines.client import WorkerClient
 from trimtab.flows.parts.opening import Opened, default_engine
-from trimtab.plan.requests import MARK_TOKENS, OverLong, fitted, with_lengths
+from trimtab.plan.requests import MARK_TOKENS, OverLong, fitted, sampled, with_lengths
 
 
 async def counted(opened: Opened, workload: Workload, engine: str) -> Workload:
@@ -30,4 +30,5 @@ async def ready_workload(opened: Opened, workload: Workload, context_tokens: int
 
     context_tokens: of the model. Raises InputError for requests that do not fit and may not be changed, InfeasibleError, MissingError.
     """
-    return fitted(await counted(opened, workload, default_engine(opened)), context_tokens, over_long)
+    fits, done = fitted(await counted(opened, workload, default_engine(opened)), context_tokens, over_long)
+    return sampled(fits), done

@@ -38,7 +38,7 @@ N_FINALISTS = 3
 TIMING_S = 100.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
 TIMING_SHARE = 0.5
-"""Of that, where percentiles are demanded: the chosen one is sent more requests afterwards."""
+"""Of the time there is for timing, where it is more than that or percentiles are demanded: the chosen one is timed again afterwards."""
 LEAST_TIMING_S = 15.0
 BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.8
@@ -109,6 +109,7 @@ class Search:
     budget: Budget
     aim: Aim
     power: Any = None
+    retimed: dict[str, Any] | None = None
 
     def note(self, row: Row, status: str, *reasons: str) -> None:
         """Keep a row's state, now and on disk."""
@@ -300,7 +301,6 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
                 row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
             )
     left_s = search.session.seconds_left - certify_s(search)
-    share = TIMING_SHARE if any(term.percentile is not None for term in search.aim.slo) else 1.0
     await search.session.workers.end_all()
     timed = await time_finalists(
         search.session,
@@ -309,7 +309,7 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         search.workload,
         make_prompts,
         machine=search.machine,
-        time_budget_s=max(LEAST_TIMING_S, share * (left_s if search.session.limit_s > DEFAULT_LIMIT_S else min(TIMING_S, left_s))),
+        time_budget_s=timing_s(search, left_s),
     )
     for name, found in timed.items():
         row = search.rows[name]
@@ -321,6 +321,14 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         else:
             judge_row(search, row)
             search.note(row, "timed" if row.status == "screened" else row.status)
+
+
+def timing_s(search: Search, left_s: float) -> float:
+    """Seconds of the session that finalists are chosen by, of `left_s` before certifying."""
+    usual_s = min(TIMING_S, left_s)
+    if any(term.percentile is not None for term in search.aim.slo):
+        usual_s *= TIMING_SHARE
+    return max(LEAST_TIMING_S, usual_s, TIMING_SHARE * left_s if search.session.limit_s > DEFAULT_LIMIT_S else 0.0)
 
 
 def judge_row(search: Search, row: Row) -> None:

@@ -148,8 +148,13 @@ async def time_finalists(
             on_progress=lambda progress: _tell(session, progress),
         )
     session.say("time", f"{result.n_rounds} rounds", 1, 1)
-    cards = {candidate.id: _card_of(candidate) for candidate in (baseline, *rivals)}
-    found = {name: _timed(result, name, cold[name], workload, cards[name], machine) for name in clients}
+    found = {
+        candidate.id: timed_of(
+            result, candidate, workload, machine, load_s=cold[candidate.id].load_s, cold_ttft_ms=cold[candidate.id].cold_ttft_ms
+        )
+        for candidate in (baseline, *rivals)
+        if candidate.id in clients
+    }
     sitting = digest_of([time.time_ns(), baseline.deployment.digest])
     for rival in rivals:
         timed = found.get(rival.id)
@@ -186,15 +191,24 @@ def _card_of(candidate: Candidate) -> ModelCard | None:
         return None
 
 
-def _timed(result: SessionResult, name: str, cold: ColdStart, workload: Workload, card: ModelCard | None, machine: Machine) -> Timed:
+def timed_of(
+    result: SessionResult,
+    candidate: Candidate,
+    workload: Workload,
+    machine: Machine,
+    *,
+    load_s: float | None,
+    cold_ttft_ms: float | None,
+) -> Timed:
     """One entrant's numbers, with its share of what the machine's read bandwidth allows."""
+    name, card = candidate.id, _card_of(candidate)
     measurement: Measurement | None = None
     with contextlib.suppress(InfeasibleError):
         first = next((point for point in result.points.get(name, ()) if point.concurrency == 1), None)
         share = None
         if first is not None and card is not None and machine.read_gb_s:
             share = roofline_share(card, first.decode_tok_s, machine.read_gb_s, workload.prompt_tokens + workload.output_tokens / 2)
-        measurement = result.measurement(name, load_s=cold.load_s, cold_ttft_ms=cold.cold_ttft_ms, roofline_share=share)
+        measurement = result.measurement(name, load_s=load_s, cold_ttft_ms=cold_ttft_ms, roofline_share=share)
     ratios: dict[str, dict[str, dict[str, Any]]] = {}
     for other in result.points:
         for concurrency in workload.concurrency:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-GateKind = Literal["non_inferiority", "equivalence_by_group", "parity", "generation"]
+GateKind = Literal["non_inferiority", "equivalence", "equivalence_by_group", "parity", "generation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +12,7 @@ class GateSpec:
 
     kind:
         `non_inferiority`       mean paired change (candidate minus reference, higher is better) must be above -margin
+        `equivalence`           mean paired change must lie within +-margin, and no kind named by items may be shown outside
         `equivalence_by_group`  each group's signed change against its template's mean must lie within +-margin
         `parity`                mean served minus re-scored log-probability must lie within +-margin
         `generation`            rate of broken answers must not rise by more than margin

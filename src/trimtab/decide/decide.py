@@ -7,6 +7,7 @@ from trimtab.core.decision import ControlResult, Decision, GateResult, Verdict
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Evidence, Outcome
 from trimtab.core.policy import GateSpec, Policy
+from trimtab.decide.equivalence import judge_equivalence
 from trimtab.decide.fairness import judge_equivalence_by_group
 from trimtab.decide.generation import judge_generation
 from trimtab.decide.judgement import Judgement, Level, number
@@ -78,6 +79,8 @@ def _judge(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
     match spec.kind:
         case "non_inferiority":
             return judge_non_inferiority(spec, evidence.reference, evidence.candidate, level)
+        case "equivalence":
+            return judge_equivalence(spec, evidence.reference, evidence.candidate, level)
         case "equivalence_by_group":
             return judge_equivalence_by_group(spec, evidence.reference, evidence.candidate, level)
         case "parity":
@@ -99,6 +102,8 @@ def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str
         return {}
     if spec.kind == "non_inferiority":
         return {name: judge_non_inferiority(spec, evidence.reference, outcomes, level, sample=True)}
+    if spec.kind == "equivalence":
+        return {name: judge_equivalence(spec, evidence.reference, outcomes, level, sample=True)}
     return {name: judge_equivalence_by_group(spec, evidence.reference, _others_unchanged(evidence.reference, outcomes), level, sample=True)}
 
 
@@ -210,7 +215,10 @@ def _join(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:
 
 def _closest(gates: Sequence[GateResult]) -> list[str]:
     """The gate that used up most of its margin."""
-    used = [(max(-(g.low or 0.0), (g.high or 0.0) if g.kind in ("equivalence_by_group", "parity") else 0.0) / g.margin, g) for g in gates]
+    used = [
+        (max(-(g.low or 0.0), (g.high or 0.0) if g.kind in ("equivalence", "equivalence_by_group", "parity") else 0.0) / g.margin, g)
+        for g in gates
+    ]
     share, gate = max(used, key=lambda item: item[0])
     if share <= 0.0 or gate.delta is None:
         return []

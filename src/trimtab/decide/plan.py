@@ -61,7 +61,7 @@ def pilot_spread(spec: GateSpec, reference: Sequence[Outcome], candidate: Sequen
     pairs = pair_outcomes(spec.suite, reference, candidate, weight=spec.weight, sample=True)
     if pairs.n_clusters < 2:
         return None
-    if spec.kind == "non_inferiority":
+    if spec.kind != "equivalence_by_group":
         mean = clustered_mean(pairs.changes, pairs.clusters, pairs.weights)
         return Pilot(sd=mean.se * mean.n_clusters**0.5, n_clusters=n_clusters)
     tables = [axis.contrasts for axis in axes_of(pairs, spec.margin) if axis.n_templates > 1]
@@ -119,7 +119,7 @@ def _power(spec: GateSpec, pilot: Pilot, level: Level, change: float) -> float:
     if pilot.n_clusters < max(2, spec.min_clusters):
         return 0.0
     se, df = pilot.sd / pilot.n_clusters**0.5, pilot.n_clusters - 1.0
-    if spec.kind != "equivalence_by_group":
+    if spec.kind == "non_inferiority":
         return power_non_inferiority(margin=spec.margin, se=se, df=df, alpha=level.alpha, change=change)
     one_shifted = power_equivalence(margin=spec.margin, se=se, df=df, alpha=level.alpha, change=change)
     others = power_equivalence(margin=spec.margin, se=se, df=df, alpha=level.alpha)

@@ -29,6 +29,7 @@ _SENSITIVE = ("harm", "refus", "safety", "unsafe", "jailbreak", "toxic", "abus",
 _ORDER = {"certified": 0, "timed": 1, "screened": 2, "infeasible": 3, "dropped": 4}
 _KINDS = {
     "non_inferiority": "no worse than the margin",
+    "equivalence": "within the margin, either way",
     "equivalence_by_group": "every group within the margin, either way",
     "parity": "what is served is what was scored",
     "generation": "no more broken answers than the margin",
@@ -268,7 +269,7 @@ def _forest(gates: Sequence[Mapping[str, Any]]) -> str:
                 name=line(gate.get("name", ""), 24),
                 text=gate_change(gate),
                 verdict=str(gate.get("verdict")),
-                two_sided=gate.get("kind") in ("equivalence_by_group", "parity"),
+                two_sided=gate.get("kind") in ("equivalence", "equivalence_by_group", "parity"),
                 **scaled,
                 control=ends["delta"],
                 control_low=ends["low"],

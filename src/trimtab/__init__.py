@@ -18,9 +18,11 @@ __all__ = [
     "Model",
     "Result",
     "TrimtabError",
+    "certify",
     "check",
     "compare",
     "describe_model",
+    "evaluate",
     "open",
     "optimize",
 ]

@@ -304,6 +304,61 @@ def check(
     )
 
 
+def certify(
+    run: str | Path,
+    *,
+    policy: str = "",
+    suites: Sequence[str] = (),
+    reference: Model | str | Path = "",
+    source: str = "",
+    out: str | Path | None = None,
+    offline: bool = False,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> Result:
+    """The full gate on what a run (its folder, or a deploy.toml) chose. See `trimtab certify`.
+
+    out: folder of the new decision; default a temporary one. Raises InputError, MissingError, InfeasibleError.
+    """
+    from trimtab.flows.certify import certify_run as flow
+
+    keep = None if out is not None else tempfile.TemporaryDirectory(prefix="trimtab-run-")
+    path = Path(out) if out is not None else Path(keep.name) / "run" if keep else Path()
+    decision = flow(
+        run,
+        policy=policy,
+        suites=suites,
+        reference=_spec(reference),
+        source=source,
+        out=path,
+        offline=offline,
+        seed=seed,
+        on_event=on_event,
+    )
+    return Result(decision, path, keep)
+
+
+def evaluate(
+    model: Model | str | Path,
+    *,
+    suites: Sequence[str] = ("core",),
+    reference: Model | str | Path = "",
+    out: str | Path | None = None,
+    offline: bool = False,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> dict[str, Any]:
+    """Levels of a model on suites, with intervals; with a reference also its changes. See `trimtab evaluate`.
+
+    Returns evaluation.json (schema trimtab.evaluation/1). Raises InputError, MissingError, InfeasibleError.
+    """
+    from trimtab.flows.evaluate import evaluate as flow
+
+    with tempfile.TemporaryDirectory(prefix="trimtab-run-") as scratch:
+        path = Path(out) if out is not None else Path(scratch) / "run"
+        return flow(_spec(model), suites=suites, reference=_spec(reference), out=path, offline=offline, seed=seed, on_event=on_event)
+
+
 def describe_model(model: str | Path, *, offline: bool = False) -> "Description":
     """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
     from trimtab.flows.describe import describe as flow

@@ -12,6 +12,8 @@ OWN = {
     "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
     "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
+    "evaluate": {"suite", "reference", "out", "fresh"},
+    "certify": {"policy", "suite", "reference", "source", "explain", "out", "fresh"},
     "doctor": set(),
 }
 OWN_OF_PARTS = {

@@ -187,7 +187,7 @@ def test_a_missing_engine_is_exit_3_with_its_fix(tmp_path, capsys, monkeypatch):
     def build():
         raise MissingError("llama-cpp-python is not installed.", "pip install 'trimtab[llamacpp]'")
 
-    monkeypatch.setattr("trimtab.flows.check.engine_class", lambda name: SimpleNamespace(build=build))
+    monkeypatch.setattr("trimtab.flows.parts.locked.engine_class", lambda name: SimpleNamespace(build=build))
     (tmp_path / "deploy.toml").write_text(deploy_toml(a_lock()))
     assert main(["check", str(tmp_path / "deploy.toml"), "-q"]) == 3
     assert "pip install" in capsys.readouterr().err

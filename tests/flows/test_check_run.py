@@ -1,9 +1,7 @@
 """`check` end to end on a tiny model: same build, tampered file, planted loss, lock alone, missing source, and the pytest fixture."""
 
 import dataclasses
-import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -12,73 +10,16 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from trimtab.cli.main import main
-from trimtab.core.deployment import Settings
-from trimtab.engines.base import ScoreRequest
-from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.flows.check import check
-from trimtab.flows.compare import compare
 from trimtab.flows.parts.opening import recipe_named
 from trimtab.record.deploy import deploy_toml, read_deploy_toml
-from trimtab.sources.open import open_source
-from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-WORDS = ("the", "small", "boat", "turned", "slowly", "into", "wind", "and", "old", "sailor", "watched", "water", "near", "shore")
-POLICY = """
-name = "own"
-version = "1"
-alpha = 0.05
-max_attempts = 1
-looks = [0.5, 1.0]
-noise_multiple = 3.0
-power = 0.8
-[[gates]]
-name = "said"
-kind = "non_inferiority"
-suite = "said"
-weight = "tokens"
-unit = "nats/token"
-margin = 0.02
-control = "weights-q2_k"
-min_clusters = 10
-reason = "test"
-"""
-
-
-def write_what_the_model_likes(model, path, n_texts=60, n_words=12):
-    """Texts grown word by word, always with the model's own favourite: a loss can be told, because other weights like them less."""
-    engine = LlamaCppEngine(open_source(str(model), cache_dir=path.parent), Settings(slots=16, context_tokens=256))
-    engine.load("score")
-    texts = [f"{WORDS[n % len(WORDS)]} {WORDS[n * 7 % 13]} {n}" for n in range(n_texts)]
-    for _ in range(n_words):
-        prefixes = [engine.tokenize(text, parse_special=False) for text in texts]
-        words = [engine.tokenize(f" {word}", parse_special=False) for word in WORDS]
-        requests = [ScoreRequest(prefix_ids=tuple(prefix), continuations=tuple(map(tuple, words))) for prefix in prefixes]
-        for number, result in enumerate(engine.score(requests)):
-            rates = [sum(row) / len(row) for row in result.logprobs]
-            texts[number] += f" {WORDS[rates.index(max(rates))]}"
-    engine.close()
-    path.write_text("".join(json.dumps({"id": f"said-{n}", "text": text}) + "\n" for n, text in enumerate(texts)))
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model, its certified run under `run`, and the lock alone under `alone`."""
-    root = tmp_path_factory.mktemp("certified")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIMTAB_HOME", str(root / "state"))
-        write_tiny_gguf(root / "model.gguf", architecture="qwen2", seed=1)
-        write_what_the_model_likes(root / "model.gguf", root / "said.jsonl")
-        (root / "own.toml").write_text(POLICY)
-        decision = compare(
-            f"llamacpp:{root / 'model.gguf'}", f"llamacpp:{root / 'model.gguf'}?threads=1", suites=[str(root / "said.jsonl")],
-            policy=str(root / "own.toml"), workload="64/16@1,2", timing=False, out=root / "run",
-        )  # fmt: skip
-        assert decision["verdict"] == "pass", decision["reasons"]
-        (root / "alone").mkdir()
-        shutil.copy(root / "run" / "deploy.toml", root / "alone" / "deploy.toml")
-        yield root
+def folder(certified):
+    return certified
 
 
 def checked(folder, lock, **more):

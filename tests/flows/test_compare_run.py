@@ -12,12 +12,8 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from trimtab.cli.main import main
-from trimtab.core.deployment import Settings
-from trimtab.engines.base import ScoreRequest
-from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.flows.compare import compare
 from trimtab.record.deploy import read_deploy_toml
-from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -110,47 +106,9 @@ def test_a_killed_run_goes_on(folder, tmp_path):
     assert after_kills["gates"][0] == undisturbed["gates"][0]
 
 
-POLICY = """
-name = "own"
-version = "1"
-alpha = 0.05
-max_attempts = 1
-looks = [0.5, 1.0]
-noise_multiple = 3.0
-power = 0.8
-[[gates]]
-name = "said"
-kind = "non_inferiority"
-suite = "said"
-weight = "tokens"
-unit = "nats/token"
-margin = 0.02
-control = "weights-q2_k"
-min_clusters = 10
-reason = "test"
-"""
-
-
-def write_what_the_model_likes(model, path, n_texts=60, n_words=12):
-    """Texts grown word by word, always with the model's own favourite: a loss can be told, because other weights like them less."""
-    snapshot = open_source(str(model), cache_dir=path.parent)
-    engine = LlamaCppEngine(snapshot, Settings(slots=16, context_tokens=256))
-    engine.load("score")
-    texts = [f"{WORDS[n % len(WORDS)]} {WORDS[n * 7 % 13]} {n}" for n in range(n_texts)]
-    for _ in range(n_words):
-        prefixes = [engine.tokenize(text, parse_special=False) for text in texts]
-        words = [engine.tokenize(f" {word}", parse_special=False) for word in WORDS]
-        requests = [ScoreRequest(prefix_ids=tuple(prefix), continuations=tuple(map(tuple, words))) for prefix in prefixes]
-        for number, result in enumerate(engine.score(requests)):
-            rates = [sum(row) / len(row) for row in result.logprobs]
-            texts[number] += f" {WORDS[rates.index(max(rates))]}"
-    engine.close()
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-
-
-def test_a_pass_needs_a_gate_that_can_fail_and_writes_a_lockfile(folder, tmp_path):
-    write_what_the_model_likes(folder / "qwen.gguf", tmp_path / "said.jsonl")
-    (tmp_path / "own.toml").write_text(POLICY)
+def test_a_pass_needs_a_gate_that_can_fail_and_writes_a_lockfile(folder, liked, tmp_path):
+    liked.write(folder / "qwen.gguf", tmp_path / "said.jsonl")
+    (tmp_path / "own.toml").write_text(liked.policy)
 
     def judged(b, out):
         return compare(

@@ -54,7 +54,7 @@ def compare(
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.compare import compare as flow
 
-    folder = out or Path("runs") / f"compare-{_short(a)}-{_short(b)}"
+    folder = out or Path("runs") / f"compare-{short_name(a)}-{short_name(b)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
         decision = flow(
@@ -75,7 +75,7 @@ def compare(
     return EXIT_BY_VERDICT[decision["verdict"]]
 
 
-def _short(spec: str) -> str:
+def short_name(spec: str) -> str:
     """A folder name's worth of a spec: `llamacpp-m` of `llamacpp:models/m.gguf?threads=2`; settings are told apart by a digest."""
     from trimtab.core.files import digest_of
 

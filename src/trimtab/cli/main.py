@@ -26,6 +26,8 @@ VERBS = {
     "describe": ("trimtab.cli.describe", "What a model is, layer by layer, and what a token costs."),
     "compare": ("trimtab.cli.compare", "Is B no worse than A, and how much faster?"),
     "optimize": ("trimtab.cli.optimize", "Find the fastest way to run a model here that is shown to be no worse."),
+    "evaluate": ("trimtab.cli.evaluate", "How good, fair and safe a model is on suites of items, with intervals."),
+    "certify": ("trimtab.cli.certify", "The full gate on what a run chose, and what that shows."),
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),

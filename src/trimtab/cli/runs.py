@@ -140,7 +140,7 @@ def resume(run: "Run") -> str:
     if run.state == "in use":
         return ""
     inputs = run.head["inputs"]
-    words = ["trimtab", run.verb, *(str(inputs[name]) for name in ("model", "a", "b") if name in inputs)]
+    words = ["trimtab", run.verb, *(str(inputs[name]) for name in ("model", "a", "b", "lock") if name in inputs)]
     words += [word for name in ("workload", "policy", "objective") if inputs.get(name) for word in (f"--{name}", str(inputs[name]))]
     for flag, name in (("--engine", "engines"), ("--slo", "slo")):
         if inputs.get(name):

@@ -30,7 +30,7 @@ STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": 
 def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[RenderableType]:
     """All parts in reading order. files: name -> path of what was written."""
     yield answer(decision)
-    if decision.get("candidates") and decision.get("kind") != "compare":
+    if decision.get("candidates") and decision.get("kind") == "optimize":
         yield ByWidth(lambda width: candidates_table(decision, wide=width >= WIDE))
         yield why_list(decision)
     if decision.get("slo"):
@@ -79,7 +79,7 @@ def answer(decision: Plain) -> Panel:
 
 def _roles(decision: Plain) -> list[tuple[str, Any]]:
     """The deployments that the answer is about, by what they are in it."""
-    judged = ("candidate", _judged(decision)) if decision.get("kind") == "compare" else ("chosen", decision.get("chosen"))
+    judged = ("candidate", _judged(decision)) if decision.get("kind") != "optimize" else ("chosen", decision.get("chosen"))
     roles = [judged, *((role, decision.get(role)) for role in ("reference", "baseline"))]
     return [(role, deployment) for role, deployment in roles if deployment]
 
@@ -109,7 +109,7 @@ def _judged(decision: Plain) -> Plain:
     """The candidate that the answer is about: the chosen one, or the one compared."""
     rows = decision.get("candidates") or ()
     wanted = id_of(decision.get("chosen"))
-    found: Plain = next((row for row in rows if row["id"] == wanted), rows[0] if rows and decision.get("kind") == "compare" else {})
+    found: Plain = next((row for row in rows if row["id"] == wanted), rows[0] if rows and decision.get("kind") != "optimize" else {})
     return found
 
 

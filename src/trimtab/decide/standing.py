@@ -19,7 +19,7 @@ def candidate_rows(decision: Plain) -> list[dict[str, Any]]:
     rows = [dict(row) for row in decision.get("candidates") or ()]
     baseline = dict(decision.get("baseline") or {})
     if baseline.get("measurement") and all(row.get("id") != baseline.get("id") for row in rows):
-        why = "The reference, timed as the baseline." if decision.get("kind") == "compare" else "The baseline."
+        why = "The reference, timed as the baseline." if decision.get("kind") != "optimize" else "The baseline."
         rows.append({"status": "timed", "verdict": None, "reasons": [why], **baseline})
     return rows
 

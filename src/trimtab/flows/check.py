@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import Decision, Verdict
-from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
+from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
-from trimtab.core.policy import GateSpec, Policy
-from trimtab.decide.policies import load_policy, policy_sha256
-from trimtab.describe.card import model_card
-from trimtab.engines.registry import engine_class, engine_names
+from trimtab.core.policy import Policy
+from trimtab.decide.policies import policy_sha256
+from trimtab.engines.registry import engine_class
 from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import certify
 from trimtab.flows.parts.document import versions
-from trimtab.flows.parts.evidence import Bench, outcomes_on
-from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.evidence import outcomes_on
+from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for
 from trimtab.flows.parts.flip_risk import nearest_to_a_flip, requests_for, watch_rows
 from trimtab.flows.parts.lock_checks import (
     Beside,
@@ -41,18 +40,16 @@ from trimtab.flows.parts.lock_checks import (
     settings_check,
     source_check,
 )
-from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
-from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
+from trimtab.flows.parts.locked import bench_of_lock, found_source, policy_of, read_lock, suites_of
+from trimtab.flows.parts.opening import Opened, build_candidate
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
-from trimtab.record.deploy import DeployLock, read_deploy_toml
+from trimtab.record.deploy import DeployLock
 from trimtab.record.run import now
 
 SCHEMA = "trimtab.check/1"
 DEFAULT_LIMIT_S = 60.0
-SHARE_SEARCH = 0.25
-"""As `optimize` splits; `compare` keeps fewer items for its pilot, so these certify items are among its own."""
 KNOWN_SHARE = 0.1
 KNOWN_CLUSTERS = 4
 N_WATCHED = 20
@@ -110,16 +107,13 @@ def check(
     Raises InputError, MissingError; InfeasibleError if the reference cannot run (a deployment that cannot run is a failed check).
     """
     path = Path(lock)
-    locked = read_deploy_toml(path)
-    if locked.build.engine not in engine_names():
-        raise InputError(f"{path} names the engine {locked.build.engine!r}; the engines here are {', '.join(engine_names())}.")
+    locked = read_lock(path)
     if sample is not None and not 0.0 < sample <= 1.0:
         raise InputError(f"The share of the clusters to measure must lie above 0 and be at most 1, not {sample:g}.")
-    engine_class(locked.build.engine).build()  # raises MissingError with the command that installs it
     folder = Path(run_dir) if run_dir is not None else path.absolute().parent
     beside, why_not = read_beside(folder, locked)
-    loaded = load_suites(suites or _suites_of(locked))
-    asked, _ = policy_for(_policy(policy, locked, beside), loaded)
+    loaded = load_suites(suites or suites_of(locked))
+    asked, _ = policy_for(policy_of(policy, locked, beside), loaded)
     return run_sync(
         _check(
             locked,
@@ -128,59 +122,13 @@ def check(
             asked,
             loaded,
             Request(lock_path=path, run_dir=folder, reference=reference, sample=sample, digests_only=digests_only),
-            source=source or _found(locked.source, path),
+            source=source or found_source(locked.source, path),
             offline=offline,
             limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
             seed=int(datetime.now(UTC).strftime("%Y%m%d")) if seed is None else seed,
             on_event=on_event,
         )
     )
-
-
-def _suites_of(lock: DeployLock) -> list[str]:
-    names = lock.suite.split("+")
-    try:
-        load_suites(names)
-    except InputError as error:
-        raise InputError(f"The lock was certified on {lock.suite!r}, which cannot be found by name; give its file with --suite.") from error
-    return names
-
-
-def _policy(name: str, lock: DeployLock, beside: Beside | None) -> Policy:
-    """The policy asked for, else the certified run's own, else the shipped one of that name. Raises InputError."""
-    if name:
-        return load_policy(name)
-    try:
-        return load_policy(lock.policy)
-    except InputError as error:
-        if beside is not None:
-            return _policy_from(beside)
-        raise InputError(
-            f"The lock was certified under policy {lock.policy!r}, which does not ship; give its file with --policy."
-        ) from error
-
-
-def _policy_from(beside: Beside) -> Policy:
-    values = {key: value for key, value in beside.policy.items() if key != "sha256"}
-    gates = tuple(GateSpec(**gate) for gate in values.pop("gates"))
-    return Policy(**{**values, "gates": gates, "looks": tuple(values["looks"])})
-
-
-def _found(source: str, lock_path: Path) -> str:
-    """A source of the lock; a relative path is looked for from here and from the lock's own folder."""
-    beside = lock_path.absolute().parent / source
-    return str(beside) if ":" not in source and not Path(source).exists() and beside.exists() else source
-
-
-def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
-    """What the lock was held against, where `optimize` would not have made it of the same source."""
-    then = lock.reference
-    if then is None:
-        return None
-    engine, recipe, _ = EXACT.get(lock.format, ("", "", ""))
-    if (then.source, then.engine, then.recipe) == (lock.source, engine, recipe_named(recipe, engine).name):
-        return None
-    return CandidateSpec(source=then.source, engine=then.engine, recipe=then.recipe, settings=then.settings)
 
 
 async def _check(
@@ -308,7 +256,7 @@ async def _measure(
     is_same: bool,
 ) -> None:
     """The watch list and the known answers, where the certified outcomes are at hand; the gates, unless the answers are found again."""
-    bench, provenance = await _bench(session, opened, lock, policy, suites, request)
+    bench, provenance = await bench_of_lock(session, opened, lock, policy, suites, lock_path=request.lock_path, reference=request.reference)
     found.checks.append(reference_check(lock, bench.reference, provenance))
     found.against = provenance
     certify_items = PreparedSuite(requests=tuple(one for part in bench.exam.parts for one in part.requests))
@@ -343,41 +291,6 @@ async def _measure(
     concurrency = lock.settings.slots or 1
     found.decision = (await certify(session, drawn, candidate, attempt=1, concurrency=concurrency, swapped=swapped)).decision
     found.cannot_run = ""
-
-
-async def _bench(
-    session: Session,
-    opened: Opened,
-    lock: DeployLock,
-    policy: Policy,
-    suites: Sequence[Suite],
-    request: Request,
-) -> tuple[Bench, str]:
-    """The reference as it was certified against, its planted loss and other numerics, and what it is in words."""
-    card = model_card(opened.header, opened.snapshot)
-    settings = Settings(slots=lock.settings.slots, context_tokens=lock.settings.context_tokens)
-    spec = parse_spec(request.reference, engine_names()) if request.reference else _locked_reference(lock)
-    n_cores = this_machine().n_cores
-    if spec is None:
-        made = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
-        client = await session.workers.ready(made.candidate, None)
-        exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
-        return bench_of(made, policy, exam, n_cores), made.provenance
-    other = open_model(_found(spec.source, request.lock_path), cache_dir=session.caches, offline=session.offline)
-    engine = spec.engine or default_engine(other)
-    recipe = recipe_named(spec.recipe, engine)
-    reference = await build_candidate(
-        other,
-        engine,
-        recipe,
-        dataclasses.replace(settings, **spec.settings.given()),
-        products_dir=session.products_dir,
-        calibration=calibration_texts(),
-        candidate_id=f"reference: {engine} {Path(spec.source).name}",
-    )
-    exam = await prepare_exam(await session.workers.ready(reference, None), reference, suites, policy, share_search=SHARE_SEARCH)
-    bench = await bench_against(session, other, reference, settings, policy, exam, n_cores)
-    return bench, f"{spec.source} in {engine}, {recipe.title}"
 
 
 def _answers_in(lock: DeployLock, exam: Exam) -> tuple[Outcome, ...]:

@@ -16,6 +16,10 @@ DEEP = 2  # runs/<run> and runs/<project>/<run>
 State = Literal["finished", "unfinished", "in use", "damaged"]
 
 
+VERB_OF_INPUT = {"a": "compare", "lock": "certify", "suites": "evaluate"}
+"""What only one verb is asked; `optimize` is asked none of these."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What a run directory holds. decision: None until there is one; candidates: by id, each as it was last written."""
@@ -32,7 +36,7 @@ class Run:
         """The verb that made the run: what its request is tells."""
         if self.decision and self.decision.get("kind"):
             return str(self.decision["kind"])
-        return "compare" if "a" in self.head["inputs"] else "optimize"
+        return next((verb for key, verb in VERB_OF_INPUT.items() if key in self.head["inputs"]), "optimize")
 
 
 def load_run(path: Path) -> Run:
@@ -178,7 +182,7 @@ def _judged(run: Run) -> dict[str, Sequence[Mapping[str, Any]]]:
     """Gates by the candidate they judged. The decision's own are those of its chosen, or of the one compared."""
     found = {key: gates for key, row in run.candidates.items() if (gates := (row.get("evidence") or {}).get("gates"))}
     decision = run.decision or {}
-    name = (decision.get("chosen") or {}).get("id") or (next(iter(run.candidates), None) if run.verb == "compare" else None)
+    name = (decision.get("chosen") or {}).get("id") or (next(iter(run.candidates), None) if run.verb != "optimize" else None)
     if name and decision.get("gates"):
         found.setdefault(name, decision["gates"])
     return found

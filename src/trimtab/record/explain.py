@@ -22,7 +22,7 @@ def explain(decision: Mapping[str, Any]) -> str:
     gates = [_gate_sentence(gate) for gate in decision.get("gates") or () if gate.get("verdict") != "pass"]
     sentences += gates
     is_kept = not chosen or chosen.get("id") == (decision.get("baseline") or {}).get("id")
-    if (decision.get("verdict") != "pass" or (is_kept and decision.get("kind") != "compare")) and not gates:
+    if (decision.get("verdict") != "pass" or (is_kept and decision.get("kind") == "optimize")) and not gates:
         sentences += [ended(reason) for reason in decision.get("reasons") or ()]
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
@@ -32,7 +32,7 @@ def explain(decision: Mapping[str, Any]) -> str:
 
 def headline(decision: Mapping[str, Any]) -> str:
     """The answer in one sentence."""
-    return _compare_headline(decision) if decision.get("kind") == "compare" else _optimize_headline(decision)
+    return _compare_headline(decision) if decision.get("kind") != "optimize" else _optimize_headline(decision)
 
 
 def speed_claims(by_concurrency: Mapping[str, Any], over: str = "") -> str:

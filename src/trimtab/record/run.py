@@ -32,6 +32,7 @@ RUN_SCHEMA = "trimtab.run/1"
 STEP_SCHEMA = "trimtab.step/1"
 CANDIDATE_SCHEMA = "trimtab.candidate/1"
 DECISION_SCHEMA = "trimtab.decision/1"
+EVALUATION_SCHEMA = "trimtab.evaluation/1"
 
 
 class RunDir:
@@ -158,6 +159,12 @@ class RunDir:
         check_schema(plain, DECISION_SCHEMA, "The decision")
         self.write_text("decision.json", _pretty_json(plain))
         return digest_of(plain)
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Write evaluation.json: levels without a verdict."""
+        plain = to_plain(evaluation)
+        check_schema(plain, EVALUATION_SCHEMA, "The evaluation")
+        self.write_text("evaluation.json", _pretty_json(plain))
 
     def finish(self) -> None:
         """Note in run.json that the run came to its end. Idempotent: the first end stays."""
@@ -289,7 +296,7 @@ def remove_run(path: Path, *, dry_run: bool = False) -> Removed:
 
 
 _WRITTEN = re.compile(
-    r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|deploy\.toml|report\.html|\.lock|\..+\.part"
+    r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|evaluation\.json|deploy\.toml|report\.html|\.lock|\..+\.part"
     r"|items/[A-Za-z0-9_.-]+\.parquet|items/\..+\.part|cache/[a-z][a-z0-9_]*/[0-9a-f]{2}/([0-9a-f]{64}|\..+\.part))"
 )
 _FOLDERS = re.compile(r"items|cache(/[a-z][a-z0-9_]*(/[0-9a-f]{2})?)?")

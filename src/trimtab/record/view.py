@@ -41,7 +41,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
     gates = list(decision.get("gates") or ())
     rows = _ranked(decision)
     chosen = mapping(decision.get("chosen")).get("id")
-    is_compare = decision.get("kind") == "compare"
+    is_compare = decision.get("kind") != "optimize"
     judged = mapping((decision.get("candidates") or [None])[0] if is_compare else decision.get("chosen"))
     return {
         "kind": str(decision.get("kind", "optimize")),
@@ -83,7 +83,7 @@ def _ranked(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [mapping(row) for row in decision.get("candidates") or ()]
     baseline = mapping(decision.get("baseline"))
     if baseline.get("measurement") and all(row.get("id") != baseline.get("id") for row in rows):
-        why = "The reference, timed as the baseline." if decision.get("kind") == "compare" else "The baseline."
+        why = "The reference, timed as the baseline." if decision.get("kind") != "optimize" else "The baseline."
         rows.append({"status": "timed", "verdict": None, "reasons": [why], **baseline})
     first = {"chosen": 0, "baseline": 1, "other": 2}
 

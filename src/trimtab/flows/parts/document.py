@@ -105,6 +105,8 @@ def decision_document(
             "digest": exam.digest,
             "n_items": len(exam.items),
             "n_clusters": exam.n_clusters,
+            "languages": sorted({item.language for item in exam.items.values()}),
+            "longest_tokens": exam.longest_tokens,
         },
         "machine": to_plain(machine),
         "versions": versions(),

@@ -50,6 +50,12 @@ class Exam:
         return sum(part.n_tokens for part in self.parts)
 
     @property
+    def longest_tokens(self) -> int:
+        """Of one item that certifies, its longest option included."""
+        requests = [one.request for part in self.parts for one in part.requests]
+        return max((len(one.prefix_ids) + max(map(len, one.continuations)) for one in requests), default=0)
+
+    @property
     def n_clusters(self) -> int:
         return len({(item.suite, item.cluster) for item in self.items.values()})
 

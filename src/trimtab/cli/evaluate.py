@@ -1,0 +1,113 @@
+"""`trimtab evaluate`: the options, and what is shown of the levels."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.cli.options import Common, State, common, option
+from trimtab.record.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
+
+Plain = Mapping[str, Any]
+
+
+@click.command(short_help="How good, fair and safe a model is on suites of items.")
+@click.argument("model")
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    default=("core",),
+    show_default=True,
+    help="Items: a suite's name or a file; several with commas. May be repeated.",
+)
+@option("--reference", default="", help="Also score this model on the same items, and show the changes item by item.")
+@option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the levels and items. [default: runs/evaluate-<model>]")
+@option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@common
+@click.pass_obj
+def evaluate(state: State, *, model: str, suites: tuple[str, ...], reference: str, out: Path | None, fresh: bool, common: Common) -> int:
+    """How good, fair and safe a model is on suites of items, with intervals. There is no verdict: that takes a policy, see `compare`.
+
+    \b
+    trimtab evaluate m.gguf --suite core,bias
+    trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
+    """
+    from trimtab.cli.compare import short_name
+    from trimtab.cli.output import emit
+    from trimtab.cli.progress import show_progress
+    from trimtab.flows.evaluate import evaluate as flow
+
+    folder = out or Path("runs") / f"evaluate-{short_name(model)}"
+    state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
+    with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
+        document = flow(
+            model,
+            suites=[name for text in suites for name in text.split(",") if name],
+            reference=reference,
+            out=folder,
+            fresh=fresh,
+            offline=common.offline,
+            time_limit_s=common.time_limit,
+            seed=common.seed,
+            on_event=on_event,
+        )
+    emit(common, document, evaluation_view(document, folder))
+    return 0
+
+
+def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
+    """The levels, the groups, and where the files are."""
+    yield Text(f"{line(document['model']['id'])} on {line(document['suite']['name'])}", style="bold")
+    has_reference = document["reference"] is not None
+    if has_reference:
+        yield Text(f"against {line(document['reference']['id'])}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in (("suite", "left"), ("items", "right"), ("level [95 %]", "right"), ("right", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    if has_reference:
+        table.add_column("change [95 %]", justify="right")
+        table.add_column("flips", justify="right")
+    for row in document["levels"]:
+        cells = [line(row["suite"]), _items(row), _level(row["level"], row["unit"]), _share(row["share_correct"])]
+        if has_reference:
+            cells += [_level(row["change"], row["unit"], signed=True), f"−{row['flips_lost']} +{row['flips_gained']}"]
+        table.add_row(*cells)
+    yield table
+    groups = [(row["suite"], group) for row in document["levels"] for group in row["groups"]]
+    if groups:
+        yield Text("By group", style="bold")
+        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("suite", "group", "level [95 %]", "n"):
+            grid.add_column(name, justify="right" if name in ("level [95 %]", "n") else "left")
+        for suite, group in groups:
+            thin = " (few)" if group["level"]["n_clusters"] < 10 else ""
+            level = _level(group["level"], "", signed=group["is_contrast"])
+            grid.add_row(line(suite), line(group["group"]), level, f"{count(group['level']['n_clusters'])}{thin}")
+        yield grid
+    yield Text(f"levels  {folder / 'evaluation.json'}\nitems   {folder / 'items'}")
+    known = document["work"]["known"]
+    yield Text(f"{seconds(document['seconds'])}{f', {known} results known from before' if known else ''}", style="dim")
+
+
+def _items(row: Plain) -> str:
+    n = row["level"]["n"] if row["level"] else 0
+    missing = f" ({row['n_missing']} missing)" if row["n_missing"] else ""
+    return f"{count(n)}{missing}"
+
+
+def _level(level: Plain | None, unit: str, *, signed: bool = False) -> str:
+    if level is None:
+        return MISSING
+    half = (level["high"] - level["low"]) / 2 if is_number(level["low"]) and is_number(level["high"]) else None
+    decimals = decimals_for(half)
+    return f"{fixed(level['value'], decimals, signed=signed)} {interval(level['low'], level['high'], decimals)} {line(unit)}".rstrip()
+
+
+def _share(level: Plain | None) -> str:
+    return percent(level["value"], 1) if level else MISSING

@@ -1,0 +1,137 @@
+"""How a deployment does on a suite, by itself and beside another: levels with intervals. No verdict: that takes a policy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab.core.evidence import Outcome
+from trimtab.decide.fairness import axes_of
+from trimtab.decide.pairs import Pairs, pair_outcomes
+from trimtab.stats.paired import ClusteredMean, clustered_mean
+
+ALPHA = 0.025
+"""One-sided: both ends together make a 95 % interval."""
+LEAST_CLUSTERS = 10
+"""With fewer an interval is shown and marked: it rests on too little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A mean with its 95 % interval over clusters; ends None where one cluster or none tells nothing."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    n_clusters: int
+
+    @property
+    def is_thin(self) -> bool:
+        return self.n_clusters < LEAST_CLUSTERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLevel:
+    """One group, or kind. is_contrast: against the mean of its axis in the same template, where templates name every group."""
+
+    group: str
+    level: Level
+    is_contrast: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteLevel:
+    """One sub-suite.
+
+    level: mean value, in `unit`; share_correct: None where items have no right answer
+    change: against a reference on the same items, None without one; flips_lost, flips_gained: right answers
+    """
+
+    suite: str
+    unit: str
+    level: Level | None
+    n_missing: int
+    share_correct: Level | None
+    groups: tuple[GroupLevel, ...] = ()
+    change: Level | None = None
+    flips_lost: int = 0
+    flips_gained: int = 0
+
+
+def suite_levels(
+    outcomes: Sequence[Outcome], units: Mapping[str, str], reference: Sequence[Outcome] | None = None
+) -> tuple[SuiteLevel, ...]:
+    """A row for each sub-suite, in order of first appearance. units: sub-suite -> unit of its values.
+
+    Sub-suites in nats per token are weighted by tokens, as a text's perplexity is. Raises InputError for outcomes that do not belong
+    together.
+    """
+    return tuple(_level_of(suite, outcomes, units[suite], reference) for suite in dict.fromkeys(one.suite for one in outcomes))
+
+
+def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Sequence[Outcome] | None) -> SuiteLevel:
+    weight = "tokens" if suite == "text" else "items"
+    own = pair_outcomes(suite, outcomes, outcomes, weight=weight)
+    values = np.array([pair.reference for pair in own.observed], dtype=float)
+    right = [(pair.correct, pair.cluster) for pair in own.observed if pair.correct is not None]
+    change, lost, gained = None, 0, 0
+    if reference is not None:
+        pairs = pair_outcomes(suite, reference, outcomes, weight=weight)
+        change = _level(pairs.changes, pairs.clusters, pairs.weights)
+        lost = sum(pair.correct is True and pair.correct_candidate is False for pair in pairs.observed)
+        gained = sum(pair.correct is False and pair.correct_candidate is True for pair in pairs.observed)
+    return SuiteLevel(
+        suite=suite,
+        unit=unit,
+        level=_level(values, own.clusters, own.weights),
+        n_missing=len(own.missing),
+        share_correct=_level(np.array([float(one) for one, _ in right]), [cluster for _, cluster in right], np.ones(len(right))),
+        groups=_groups(own),
+        change=change,
+        flips_lost=lost,
+        flips_gained=gained,
+    )
+
+
+def _level(values: np.ndarray, clusters: Sequence[str], weights: np.ndarray) -> Level | None:
+    if not values.size:
+        return None
+    n_clusters = len(set(clusters))
+    if n_clusters < 2:
+        return Level(value=float(np.average(values, weights=weights)), low=None, high=None, n=values.size, n_clusters=n_clusters)
+    return _of(clustered_mean(values, list(clusters), weights), values.size)
+
+
+def _of(mean: ClusteredMean, n: int) -> Level:
+    return Level(value=mean.estimate, low=mean.lower(ALPHA), high=mean.upper(ALPHA), n=n, n_clusters=mean.n_clusters)
+
+
+def _groups(own: Pairs) -> tuple[GroupLevel, ...]:
+    """Groups that share templates are compared within them; kinds that do not are shown by themselves."""
+    named = [pair for pair in own.observed if pair.group]
+    if not named:
+        return ()
+    by_cluster: dict[str, set[str]] = {}
+    for pair in named:
+        by_cluster.setdefault(pair.cluster, set()).add(pair.group)
+    if all(len(groups) == 1 for groups in by_cluster.values()):
+        found = []
+        for group in sorted({pair.group for pair in named}):
+            mine = [pair for pair in named if pair.group == group]
+            level = _level(
+                np.array([pair.reference for pair in mine], dtype=float),
+                [pair.cluster for pair in mine],
+                np.array([pair.weight for pair in mine]),
+            )
+            assert level is not None
+            found.append(GroupLevel(group=group, level=level, is_contrast=False))
+        return tuple(found)
+    rows = []
+    for axis in axes_of(Pairs(observed=tuple(named), missing=()), 1.0):
+        for column, group in enumerate(axis.groups):
+            contrast = axis.reference[:, column]
+            level = _level(contrast, [str(index) for index in range(contrast.size)], np.ones(contrast.size))
+            if level is not None:
+                rows.append(GroupLevel(group=group, level=level, is_contrast=True))
+    return tuple(rows)

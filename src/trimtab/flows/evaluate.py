@@ -1,0 +1,161 @@
+"""`trimtab evaluate`: how a model does on suites of items, by itself and beside a reference. Levels with intervals; no verdict."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
+from trimtab.core.files import digest_of, to_plain
+from trimtab.core.policy import Policy
+from trimtab.decide.levels import suite_levels
+from trimtab.describe.card import model_card
+from trimtab.engines.registry import engine_names
+from trimtab.evaluate.prompts import calibration_texts
+from trimtab.evaluate.requests import PreparedSuite
+from trimtab.evaluate.suites.registry import Suite
+from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.document import subject, versions, write_items
+from trimtab.flows.parts.evidence import outcomes_on
+from trimtab.flows.parts.exam import OWN_MARGINS, Exam, check_vocabulary, load_suites, prepare_exam
+from trimtab.flows.parts.opening import (
+    Opened,
+    build_candidate,
+    candidate_name,
+    check_settings,
+    default_engine,
+    open_model,
+    recipe_named,
+)
+from trimtab.flows.parts.session import Session, open_session, run_sync
+from trimtab.measure.machine import machine as this_machine
+from trimtab.record.run import EVALUATION_SCHEMA, now
+
+DEFAULT_LIMIT_S = 3600.0
+CONTEXT_TOKENS = 1024
+EVERYTHING = Policy(name="none", version="1", gates=())
+
+
+def evaluate(
+    model: str,
+    *,
+    suites: Sequence[str] = ("core",),
+    reference: str = "",
+    out: Path,
+    fresh: bool = False,
+    offline: bool = False,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Score a model (and a reference) on all items of the suites, write `out`, and return evaluation.json as JSON types.
+
+    model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`
+    Raises InputError, MissingError; InfeasibleError if one of them cannot run.
+    """
+    names = engine_names()
+    return run_sync(
+        _evaluate(
+            parse_spec(model, names),
+            parse_spec(reference, names) if reference else None,
+            load_suites(suites),
+            specs=(model, reference),
+            out=out,
+            fresh=fresh,
+            offline=offline,
+            limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
+            seed=seed,
+            on_event=on_event,
+        )
+    )
+
+
+async def _evaluate(
+    model: CandidateSpec,
+    reference: CandidateSpec | None,
+    suites: Sequence[Suite],
+    *,
+    specs: tuple[str, str],
+    out: Path,
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    async with open_session(
+        model.source,
+        out=out,
+        digests={"models": digest_of(list(specs)), "suite": digest_of([suite.digest for suite in suites])},
+        inputs={"model": specs[0], "reference": specs[1], "suites": [suite.name for suite in suites]},
+        versions=versions(),
+        fresh=fresh,
+        offline=offline,
+        limit_s=limit_s,
+        seed=seed,
+        on_event=on_event,
+    ) as (session, opened):
+        candidate = await _built(session, opened, model)
+        session.say("prepare", "items as tokens")
+        client = await session.workers.ready(candidate, None)
+        exam = await prepare_exam(client, candidate, suites, EVERYTHING, share_search=0.0)
+        items = PreparedSuite(requests=tuple(one for part in exam.parts for one in part.requests))
+        outcomes = await outcomes_on(session, candidate, items, phase="evaluate", what=candidate.id)
+        write_items(session, candidate, outcomes)
+        before = None
+        held_against: Candidate | None = None
+        if reference is not None:
+            held_against = await _built(session, open_model(reference.source, cache_dir=session.caches, offline=offline), reference)
+            held_against = dataclasses.replace(held_against, id=f"reference: {held_against.id}")
+            await check_vocabulary(await session.workers.ready(held_against, None), exam, held_against)
+            before = await outcomes_on(session, held_against, items, phase="evaluate", what=held_against.id)
+            write_items(session, held_against, before)
+        document = {
+            "schema": EVALUATION_SCHEMA,
+            "kind": "evaluate",
+            "model": subject(candidate, source=opened.snapshot.source),
+            "reference": subject(held_against) if held_against is not None else None,
+            "levels": to_plain(suite_levels(outcomes, _units(exam), before)),
+            "suite": {
+                "name": exam.name,
+                "version": exam.version,
+                "digest": exam.digest,
+                "n_items": len(exam.items),
+                "n_clusters": exam.n_clusters,
+                "languages": sorted({item.language for item in exam.items.values()}),
+                "longest_tokens": exam.longest_tokens,
+            },
+            "machine": to_plain(this_machine()),
+            "versions": versions(),
+            "seed": session.seed,
+            "started": session.run.head["started"],
+            "finished": now(),
+            "seconds": round(session.seconds, 1),
+            "work": {"computed": session.n_computed, "known": session.n_known},
+        }
+        session.run.write_evaluation(document)
+        session.run.finish()
+        return document
+
+
+def _units(exam: Exam) -> dict[str, str]:
+    """Sub-suite -> unit of its values."""
+    return {item.suite: OWN_MARGINS[item.scorer][0] for item in exam.items.values()}
+
+
+async def _built(session: Session, opened: Opened, spec: CandidateSpec) -> Candidate:
+    engine = spec.engine or default_engine(opened)
+    recipe = recipe_named(spec.recipe, engine)
+    limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS
+    common = Settings(slots=1, context_tokens=min(CONTEXT_TOKENS, limit))
+    check_settings(opened, engine, Settings(), spec.settings)
+    session.say("build", f"{opened.snapshot.source} in {engine}")
+    return await build_candidate(
+        opened,
+        engine,
+        recipe,
+        dataclasses.replace(common, **spec.settings.given()),
+        products_dir=session.products_dir,
+        calibration=calibration_texts(),
+        candidate_id=f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
+    )

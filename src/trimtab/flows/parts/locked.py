@@ -1,0 +1,137 @@
+"""What a lockfile names, found again: its suites, its policy, its source, and the reference it was certified against."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from trimtab.core.deployment import CandidateSpec, Settings, parse_spec
+from trimtab.core.errors import InputError
+from trimtab.core.policy import GateSpec, Policy
+from trimtab.core.workload import Workload, WorkloadRequest
+from trimtab.decide.policies import load_policy
+from trimtab.describe.card import model_card
+from trimtab.engines.registry import engine_class, engine_names
+from trimtab.evaluate.prompts import calibration_texts
+from trimtab.evaluate.suites.registry import Suite
+from trimtab.flows.parts.evidence import Bench
+from trimtab.flows.parts.exam import load_suites, prepare_exam
+from trimtab.flows.parts.lock_checks import Beside
+from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
+from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
+from trimtab.flows.parts.session import Session
+from trimtab.measure.machine import machine as this_machine
+from trimtab.plan.workloads import load_workload
+from trimtab.record.deploy import DeployLock, read_deploy_toml
+from trimtab.record.run import read_decision
+
+SHARE_SEARCH = 0.25
+"""As `optimize` splits; `compare` keeps fewer items for its pilot, so these certify items are among its own."""
+
+
+def read_lock(path: Path) -> DeployLock:
+    """The lockfile, for an engine that is at hand. Raises InputError, MissingError."""
+    lock = read_deploy_toml(path)
+    if lock.build.engine not in engine_names():
+        raise InputError(f"{path} names the engine {lock.build.engine!r}; the engines here are {', '.join(engine_names())}.")
+    engine_class(lock.build.engine).build()  # raises MissingError with the command that installs it
+    return lock
+
+
+def suites_of(lock: DeployLock) -> list[str]:
+    """The suites of the certified run. Raises InputError if one cannot be found by name."""
+    names = lock.suite.split("+")
+    try:
+        load_suites(names)
+    except InputError as error:
+        raise InputError(f"The lock was certified on {lock.suite!r}, which cannot be found by name; give its file with --suite.") from error
+    return names
+
+
+def policy_of(name: str, lock: DeployLock, beside: Beside | None) -> Policy:
+    """The policy asked for, else the certified run's own, else the shipped one of that name. Raises InputError."""
+    if name:
+        return load_policy(name)
+    try:
+        return load_policy(lock.policy)
+    except InputError as error:
+        if beside is not None:
+            return _policy_from(beside)
+        raise InputError(
+            f"The lock was certified under policy {lock.policy!r}, which does not ship; give its file with --policy."
+        ) from error
+
+
+def _policy_from(beside: Beside) -> Policy:
+    values = {key: value for key, value in beside.policy.items() if key != "sha256"}
+    gates = tuple(GateSpec(**gate) for gate in values.pop("gates"))
+    return Policy(**{**values, "gates": gates, "looks": tuple(values["looks"])})
+
+
+def found_source(source: str, lock_path: Path) -> str:
+    """A source of the lock; a relative path is looked for from here and from the lock's own folder."""
+    beside = lock_path.absolute().parent / source
+    return str(beside) if ":" not in source and not Path(source).exists() and beside.exists() else source
+
+
+def workload_of(lock: DeployLock, folder: Path) -> Workload:
+    """The workload that the deployment was chosen for: of the decision beside the lock, else by its name. Raises InputError."""
+    try:
+        plain = read_decision(folder)["workload"]
+        requests = tuple(
+            WorkloadRequest(**{**one, "messages": tuple(tuple(message) for message in one["messages"])}) for one in plain["requests"]
+        )
+        found = Workload(**{**plain, "concurrency": tuple(plain["concurrency"]), "requests": requests})
+    except (InputError, KeyError, TypeError):
+        return load_workload(lock.workload)
+    return found if found.name == lock.workload else load_workload(lock.workload)
+
+
+def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
+    """What the lock was held against, where `optimize` would not have made it of the same source."""
+    then = lock.reference
+    if then is None:
+        return None
+    engine, recipe, _ = EXACT.get(lock.format, ("", "", ""))
+    if (then.source, then.engine, then.recipe) == (lock.source, engine, recipe_named(recipe, engine).name):
+        return None
+    return CandidateSpec(source=then.source, engine=then.engine, recipe=then.recipe, settings=then.settings)
+
+
+async def bench_of_lock(
+    session: Session,
+    opened: Opened,
+    lock: DeployLock,
+    policy: Policy,
+    suites: Sequence[Suite],
+    *,
+    lock_path: Path,
+    reference: str = "",
+) -> tuple[Bench, str]:
+    """The reference as it was certified against, its planted loss and other numerics, and what it is in words.
+
+    reference: spec of another one to hold it against. Raises InputError, InfeasibleError, MissingError.
+    """
+    card = model_card(opened.header, opened.snapshot)
+    settings = Settings(slots=lock.settings.slots, context_tokens=lock.settings.context_tokens)
+    spec = parse_spec(reference, engine_names()) if reference else _locked_reference(lock)
+    n_cores = this_machine().n_cores
+    if spec is None:
+        made = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
+        client = await session.workers.ready(made.candidate, None)
+        exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
+        return bench_of(made, policy, exam, n_cores), made.provenance
+    other = open_model(found_source(spec.source, lock_path), cache_dir=session.caches, offline=session.offline)
+    engine = spec.engine or default_engine(other)
+    recipe = recipe_named(spec.recipe, engine)
+    held_against = await build_candidate(
+        other,
+        engine,
+        recipe,
+        dataclasses.replace(settings, **spec.settings.given()),
+        products_dir=session.products_dir,
+        calibration=calibration_texts(),
+        candidate_id=f"reference: {engine} {Path(spec.source).name}",
+    )
+    exam = await prepare_exam(await session.workers.ready(held_against, None), held_against, suites, policy, share_search=SHARE_SEARCH)
+    bench = await bench_against(session, other, held_against, settings, policy, exam, n_cores)
+    return bench, f"{spec.source} in {engine}, {recipe.title}"

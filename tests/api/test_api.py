@@ -18,9 +18,11 @@ def test_the_public_names_are_frozen():
         "Model",
         "Result",
         "TrimtabError",
+        "certify",
         "check",
         "compare",
         "describe_model",
+        "evaluate",
         "open",
         "optimize",
     ]

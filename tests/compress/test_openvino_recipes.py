@@ -143,3 +143,57 @@ def test_shipped_recipes_name_valid_parameters() -> None:
         family._check(each)
         assert each.name.startswith("openvino-")
         assert family.version(each)
+
+
+def packed_types(folder: Path) -> dict[str, str]:
+    """Element type of each weight's constant, by the weight's name."""
+    openvino = family.import_openvino()
+    model = openvino.Core().read_model(str(folder / "openvino_model.xml"))
+    return {
+        node.get_friendly_name(): node.get_element_type().get_type_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Constant" and node.get_friendly_name().endswith(".weight") and len(node.get_output_shape(0)) >= 2
+    }
+
+
+def test_nncf_gives_named_weights_their_own_type(tmp_path: Path) -> None:
+    tensors = {r"mlp\.down_proj": "int4_sym", "embed_tokens": "keep"}
+    made = make(recipe(mode="int8_sym", group_size=32, tensors=tensors), tiny(tmp_path), tmp_path / "cache")
+    plain = make(recipe(mode="int8_sym"), tiny(tmp_path), tmp_path / "cache")
+    fp16 = make(family.FP16, tiny(tmp_path), tmp_path / "cache")
+    assert fp16.size_bytes > made.size_bytes
+    assert np.isfinite(logits(made.path)).all()
+    types = packed_types(made.path)
+    assert {kind for name, kind in types.items() if "down_proj" in name} == {"i4"}
+    assert {kind for name, kind in types.items() if "q_proj" in name} == {"i8"}
+    assert {kind for name, kind in types.items() if "embed" in name} == {"f16"}
+    assert {kind for name, kind in packed_types(plain.path).items() if "down_proj" in name} == {"i8"}
+
+
+def test_the_reader_gets_the_file_with_its_changed_weights(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "Q4_1")
+    cache = tmp_path / "cache"
+    reference = logits(make(family.FP16, source, cache).path)
+    kept = logits(make(recipe(mode="gguf-exact"), source, cache).path) - reference
+    mixed = make(recipe(mode="gguf-exact", tensors={r"ffn_down": "Q4_0"}), source, cache)
+    moved = logits(mixed.path) - reference
+    assert np.abs(moved).mean() > 3 * np.abs(kept).mean(), "the changed weights lose something"
+    half = logits(make(recipe(mode="gguf-exact", tensors={r"blk\.0\.ffn_down": "Q4_0"}), source, cache).path) - reference
+    assert np.abs(kept).mean() < np.abs(half).mean() < np.abs(moved).mean()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"mode": "int8_sym", "tensors": {"down": "Q4_0"}}, "'Q4_0'"),
+        ({"mode": "gguf", "tensors": {"down": "int4_sym"}}, "'int4_sym'"),
+        ({"mode": "fp16", "tensors": {"down": "int8_sym"}}, "not with 'fp16'"),
+        ({"mode": "int8_sym", "tensors": {"no_such": "int4_sym"}}, "no weight's name matches"),
+        ({"mode": "int8_sym", "tensors": {"down(": "int4_sym"}}, "regular expression"),
+        ({"mode": "int8_sym", "group_size": 32, "tensors": {"down": "keep"}}, "goes with a 4-bit mode"),
+    ],
+)
+def test_mistakes_in_tensors_are_named(tmp_path: Path, parameters: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make(recipe(**parameters), tiny(tmp_path), tmp_path / "cache")
+    assert words in str(caught.value)

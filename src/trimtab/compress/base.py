@@ -11,6 +11,7 @@ import fcntl
 import importlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import tomllib
@@ -76,6 +77,8 @@ def read_recipe(path: Path) -> Recipe:
     for key in ("name", "family", "engine"):
         if not values.get(key):
             raise InputError(f"Recipe file {path} lacks {key!r}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", values["name"]):
+        raise InputError(f"The name {values['name']!r} in recipe file {path} may hold letters, digits, dots, hyphens and underscores only.")
     if values["family"] not in FAMILIES:
         raise InputError(f"Unknown family {values['family']!r} in recipe file {path}; the families are {', '.join(FAMILIES)}.")
     return Recipe(**values)
@@ -186,6 +189,8 @@ def _read_product(folder: Path) -> Snapshot | None:
         files = tuple(SnapshotFile(**file) for file in values["files"])
         if any((folder / file.name).stat().st_size != file.size_bytes for file in files):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(folder / "product.json")  # when it was last used, also where reading leaves no trace
         return Snapshot(**{**values, "files": files, "root": folder})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -3,6 +3,10 @@
 Parameters: `type` (a key of TYPES, or as-shipped); `calibration = true` computes an importance matrix from the calibration texts, of
 `calibration_tokens` tokens at most; `imatrix` names a file with a given one instead. Where the source is quantised itself its weights
 are expanded to 32-bit floats first, so nothing is lost twice by an intermediate file.
+
+`tensors` gives some weights a type of their own: a table of regular expressions, searched for in the weights' names, to types (names of
+compress/gguf_tensors.py, or `keep`: the bytes of the source). With it `type` may be `keep` too: all other weights stay as they are. A
+row that a type's blocks do not divide gets llama.cpp's wider type instead, so the product's header says what the types came to be.
 """
 
 import contextlib
@@ -12,7 +16,7 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
@@ -21,6 +25,7 @@ import numpy.typing as npt
 
 from trimtab.compress import imatrix
 from trimtab.compress.base import Progress, is_as_shipped, make, needs_calibration, snapshot_of
+from trimtab.compress.gguf_tensors import KEEP, check_tensors, types_by_weight
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -44,7 +49,8 @@ TYPES = {
     "Q3_K_S": native.LLAMA_FTYPE_MOSTLY_Q3_K_S,
     "Q2_K": native.LLAMA_FTYPE_MOSTLY_Q2_K,
 }
-PARAMETERS = ("type", "calibration", "calibration_tokens", "imatrix")
+FLOATS = ("F32", "F16", "BF16")
+PARAMETERS = ("type", "tensors", "calibration", "calibration_tokens", "imatrix")
 DEFAULT_CALIBRATION_TOKENS = 8192
 IMATRIX = "imatrix"
 """The type whose product is the importance matrix alone."""
@@ -101,21 +107,36 @@ def build(
     elif "imatrix" in recipe.parameters:
         importance = imatrix.read_importance(_imatrix_path(recipe)).means()
     stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", source.path.name)  # a split source becomes one file
-    name = f"{stem}.{recipe.parameters['type']}.gguf"
-    quantize(source.path, out_dir / name, str(recipe.parameters["type"]), importance, progress=progress)
+    type_name = str(recipe.parameters["type"])
+    own = types_by_weight(recipe, source.path, rest=type_name if type_name in (KEEP, *FLOATS) else "")
+    name = f"{stem}.{'mixed' if own else type_name}.gguf"
+    quantize(source.path, out_dir / name, type_name, importance, own=own, progress=progress)
     return snapshot_of(out_dir, [name], like=source, recipe=recipe, fmt="gguf")
 
 
 def quantize(
-    source: Path, target: Path, type_name: str, importance: dict[str, npt.NDArray[np.float32]], *, progress: Progress | None = None
+    source: Path,
+    target: Path,
+    type_name: str,
+    importance: dict[str, npt.NDArray[np.float32]],
+    *,
+    own: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write `source` as `target` in one of TYPES. importance: by weight, mean squared inputs, flat float32 [matrices * columns].
 
-    Raises InfeasibleError with llama.cpp's reason.
+    own: by weight, the number of the type it gets whatever type_name says. Raises InfeasibleError with llama.cpp's reason.
     """
     params = native.llama_model_quantize_default_params()
-    params.ftype = TYPES[type_name]
+    # llama.cpp looks at types of single weights only where the common type is a quantised one; then every weight has its own.
+    params.ftype = TYPES["Q8_0"] if own and type_name in (KEEP, *FLOATS) else TYPES[type_name]
     params.allow_requantize = True
+    choices = (native.llama_model_tensor_override * (len(own or {}) + 1))()  # ends with a zero entry too
+    for choice, (name, number) in zip(choices, (own or {}).items(), strict=False):
+        choice.pattern = f"^{re.escape(name)}$".encode()
+        choice.type = number
+    if own:
+        params.tt_overrides = choices
     entries = (native.llama_model_imatrix_data * (len(importance) + 1))()  # the last one, all zero, ends the list
     for entry, (name, values) in zip(entries, importance.items(), strict=False):
         entry.name = name.encode()
@@ -139,7 +160,8 @@ def _check(recipe: Recipe, source: Snapshot) -> None:
     for key in recipe.parameters:
         if key not in PARAMETERS:
             raise InputError(f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family gguf knows {', '.join(PARAMETERS)}.")
-    if recipe.parameters.get("type") not in (*TYPES, IMATRIX):
+    check_tensors(recipe)
+    if recipe.parameters.get("type") not in (*TYPES, IMATRIX, *([KEEP] if recipe.parameters.get("tensors") else [])):
         raise InputError(f"Recipe {recipe.name!r} asks for type {recipe.parameters.get('type')!r}; the types are {', '.join(TYPES)}.")
     if source.format != "gguf":
         raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")

@@ -8,6 +8,10 @@ Parameter `mode`:
 - `int8_asym`, `int8_sym`, `int4_asym`, `int4_sym`: NNCF on the fp16 directory. `group_size` (-1: one scale a row) and `ratio` (share
   of the weights in 4 bits, the rest in 8) go with the 4-bit modes. `calibration = true` makes them data-aware: `scale_estimation`
   and `awq` then name the methods, over `calibration_tokens` tokens at most. (NNCF's GPTQ fails on the reader's models.)
+
+`tensors` gives some weights a type of their own, see compress/gguf_tensors.py for the patterns. With `gguf` and `gguf-exact` names and
+types are those of the GGUF file, all other weights stay as they are, and the reader gets the changed file. With NNCF's modes the names
+are those of the fp16 directory (model.layers[3].mlp.down_proj.weight), the types NNCF's modes or `keep` (16-bit floats).
 """
 
 import contextlib
@@ -17,11 +21,12 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.compress.base import Progress, make, needs_calibration, snapshot_of
+from trimtab.compress.gguf_tensors import KEEP, check_pattern, check_tensors, match_types
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError
 from trimtab.core.files import write_atomic
@@ -29,6 +34,7 @@ from trimtab.core.model import Snapshot
 
 READER_MODES = ("gguf", "gguf-exact", "fp16", "q8_0")
 NNCF_MODES = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
+GGUF_MODES = ("gguf", "gguf-exact")
 METHODS = ("scale_estimation", "awq")
 FOUR_BIT_ONLY = ("group_size", "ratio", "calibration", "calibration_tokens", *METHODS)
 DEFAULT_CALIBRATION_TOKENS = 4096
@@ -46,7 +52,7 @@ def version(recipe: Recipe) -> str:
     names = ["openvino", "openvino-genai", "openvino-tokenizers"]
     if recipe.parameters.get("mode") in NNCF_MODES:
         names.append("nncf")
-    if recipe.parameters.get("mode") not in ("gguf", "gguf-exact"):
+    if recipe.parameters.get("mode") not in GGUF_MODES or recipe.parameters.get("tensors"):
         names.append("llama-cpp-python")
     try:
         return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
@@ -58,7 +64,7 @@ def version(recipe: Recipe) -> str:
 
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:
     """See RecipeBuilder. What a recipe is built from is a product of its own and is not counted here."""
-    if recipe.parameters.get("mode") in ("gguf", "gguf-exact") or source.format != "gguf":
+    if recipe.parameters.get("mode") in GGUF_MODES or source.format != "gguf":
         return 2 * source.size_bytes + 2**25
     from trimtab.compress import gguf
 
@@ -80,7 +86,8 @@ def build(
         base = source if source.format == "openvino" else make(FP16, source, out_dir.parent, progress=progress)
         _compress(recipe, base.path, out_dir, calibration)
     else:
-        weights = make(READER_INPUTS[mode], source, out_dir.parent, progress=progress) if mode in READER_INPUTS else source
+        changed = READER_INPUTS.get(mode) or _changed(recipe)
+        weights = make(changed, source, out_dir.parent, progress=progress) if changed else source
         if len(weights.files) > 1:
             raise InfeasibleError("OpenVINO GenAI's reader does not join the parts of a split GGUF.")
         read_gguf(weights.path, out_dir)
@@ -90,6 +97,14 @@ def build(
             restore_zero_points(out_dir / "openvino_model.xml", weights.path)
     others = sorted(path.name for path in out_dir.iterdir() if path.name not in MODEL_NAMES)
     return snapshot_of(out_dir, [*MODEL_NAMES, *others], like=source, recipe=recipe, fmt="openvino")
+
+
+def _changed(recipe: Recipe) -> Recipe | None:
+    """How the file is changed before the reader gets it, None if not at all."""
+    tensors = recipe.parameters.get("tensors")
+    if not tensors:
+        return None
+    return Recipe(name=recipe.name, family="gguf", engine=recipe.engine, parameters={"type": KEEP, "tensors": tensors})
 
 
 def import_openvino() -> Any:
@@ -151,16 +166,50 @@ def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[s
         )
         options |= {method: True for method in METHODS if parameters.get(method)}
     model = openvino.Core().read_model(str(base / "openvino_model.xml"))
-    mode = nncf.CompressWeightsMode(parameters["mode"])
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            packed = nncf.compress_weights(model, mode=mode, **options)
+            packed = _compress_by_type(recipe, model, options) if parameters.get("tensors") else _pack(model, parameters["mode"], options)
     except (RuntimeError, ValueError, nncf.errors.ValidationError, nncf.errors.UnsupportedModelError) as error:
         raise InfeasibleError(f"NNCF cannot compress this model by recipe {recipe.name!r}: {_last_sentence(error)}.") from error
     openvino.save_model(packed, str(out_dir / "openvino_model.xml"), compress_to_fp16=False)
     for path in base.iterdir():
         if path.is_file() and path.name not in (*MODEL_NAMES, PRODUCT_RECORD):
             shutil.copyfile(path, out_dir / path.name)
+
+
+def _pack(model: Any, mode: str, options: dict[str, Any], ignored: Sequence[str] = ()) -> Any:
+    """NNCF's weight compression of all but the operations named in `ignored`; weights that are packed already stay so."""
+    import nncf
+
+    scope = {"ignored_scope": nncf.IgnoredScope(names=sorted(ignored))} if ignored else {}
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode(mode), **scope, **(options if mode.startswith("int4") else {}))
+
+
+def _compress_by_type(recipe: Recipe, model: Any, options: dict[str, Any]) -> Any:
+    """One pass for each type, over the weights that are to have it."""
+    users = _users_of_weights(model)
+    chosen = match_types(recipe, recipe.parameters["tensors"], users)
+    by_type: dict[str, set[str]] = {}
+    for name, operations in users.items():
+        by_type.setdefault(chosen.get(name, recipe.parameters["mode"]), set()).update(operations)
+    for type_name in sorted(by_type.keys() - {KEEP}):
+        others = set().union(*(operations for other, operations in by_type.items() if other != type_name))
+        # NNCF leaves embedding and output matrix at 8 bits unless told that all are meant; here each was named.
+        model = _pack(model, type_name, {**options, "all_layers": True}, tuple(others))
+    return model
+
+
+def _users_of_weights(model: Any) -> dict[str, set[str]]:
+    """Names of the operations that take each weight matrix, through a conversion or not. A tied one is taken by two."""
+    found: dict[str, set[str]] = {}
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        if node.get_type_name() != "Constant" or not name.endswith(".weight") or len(node.get_output_shape(0)) < 2:
+            continue
+        users = [target.get_node() for target in node.output(0).get_target_inputs()]
+        users += [target.get_node() for user in users if user.get_type_name() == "Convert" for target in user.output(0).get_target_inputs()]
+        found[name] = {user.get_friendly_name() for user in users if user.get_type_name() != "Convert"}
+    return found
 
 
 def _windows(base: Path, texts: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
@@ -195,15 +244,35 @@ def _check(recipe: Recipe) -> None:
     mode = recipe.parameters.get("mode")
     if mode not in (*READER_MODES, *NNCF_MODES):
         raise InputError(f"Recipe {recipe.name!r} asks for mode {mode!r}; the modes are {', '.join((*READER_MODES, *NNCF_MODES))}.")
+    tensors = _check_types(recipe)
     for key in recipe.parameters:
-        if key not in ("mode", *FOUR_BIT_ONLY):
+        if key not in ("mode", "tensors", *FOUR_BIT_ONLY):
             raise InputError(
-                f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family openvino knows mode, {', '.join(FOUR_BIT_ONLY)}."
+                f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family openvino knows mode, tensors, {', '.join(FOUR_BIT_ONLY)}."
             )
-        if key in FOUR_BIT_ONLY and not str(mode).startswith("int4"):
+        if key in FOUR_BIT_ONLY and not any(str(each).startswith("int4") for each in (mode, *tensors.values())):
             raise InputError(f"Recipe {recipe.name!r}: parameter {key!r} goes with a 4-bit mode, not with {mode!r}.")
     if not needs_calibration(recipe) and any(recipe.parameters.get(method) for method in METHODS):
         raise InputError(f"Recipe {recipe.name!r} names a data-aware method and so needs calibration = true.")
+
+
+def _check_types(recipe: Recipe) -> Mapping[str, str]:
+    """The `tensors` of a recipe, checked for its mode."""
+    mode = recipe.parameters["mode"]
+    tensors: Mapping[str, str] = recipe.parameters.get("tensors", {})
+    if mode in GGUF_MODES or not isinstance(tensors, Mapping):
+        check_tensors(recipe)
+    elif tensors and mode not in NNCF_MODES:
+        raise InputError(f"Recipe {recipe.name!r}: tensors goes with modes {', '.join((*GGUF_MODES, *NNCF_MODES))}, not with {mode!r}.")
+    else:
+        for pattern, type_name in tensors.items():
+            if type_name not in (*NNCF_MODES, KEEP):
+                raise InputError(
+                    f"Recipe {recipe.name!r} asks for type {type_name!r} for {pattern!r}; with mode {mode!r} the types are "
+                    f"{', '.join(NNCF_MODES)} and {KEEP}."
+                )
+            check_pattern(recipe, pattern)
+    return tensors
 
 
 def _last_sentence(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +41,17 @@ def load_policy(name_or_path: str | Path) -> Policy:
     policy: Policy = _build(Policy, {**table, "gates": specs, "looks": tuple(looks)}, where)
     check_policy(policy)
     return policy
+
+
+def catalog_gate(suite: str) -> GateSpec | None:
+    """The gate of a sub-suite that no policy names, from catalog/gates.toml; None if there is none."""
+    table = _catalog_gates().get(suite)
+    return None if table is None else _build(GateSpec, {"name": suite, "suite": suite, **table}, f"catalog, gate {suite!r}")
+
+
+@cache
+def _catalog_gates() -> dict[str, Any]:
+    return tomllib.loads((resources.files("trimtab") / "catalog" / "gates.toml").read_text(encoding="utf-8"))
 
 
 def policy_sha256(policy: Policy) -> str:

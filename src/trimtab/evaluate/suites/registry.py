@@ -13,6 +13,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
 from trimtab.evaluate.suites.core import VERSION, core_items
+from trimtab.evaluate.suites.public import public_sets, read_public
 
 ENTRY_POINTS = "trimtab.suites"
 KEYS = frozenset({"id", "prompt", "text", "answer", "options", "cluster", "system", "chat"})
@@ -32,7 +33,8 @@ class Suite:
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """A suite by name (`core`, or one that an installed package registers) or by file (.jsonl, .toml or .txt).
+    """A suite by name (`core`, or one that an installed package registers), by file (.jsonl, .toml or .txt), or a public set with its file
+    (`bbq:bbq_Age.jsonl`; see evaluate/suites/public.py).
 
     A line of a .jsonl file, and an [[item]] of a .toml file, holds either `text`, or `prompt` alone (both scored as text), or `prompt` and
     `answer` (the answer is scored), or `prompt`, `options` and `answer` (an option or its index from 0; scored is the margin over the other
@@ -41,6 +43,10 @@ def load_suite(name_or_path: str) -> Suite:
     """
     if name_or_path == "core":
         return Suite(name="core", version=VERSION, items=core_items())
+    public, colon, file = name_or_path.partition(":")
+    if colon and public in public_sets():
+        items, version = read_public(public, Path(file))
+        return Suite(name=f"{public}:{Path(file).name}", version=version, items=items)
     path = Path(name_or_path)
     if path.suffix in (".jsonl", ".toml", ".txt"):
         return _load_file(path)

@@ -9,6 +9,7 @@ from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
 from trimtab.core.policy import GateSpec, Policy
+from trimtab.decide.policies import catalog_gate
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.generation import generation_prompts
 from trimtab.evaluate.requests import PreparedSuite
@@ -85,11 +86,14 @@ def policy_for(policy: Policy, suites: Sequence[Suite]) -> tuple[Policy, tuple[s
     known = {gate.suite for gate in kept}
     added = tuple(_own_gate(name, item) for name, item in present.items() if name not in known)
     notes = [f"gate {gate.name}: no items of its kind were asked for" for gate in policy.gates if gate not in kept]
-    notes += [f"gate {gate.name}: added for your items with a margin of {gate.margin:g} {gate.unit}" for gate in added]
+    notes += [f"gate {gate.name}: added for the items asked for, with a margin of {gate.margin:g} {gate.unit}" for gate in added]
     return dataclasses.replace(policy, gates=(*added, *kept)), tuple(notes)
 
 
 def _own_gate(suite: str, item: Item) -> GateSpec:
+    """The gate that the catalog has for a sub-suite, else one by its scorer."""
+    if (known := catalog_gate(suite)) is not None:
+        return known
     unit, margin = OWN_MARGINS[item.scorer]
     return GateSpec(
         name=suite,

@@ -9,10 +9,10 @@ from trimtab.cli.options import option_names
 COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed"}
 OWN = {
     "describe": {"html", "base", "engines"},
-    "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
+    "compare": {"policy", "suite", "workload", "timing", "on", "answer", "chat", "out", "fresh"},
     "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
-    "evaluate": {"suite", "reference", "out", "fresh"},
+    "evaluate": {"suite", "reference", "why", "answer", "chat", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "explain", "out", "fresh"},
     "doctor": set(),
 }

@@ -21,6 +21,9 @@ from trimtab.cli.options import Common, State, common, option
 )
 @option("--workload", default="chat", show_default=True, help="What the timing asks for: a workload's name or a TOML file.")
 @option("--timing/--no-timing", default=True, show_default=True, help="Also time both, in turns.")
+@option("--on", default="", help="Instead: the answer to this prompt token by token under both, and where they part.")
+@option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
+@option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
 @option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]"
 )
@@ -36,6 +39,9 @@ def compare(
     suites: tuple[str, ...],
     workload: str,
     timing: bool,
+    on: str,
+    answer: str,
+    chat: bool,
     out: Path | None,
     fresh: bool,
     common: Common,
@@ -48,12 +54,20 @@ def compare(
     trimtab compare a.gguf b.gguf
     trimtab compare llamacpp:m.gguf openvino:m.gguf
     trimtab compare llamacpp:m.gguf "llamacpp:m.gguf?kv_type=q8_0" --no-timing
+    trimtab compare a.gguf b.gguf --on "Name three rivers."
     """
+    from trimtab.cli.answers import beside_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.compare import compare as flow
+    from trimtab.flows.outputs import side_by_side
 
+    if on:
+        with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
+            found = side_by_side(a, b, on, answer=answer, chat=chat, offline=common.offline, on_event=on_event)
+        emit(common, found, beside_view(found))
+        return 0
     folder = out or Path("runs") / f"compare-{short_name(a)}-{short_name(b)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:

@@ -27,22 +27,45 @@ Plain = Mapping[str, Any]
     help="Items: a suite's name or a file; several with commas. May be repeated.",
 )
 @option("--reference", default="", help="Also score this model on the same items, and show the changes item by item.")
+@option("--why", default="", help="Instead: what the answer to this prompt rests on, by leaving out one span after the other.")
+@option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
+@option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the levels and items. [default: runs/evaluate-<model>]")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj
-def evaluate(state: State, *, model: str, suites: tuple[str, ...], reference: str, out: Path | None, fresh: bool, common: Common) -> int:
+def evaluate(
+    state: State,
+    *,
+    model: str,
+    suites: tuple[str, ...],
+    reference: str,
+    why: str,
+    answer: str,
+    chat: bool,
+    out: Path | None,
+    fresh: bool,
+    common: Common,
+) -> int:
     """How good, fair and safe a model is on suites of items, with intervals. There is no verdict: that takes a policy, see `compare`.
 
     \b
     trimtab evaluate m.gguf --suite core,bias
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
+    trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
+    from trimtab.cli.answers import why_view
     from trimtab.cli.compare import short_name
     from trimtab.cli.output import emit
     from trimtab.cli.progress import show_progress
     from trimtab.flows.evaluate import evaluate as flow
+    from trimtab.flows.outputs import why as explain
 
+    if why:
+        with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
+            found = explain(model, why, answer=answer, chat=chat, offline=common.offline, on_event=on_event)
+        emit(common, found, why_view(found))
+        return 0
     folder = out or Path("runs") / f"evaluate-{short_name(model)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:

@@ -12,10 +12,15 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
-from trimtab.evaluate.suites.core import VERSION, core_items
+from trimtab.evaluate.suites import bias, core, languages
 from trimtab.evaluate.suites.public import public_sets, read_public
 
 ENTRY_POINTS = "trimtab.suites"
+SHIPPED = {
+    "core": (core.VERSION, core.core_items),
+    "bias": (bias.VERSION, bias.bias_items),
+    "languages": (languages.VERSION, languages.language_items),
+}
 KEYS = frozenset({"id", "prompt", "text", "answer", "options", "cluster", "system", "chat"})
 
 
@@ -33,20 +38,21 @@ class Suite:
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """A suite by name (`core`, or one that an installed package registers), by file (.jsonl, .toml or .txt), or a public set with its file
-    (`bbq:bbq_Age.jsonl`; see evaluate/suites/public.py).
+    """A suite by name (one that ships, or that an installed package registers), by file (.jsonl, .toml or .txt), or a public set with its
+    file (`bbq:bbq_Age.jsonl`; see evaluate/suites/public.py).
 
     A line of a .jsonl file, and an [[item]] of a .toml file, holds either `text`, or `prompt` alone (both scored as text), or `prompt` and
     `answer` (the answer is scored), or `prompt`, `options` and `answer` (an option or its index from 0; scored is the margin over the other
     options). `id`, `cluster` (items that share a template), `chat` (put the prompt into the chat template) and `system` may be added.
     Each line of a .txt file that is not empty is a text. Raises InputError with the line.
     """
-    if name_or_path == "core":
-        return Suite(name="core", version=VERSION, items=core_items())
+    if name_or_path in SHIPPED:
+        version, items_of = SHIPPED[name_or_path]
+        return Suite(name=name_or_path, version=version, items=items_of())
     public, colon, file = name_or_path.partition(":")
     if colon and public in public_sets():
-        items, version = read_public(public, Path(file))
-        return Suite(name=f"{public}:{Path(file).name}", version=version, items=items)
+        found, version = read_public(public, Path(file))
+        return Suite(name=f"{public}:{Path(file).name}", version=version, items=found)
     path = Path(name_or_path)
     if path.suffix in (".jsonl", ".toml", ".txt"):
         return _load_file(path)
@@ -57,7 +63,7 @@ def load_suite(name_or_path: str) -> Suite:
         return suite
     if path.exists():
         raise InputError(f"{path} is not a suite: its name must end in .jsonl, .toml or .txt.")
-    names = ["core", *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]
+    names = [*SHIPPED, *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]
     raise InputError(
         f"No suite and no file is called {name_or_path!r}; the suites are {', '.join(names)}, files end in .jsonl, .toml or .txt."
     )
@@ -72,7 +78,7 @@ def _load_file(path: Path) -> Suite:
     except UnicodeDecodeError as error:
         raise InputError(f"The suite {path} is not UTF-8 at byte {error.start}; save it as UTF-8.") from error
     # A gate is about one sub-suite: the user's must not be mistaken for one of core's.
-    name = f"my-{path.stem}" if path.stem in {item.suite for item in core_items()} else path.stem
+    name = f"my-{path.stem}" if path.stem in {item.suite for item in core.core_items()} else path.stem
     items = tuple(_item(row, name, number, where) for number, (where, row) in enumerate(readers[path.suffix](content, path), 1))
     if not items:
         raise InputError(f"The suite {path} holds no items; write one a line.")

@@ -24,6 +24,10 @@ from trimtab.cli.options import Common, State, common, option
 @option("--on", default="", help="Instead: the answer to this prompt token by token under both, and where they part.")
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
 @option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
+@option("--logs", is_flag=True, help="A and B are logs of lm-eval, of Inspect, or JSON lines: judge what was measured elsewhere.")
+@option("--noise", multiple=True, help="With --logs: a log of A's own model under other numerics. May be repeated.")
+@option("--control", default="", help="With --logs: a log of something known to be worse, so that it is known that the gates can fail.")
+@option("--margin", type=float, help="With --logs: of all gates. [default: 0.1 nats, or 0.02 of a share]")
 @option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]"
 )
@@ -41,6 +45,10 @@ def compare(
     timing: bool,
     on: str,
     answer: str,
+    logs: bool,
+    noise: tuple[str, ...],
+    control: str,
+    margin: float | None,
     chat: bool,
     out: Path | None,
     fresh: bool,
@@ -55,14 +63,20 @@ def compare(
     trimtab compare llamacpp:m.gguf openvino:m.gguf
     trimtab compare llamacpp:m.gguf "llamacpp:m.gguf?kv_type=q8_0" --no-timing
     trimtab compare a.gguf b.gguf --on "Name three rivers."
+    trimtab compare samples_arc_easy_a.jsonl samples_arc_easy_b.jsonl --logs
     """
     from trimtab.cli.answers import beside_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.compare import compare as flow
+    from trimtab.flows.logs import compare_logs
     from trimtab.flows.outputs import side_by_side
 
+    if logs:
+        decision = compare_logs(a, b, noise=noise, control=control, margin=margin)
+        emit(common, decision, decision_view(decision, {}))
+        return EXIT_BY_VERDICT[decision["verdict"]]
     if on:
         with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
             found = side_by_side(a, b, on, answer=answer, chat=chat, offline=common.offline, on_event=on_event)

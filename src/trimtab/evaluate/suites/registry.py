@@ -12,14 +12,17 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
-from trimtab.evaluate.suites import bias, core, languages
+from trimtab.evaluate.suites import bias, core, languages, recall, safety, tools
 from trimtab.evaluate.suites.public import public_sets, read_public
 
 ENTRY_POINTS = "trimtab.suites"
 SHIPPED = {
     "core": (core.VERSION, core.core_items),
+    "tools": (tools.VERSION, tools.tool_items),
     "bias": (bias.VERSION, bias.bias_items),
     "languages": (languages.VERSION, languages.language_items),
+    "safety": (safety.VERSION, safety.safety_items),
+    "recall": (recall.VERSION, recall.recall_items),
 }
 KEYS = frozenset({"id", "prompt", "text", "answer", "options", "cluster", "system", "chat"})
 
@@ -50,6 +53,8 @@ def load_suite(name_or_path: str) -> Suite:
         version, items_of = SHIPPED[name_or_path]
         return Suite(name=name_or_path, version=version, items=items_of())
     public, colon, file = name_or_path.partition(":")
+    if public == "recall" and file.isascii() and file.isdigit():
+        return Suite(name=name_or_path, version=recall.VERSION, items=recall.recall_items(int(file)))
     if colon and public in public_sets():
         found, version = read_public(public, Path(file))
         return Suite(name=f"{public}:{Path(file).name}", version=version, items=found)

@@ -148,7 +148,10 @@ def _fitting(prepared: PreparedSuite, context_tokens: int) -> PreparedSuite:
         longest = len(one.request.prefix_ids) + max(map(len, one.request.continuations))
         if longest > context_tokens:
             item = one.places[0].item
-            raise InputError(f"Item {item.id!r} has {longest} tokens, more than the context of {context_tokens}; shorten it.")
+            raise InputError(
+                f"Item {item.id!r} has {longest} tokens, more than the context of {context_tokens}; shorten it, or give the models room, "
+                f"such as ?context_tokens={longest + 64}."
+            )
     return prepared
 
 

@@ -1,0 +1,96 @@
+"""`trimtab compare --logs`: two runs that another tool logged, paired item by item and judged by the same rules."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.decision import CandidateResult
+from trimtab.core.errors import InputError
+from trimtab.core.evidence import Evidence
+from trimtab.core.files import to_plain
+from trimtab.core.policy import GateSpec, Policy
+from trimtab.decide.decide import decide
+from trimtab.decide.policies import policy_sha256
+from trimtab.evaluate.logs import Log, read_log
+from trimtab.record.run import DECISION_SCHEMA, now
+
+MARGINS = {
+    "nats": (0.1, "A tenth in the odds of the right answer; likelihoods summed over an answer."),
+    "share": (0.02, "Two answers of a hundred."),
+    "points": (0.02, "Two hundredths of the user's own scale."),
+}
+MIN_CLUSTERS = 30
+
+
+def compare_logs(a: str, b: str, *, noise: Sequence[str] = (), control: str = "", margin: float | None = None) -> dict[str, Any]:
+    """Is the run logged in B no worse than that in A? decision.json as JSON types.
+
+    noise: logs of A's own model under other numerics (another batch size, another seed of the engine), for the floor of noise
+    control: a log of something that is known to be worse, such as 2-bit weights; without it no gate is known to be able to fail
+    margin: for all tasks, default 0.1 nats of log-probability or 0.02 of a share
+    Raises InputError.
+    """
+    if margin is not None and margin <= 0:
+        raise InputError(f"--margin must be above zero, not {margin:g}.")
+    reference, candidate = read_log(Path(a)), read_log(Path(b))
+    shared = [suite for suite in reference.units if suite in candidate.units]
+    if not shared:
+        named = [", ".join(log.units) for log in (reference, candidate)]
+        raise InputError(f"The logs have no task in common: {a} has {named[0]}, {b} has {named[1]}.")
+    for suite in shared:
+        if reference.units[suite] != candidate.units[suite]:
+            raise InputError(
+                f"Task {suite!r} has values in {reference.units[suite]} in {a} and in {candidate.units[suite]} in {b}; log both alike."
+            )
+    policy = Policy(name="logs", version="1", max_attempts=1, gates=tuple(_gate(suite, reference, margin) for suite in shared))
+    planted = read_log(Path(control)).outcomes if control else ()
+    decision = decide(
+        policy,
+        Evidence(
+            use="fixed_n",
+            reference=reference.outcomes,
+            candidate=candidate.outcomes,
+            controls={suite: found for suite in shared if (found := tuple(one for one in planted if one.suite == suite))},
+            noise={path: read_log(Path(path)).outcomes for path in noise},
+        ),
+    )
+    return _document(a, b, reference, candidate, policy, decision)
+
+
+def _gate(suite: str, reference: Log, margin: float | None) -> GateSpec:
+    unit = reference.units[suite]
+    usual, reason = MARGINS.get(unit, MARGINS["points"])
+    return GateSpec(
+        name=suite,
+        kind="non_inferiority",
+        suite=suite,
+        unit=unit,
+        margin=usual if margin is None else margin,
+        reason=reason if margin is None else "Given by the user.",
+        control="log",
+        min_clusters=MIN_CLUSTERS,
+    )
+
+
+def _document(a: str, b: str, reference: Log, candidate: Log, policy: Policy, decision: Any) -> dict[str, Any]:
+    plain = to_plain(decision)
+    gates = plain.pop("gates")
+    row = CandidateResult(
+        id=b, engine=candidate.kind, recipe="", settings={}, status="certified", verdict=decision.verdict, reasons=tuple(decision.reasons)
+    )
+    names = {"id": a, "engine": reference.kind, "recipe": "", "settings": {}}
+    return {
+        "schema": DECISION_SCHEMA,
+        "kind": "compare",
+        "verdict": decision.verdict,
+        "reasons": list(decision.reasons),
+        "reference": {**names, "provenance": f"{a}, a log of {reference.kind}"},
+        "baseline": names,
+        "chosen": None,
+        "speedup": {},
+        "gates": gates,
+        "decision": plain,
+        "candidates": [to_plain(row)],
+        "policy": {**to_plain(policy), "sha256": policy_sha256(policy)},
+        "finished": now(),
+    }

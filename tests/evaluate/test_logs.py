@@ -1,0 +1,120 @@
+"""Logs of other tools as outcomes, and judged as evidence."""
+
+import json
+import random
+import zipfile
+
+import pytest
+
+from trimtab.core.errors import InputError
+from trimtab.evaluate.logs import read_log
+from trimtab.flows.logs import compare_logs
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lm_row(number, logprobs, target, acc):
+    return {
+        "doc_id": number,
+        "doc_hash": f"hash{number}",
+        "target": str(target),
+        "filtered_resps": [[str(one), "False"] for one in logprobs],
+        "metrics": ["acc", "acc_norm"],
+        "acc": acc,
+        "acc_norm": acc,
+    }
+
+
+def test_multiple_choice_of_lm_eval_is_a_margin(tmp_path):
+    rows = [lm_row(0, [-3.0, -5.0, -4.0], 0, 1.0), lm_row(1, [-3.0, -5.0], 1, 0.0)]
+    log = read_log(written(tmp_path / "samples_arc_easy_2026-11-25T10-00-00.123456.jsonl", rows))
+    assert log.kind == "lm-eval"
+    assert log.units == {"arc_easy": "nats"}
+    assert [(one.value, one.correct, one.picked) for one in log.outcomes] == [(1.0, True, 0), (-2.0, False, 0)]
+    assert log.outcomes[0].item_id == "arc_easy/hash0"
+
+
+def test_other_tasks_of_lm_eval(tmp_path):
+    lambada = {"doc_id": 0, "target": " word", "filtered_resps": [["-1.25", "True"]], "metrics": ["acc"], "acc": 1.0}
+    made = {"doc_id": 0, "target": "42", "filtered_resps": ["42"], "metrics": ["exact_match"], "exact_match": 1.0}
+    (one,) = read_log(written(tmp_path / "samples_lambada.jsonl", [lambada])).outcomes
+    assert (one.value, one.correct) == (-1.25, True)
+    log = read_log(written(tmp_path / "samples_gsm8k.jsonl", [made]))
+    assert (log.outcomes[0].value, log.outcomes[0].correct, log.units) == (1.0, True, {"gsm8k": "share"})
+
+
+def test_inspect_in_both_forms(tmp_path):
+    samples = [
+        {"id": "a", "epoch": 1, "scores": {"match": {"value": "C"}}},
+        {"id": "a", "epoch": 2, "scores": {"match": {"value": "I"}}},
+        {"id": "b", "epoch": 1, "scores": {"match": {"value": 0.5}}},
+        {"id": "c", "epoch": 1},
+    ]
+    (tmp_path / "log.json").write_text(json.dumps({"eval": {"task": "sums"}, "samples": samples}))
+    with zipfile.ZipFile(tmp_path / "log.eval", "w") as archive:
+        archive.writestr("header.json", json.dumps({"eval": {"task": "sums"}}))
+        for number, sample in enumerate(samples):
+            archive.writestr(f"samples/{number}.json", json.dumps(sample))
+    for name in ("log.json", "log.eval"):
+        log = read_log(tmp_path / name)
+        assert [one.value for one in log.outcomes] == [1.0, 0.0, 0.5, None]
+        assert [one.cluster for one in log.outcomes] == ["a", "a", "b", "c"]
+        assert log.outcomes[3].error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", "{", "line 1: not JSON"),
+        ("a.jsonl", "[]\n", "line 1: an object"),
+        ("a.jsonl", '{"value": 1}', "'id' must name"),
+        ("a.jsonl", '{"id": 1}', "give 'value'"),
+        ("a.jsonl", '{"id": 1, "value": "x"}', "must be a number"),
+        ("a.jsonl", '{"id": 1, "value": 1}\n{"id": 1, "value": 2}\n', "twice"),
+        ("a.jsonl", "", "holds no samples"),
+        ("a.json", "[]", "an object"),
+        ("a.json", '{"samples": [{"id": 1, "scores": {"m": {"value": "X"}}}]}', "is no grade"),
+        ("a.eval", "no zip", "no log that can be read"),
+        ("none.jsonl", None, "Cannot read the log"),
+    ],
+)
+def test_what_is_no_log_is_named(tmp_path, name, text, says):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_log(tmp_path / name)
+
+
+def plain(path, seed, shift, spread=0.05, n=80):
+    rng, base = random.Random(seed), random.Random(0)
+    return str(
+        written(path, [{"id": n, "suite": "t", "value": base.gauss(0, 1) + shift + rng.gauss(0, spread), "unit": "nats"} for n in range(n)])
+    )
+
+
+def test_evidence_from_elsewhere_passes_only_with_a_control_and_a_floor(tmp_path):
+    a, b = plain(tmp_path / "a.jsonl", 1, 0.0), plain(tmp_path / "b.jsonl", 2, 0.0)
+    bare = compare_logs(a, b)
+    assert bare["verdict"] == "inconclusive"
+    assert "no positive control" in str(bare["reasons"])
+    options = {"noise": [plain(tmp_path / "n.jsonl", 3, 0.0, 0.001)], "control": plain(tmp_path / "c.jsonl", 4, -1.0)}
+    assert compare_logs(a, b, **options)["verdict"] == "pass"
+    worse = compare_logs(a, plain(tmp_path / "w.jsonl", 5, -0.5), **options)
+    assert worse["verdict"] == "fail"
+    assert worse["gates"][0]["margin"] == 0.1
+    assert compare_logs(a, b, margin=1e-6, **options)["verdict"] != "pass"
+
+
+def test_logs_that_do_not_belong_together(tmp_path):
+    a = plain(tmp_path / "a.jsonl", 1, 0.0)
+    other = str(written(tmp_path / "o.jsonl", [{"id": 1, "suite": "u", "value": 1}]))
+    with pytest.raises(InputError, match=r"no task in common: .* has t, .* has u"):
+        compare_logs(a, other)
+    share = str(written(tmp_path / "s.jsonl", [{"id": 1, "suite": "t", "correct": True}]))
+    with pytest.raises(InputError, match=r"values in nats .* and in share"):
+        compare_logs(a, share)
+    with pytest.raises(InputError, match="above zero"):
+        compare_logs(a, a, margin=0.0)

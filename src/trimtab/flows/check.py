@@ -41,7 +41,7 @@ from trimtab.flows.parts.lock_checks import (
     settings_check,
     source_check,
 )
-from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named, with_draft
 from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
@@ -238,8 +238,9 @@ async def _compare_and_measure(
     numeric = kind.numeric_settings
     session.say("build", lock.id)
     found.cannot_run = lock.id
+    draft = _found(lock.settings.draft, request.lock_path) if lock.settings.draft else None
     candidate = await build_candidate(
-        opened,
+        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
         lock.build.engine,
         lock.recipe,
         lock.settings,
@@ -364,6 +365,8 @@ async def _bench(
         exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
         return bench_of(made, policy, exam, n_cores), made.provenance
     other = open_model(_found(spec.source, request.lock_path), cache_dir=session.caches, offline=session.offline)
+    draft = _found(spec.settings.draft, request.lock_path) if spec.settings.draft else None
+    other = with_draft(other, draft, cache_dir=session.caches, offline=session.offline)
     engine = spec.engine or default_engine(other)
     recipe = recipe_named(spec.recipe, engine)
     reference = await build_candidate(

@@ -13,18 +13,21 @@ from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine
 from trimtab.engines.registry import engine_class, engine_names
+from trimtab.sources.gguf import read_gguf_array
 from trimtab.sources.open import open_source, read_header
 
 AS_SHIPPED = "as-shipped"
+TOKENS_KEY = "tokenizer.ggml.tokens"
 DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A source on this machine: its files and its validated header."""
+    """A source on this machine: its files and its validated header. draft: the model that its settings name to draft for it, if any"""
 
     snapshot: Snapshot
     header: ModelHeader
+    draft: Snapshot | None = None
 
     @property
     def template_sha256(self) -> str:
@@ -35,6 +38,24 @@ def open_model(source: str, *, cache_dir: Path, offline: bool) -> Opened:
     """Fetch if need be, hash, read and validate the header. Raises InputError, MissingError."""
     snapshot = open_source(source, cache_dir=cache_dir, offline=offline)
     return Opened(snapshot=snapshot, header=read_header(snapshot))
+
+
+def with_draft(opened: Opened, draft: str | None, *, cache_dir: Path, offline: bool) -> Opened:
+    """The same with the draft model of its settings opened; its vocabulary is compared where both headers hold one.
+
+    draft: its source, None = none. Raises InputError (another vocabulary, or what open_model raises), MissingError.
+    """
+    if draft is None:
+        return opened
+    other = open_model(draft, cache_dir=cache_dir, offline=offline).snapshot
+    if opened.snapshot.format == other.format == "gguf":
+        own, found = (read_gguf_array(snapshot.path, TOKENS_KEY) for snapshot in (opened.snapshot, other))
+        if own != found:
+            raise InputError(
+                f"{draft} cannot draft for {opened.snapshot.source}: its vocabulary is another ({len(found)} tokens, not {len(own)}, or "
+                "other ones); give a smaller model of the same family."
+            )
+    return dataclasses.replace(opened, draft=other)
 
 
 def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]], dict[str, str]]:
@@ -78,7 +99,8 @@ def default_engine(opened: Opened) -> str:
 def check_settings(opened: Opened, engine: str, common: Settings, typed: Settings) -> None:
     """Raise InputError for settings that a user typed and that the engine refuses, where it would open the model without them."""
     kind = engine_class(engine)
-    refusal = kind.refuses(opened.snapshot, opened.header, dataclasses.replace(common, **typed.given()))
+    snapshot = dataclasses.replace(opened.snapshot, draft=opened.draft)
+    refusal = kind.refuses(snapshot, opened.header, dataclasses.replace(common, **typed.given()))
     if refusal and not kind.refuses(opened.snapshot, opened.header, common):
         raise InputError(f"{engine} cannot open {opened.snapshot.source} with the settings given: {refusal}.")
 
@@ -93,10 +115,16 @@ async def build_candidate(
     calibration: Sequence[str] = (),
     candidate_id: str = "",
 ) -> Candidate:
-    """Apply the recipe (cached) and make the candidate. Raises EngineRefused, InfeasibleError, InputError, MissingError."""
+    """Apply the recipe (cached) and make the candidate, with its draft if the settings name one.
+
+    Raises EngineRefused, InfeasibleError, InputError, MissingError.
+    """
     kind = engine_class(engine)
     snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration)
-    refusal = kind.refuses(snapshot, opened.header if snapshot is opened.snapshot else None, settings)
+    header = opened.header if snapshot is opened.snapshot else None
+    if settings.draft is not None:
+        snapshot = dataclasses.replace(snapshot, draft=opened.draft)
+    refusal = kind.refuses(snapshot, header, settings)
     if refusal:
         raise EngineRefused(f"{engine} cannot open {opened.snapshot.source}: {refusal}.")
     return Candidate(
@@ -114,5 +142,9 @@ async def build_candidate(
 
 def candidate_name(engine: str, recipe: Recipe, extra: Settings) -> str:
     """`openvino int8-asym kv_type=u8`: engine, recipe without the engine's prefix, settings beyond the common ones."""
-    parts = [engine, recipe.name.removeprefix(f"{engine}-"), *(f"{key}={value}" for key, value in extra.given().items())]
-    return " ".join(parts)
+    return " ".join([engine, recipe.name.removeprefix(f"{engine}-"), *settings_text(extra)])
+
+
+def settings_text(settings: Settings) -> list[str]:
+    """`kv_type=u8` for each setting given; of a draft's source no folders."""
+    return [f"{key}={Path(value).name if key == 'draft' else value}" for key, value in settings.given().items()]

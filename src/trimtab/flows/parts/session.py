@@ -16,7 +16,7 @@ from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
 from trimtab.record.cache import Cache
 from trimtab.record.home import cache_dir
-from trimtab.record.run import RunDir
+from trimtab.record.run import RunDir, caches_in_use
 
 T = TypeVar("T")
 
@@ -104,8 +104,14 @@ async def open_session(
     """
     caches = cache_dir()
     on_event(Event(phase="open", message=model))
-    opened = open_model(model, cache_dir=caches, offline=offline)
-    run = RunDir.open(out, digests={"source": opened.snapshot.digest, **digests}, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    in_use = caches_in_use()  # from before the model is opened until the run says so itself
+    try:
+        opened = open_model(model, cache_dir=caches, offline=offline)
+        digests = {"source": opened.snapshot.digest, **digests}
+        run = RunDir.open(out, digests=digests, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    finally:
+        if in_use is not None:
+            in_use.release()
     async with Workers(available_memory_bytes()) as workers:
         with run:
             for warning in run.warnings:

@@ -112,22 +112,45 @@ async def open_session(
     finally:
         if in_use is not None:
             in_use.release()
+    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event) as session:
+        yield session, opened
+
+
+@asynccontextmanager
+async def open_run(
+    *,
+    out: Path,
+    digests: Mapping[str, str],
+    inputs: Mapping[str, Any],
+    versions: Mapping[str, str],
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> AsyncIterator[Session]:
+    """A run that is bound to no one model's files, otherwise as `open_session`. Raises InputError, MissingError."""
+    run = RunDir.open(out, digests=digests, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event) as session:
+        yield session
+
+
+@asynccontextmanager
+async def _running(run: RunDir, *, fresh: bool, offline: bool, limit_s: float, seed: int, on_event: OnEvent) -> AsyncIterator[Session]:
+    caches = cache_dir()
     async with Workers(available_memory_bytes()) as workers:
         with run:
             for warning in run.warnings:
                 on_event(Event(phase="open", message=warning))
             own_cache = run.path / "cache"
-            yield (
-                Session(
-                    run=run,
-                    cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
-                    caches=caches,
-                    products_dir=caches / "products",
-                    offline=offline,
-                    seed=seed,
-                    tell=on_event,
-                    workers=workers,
-                    limit_s=limit_s,
-                ),
-                opened,
+            yield Session(
+                run=run,
+                cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
+                caches=caches,
+                products_dir=caches / "products",
+                offline=offline,
+                seed=seed,
+                tell=on_event,
+                workers=workers,
+                limit_s=limit_s,
             )

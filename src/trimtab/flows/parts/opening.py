@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.compress.base import load_recipes
+from trimtab.compress.base import load_recipes, read_recipe
 from trimtab.compress.child import make_apart
-from trimtab.core.deployment import Candidate, Recipe, Settings
+from trimtab.core.deployment import Candidate, Recipe, Settings, parse_spec
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
@@ -72,14 +72,31 @@ def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]]
     return found, absent
 
 
+def is_recipe_file(name: str) -> bool:
+    """Whether a recipe is named by its file, and not by the name of a shipped one."""
+    return name.endswith(".toml")
+
+
+def own_recipes_digest(specs: Sequence[str]) -> dict[str, str]:
+    """What recipe files of the user's that are named in specs hold, as a digest that a run is bound to; empty if there are none.
+
+    Raises InputError.
+    """
+    names = [parse_spec(text, engine_names()).recipe for text in specs]
+    own = [read_recipe(Path(name).expanduser()) for name in names if is_recipe_file(name)]
+    return {"recipe files": digest_of(own)} if own else {}
+
+
 def recipe_named(name: str, engine: str) -> Recipe:
-    """A shipped recipe by name; the engine's own prefix may be left out. Raises InputError."""
+    """A shipped recipe by name, the engine's own prefix may be left out; or a recipe from a TOML file of the user's. Raises InputError."""
     if name in ("", AS_SHIPPED):
         return Recipe(name=AS_SHIPPED, family="gguf", engine=engine, title="weights as shipped", parameters={"type": AS_SHIPPED})
     recipes = {recipe.name: recipe for recipe in load_recipes()}
-    recipe = recipes.get(name) or recipes.get(f"{engine}-{name}")
+    recipe = read_recipe(Path(name).expanduser()) if is_recipe_file(name) else recipes.get(name) or recipes.get(f"{engine}-{name}")
+    if is_recipe_file(name) and recipe is not None and recipe.name in (AS_SHIPPED, *recipes):
+        raise InputError(f"Recipe file {name} is called {recipe.name!r} like a shipped recipe; give it a name of its own.")
     if recipe is None:
-        raise InputError(f"Unknown recipe {name!r}; the recipes are {', '.join(recipes)}.")
+        raise InputError(f"Unknown recipe {name!r}; the recipes are {', '.join(recipes)}; or name a .toml file.")
     if recipe.engine != engine:
         raise InputError(f"Recipe {recipe.name!r} is for engine {recipe.engine}, not {engine}.")
     return recipe

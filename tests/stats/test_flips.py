@@ -90,7 +90,7 @@ def test_single_items_need_no_design_effect() -> None:
     before = [True] * 43 + [False] * 17
     after = [True] * 38 + [False] * 5 + [True] * 2 + [False] * 15
     found = clustered_change(before, after, range(60), confidence=0.95)
-    plain = newcombe_change(both=38, lost=5, gained=2, neither=15, confidence=0.95)
+    plain = tango_change(lost=5, gained=2, n=60, confidence=0.95)
     assert found.design_effect == pytest.approx(1.0)
     assert (found.change.low, found.change.high) == (pytest.approx(plain.low), pytest.approx(plain.high))
     assert found.test == mcnemar(5, 2)
@@ -112,7 +112,7 @@ def test_items_that_flip_together_count_once() -> None:
 def test_no_flips_in_few_clusters_claims_no_more_than_the_clusters() -> None:
     many = clustered_change([True] * 100, [True] * 100, [i // 20 for i in range(100)], confidence=0.95)
     assert many.design_effect == 20.0
-    assert many.change.low < newcombe_change(both=5, lost=0, gained=0, neither=0, confidence=0.95).low
+    assert many.change.low < tango_change(lost=0, gained=0, n=5, confidence=0.95).low
 
 
 def test_impossible_counts_are_refused() -> None:

@@ -24,7 +24,7 @@ def rows(runs: int) -> list[Row]:
     policy, plan = printed()
     sizes = {gate.name: gate.needed for gate in plan.gates}
     found = joint(np.random.default_rng(1), runs, policy, sizes)
-    found += from_pilots(np.random.default_rng(2), runs, policy)
+    found += from_pilots(np.random.default_rng(2), max(100, runs * 2 // 5), policy)
     for name, shift in (("equal groups", 0.0), ("one group of four at the margin", 0.1), ("one group 2.5 margins off", -0.25)):
         found += fairness(np.random.default_rng(4), max(100, runs * 2 // 5), name, shift)
     for name, strength in (("same path", 0.1), ("like a 4-bit cache", 0.35)):

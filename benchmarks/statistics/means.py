@@ -10,7 +10,13 @@ from trimtab.stats.sequential import nominal_alphas
 
 SD = 0.1
 """Of an item's difference, where the margin is 0.05."""
-LOOKS = {"standard policy, 2 looks": (0.6, 1.0), "3 looks": (1 / 3, 2 / 3, 1.0), "5 looks": (0.2, 0.4, 0.6, 0.8, 1.0)}
+LOOKS = {
+    "looks at 0.6, 1 (standard policy)": (0.6, 1.0),
+    "looks at 1/2, 3/4, 1": (0.5, 0.75, 1.0),
+    "looks at 0.2, 0.4, 0.6, 0.8, 1": (0.2, 0.4, 0.6, 0.8, 1.0),
+}
+SAVING = 0.7
+"""At most this share of the items in clear cases, promised where there are three looks or more."""
 CLEAR = {"equal": 0.0, "twice the margin lost": -2 * MARGIN}
 
 
@@ -97,7 +103,8 @@ def planned(rng: np.random.Generator, runs: int, words: str, looks: tuple[float,
         gap = np.array([a == "pass" for a in verdicts[name]], float) - [b == "pass" for b in fixed[name]]
         found.append(average(f"{words}: passes gained over one look: {name}", gap, least=-0.02))
     found.append(rate(f"{words}: twice the margin lost fails", [one == "fail" for one in verdicts["twice the margin lost"]], least=0.95))
-    found += [average(f"{words}: share of the items used: {name}", shares[name], most=0.7) for name in CLEAR]
+    most = SAVING if len(looks) > 2 else None
+    found += [average(f"{words}: share of the items used: {name}", shares[name], most=most) for name in CLEAR]
     return found
 
 

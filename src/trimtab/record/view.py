@@ -230,9 +230,18 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
         "control": f"{line(control.get('name', ''))} {'caught' if control.get('caught') else 'NOT caught'}" if control else MISSING,
         "control_range": f"{fixed(control.get('delta'), decimals)} {control_ends}" if control else "",
         "accuracy": " → ".join(percent(share, 1) for share in shares) if is_number(shares[0]) else "",
-        "flips": f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained" if is_number(shares[0]) else "",
+        "flips": _flips_of(gate) if is_number(shares[0]) else "",
         "reasons": [line(reason) for reason in gate.get("reasons") or ()],
     }
+
+
+def _flips_of(gate: Mapping[str, Any]) -> str:
+    """`9 lost, 7 gained, p 0.80; change [−2.4 %, 1.5 %]`; runs of before have the counts only."""
+    counts = f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained"
+    p, low, high = (gate.get(key) for key in ("flips_p", "accuracy_change_low", "accuracy_change_high"))
+    if not (is_number(p) and is_number(low) and is_number(high)):
+        return counts
+    return f"{counts}, p {'under 0.001' if p < 0.001 else fixed(p, 3)}; change [{percent(low, 1)}, {percent(high, 1)}]"
 
 
 def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:

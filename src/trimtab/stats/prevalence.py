@@ -17,12 +17,15 @@ from trimtab.core.measurement import Interval
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRecord:
-    """What a judge said of cases whose truth is known: of `positives` it found `found`, of `negatives` it cleared `cleared`."""
+    """What a judge said of cases whose truth is known: of `positives` it found `found`, of `negatives` it cleared `cleared`.
 
-    positives: int
-    found: int
-    negatives: int
-    cleared: int
+    Fractions are effective numbers: cases that resemble each other count for fewer than they are.
+    """
+
+    positives: float
+    found: float
+    negatives: float
+    cleared: float
 
     @property
     def sensitivity(self) -> float:
@@ -75,7 +78,7 @@ def corrected_change(gained: int, lost: int, n: int, judge: JudgeRecord, confide
     return Interval(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
-def _adjusted(hits: int, n: int) -> tuple[float, float]:
+def _adjusted(hits: float, n: float) -> tuple[float, float]:
     """A share with one case added on each side, and its variance."""
     share = (hits + 1.0) / (n + 2.0)
     return share, share * (1.0 - share) / (n + 2.0)

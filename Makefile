@@ -32,7 +32,7 @@ check: .venv/.ready
 	$(BIN)/python -m pytest tests/house
 
 bench: .venv/.ready
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || exit 1; done
+	@for script in benchmarks/*.py benchmarks/statistics; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || exit 1; done
 
 setup: .venv/.ready
 

@@ -35,6 +35,7 @@ from parts.peer_env import llama_tools, peer_folder, peer_python
 from parts.records import Records
 
 import trimtab as tt
+from trimtab.api import Gate
 from trimtab.core.deployment import Candidate, parse_spec
 from trimtab.core.errors import InfeasibleError
 from trimtab.engines.client import WorkerClient
@@ -54,6 +55,8 @@ FILES = ("as-shipped", "q8_0", "q6_k", "q4_k_m", "q4_0", "q2_k")
 OPENVINO = ("gguf", "q8_0", "int8-asym", "int4-asym-g64", "fp16")
 FITUNA_PACKAGES = ("fituna==0.3.6",)
 FITUNA_QUANTS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0,Q3_K_M,Q2_K"
+FITUNA_CHUNKS = 8
+"""Windows of text that FiTuna measures perplexity on; its default of 32 would take four times as long, most of it for nothing."""
 LLAMA_CPP_PYTHON = "0.3.36"
 UNREACHABLE_TOK_S = 100_000
 DECODE_PROMPT_TOKENS, DECODE_TOKENS, DECODE_ROUNDS = 16, 96, 3
@@ -89,7 +92,21 @@ async def candidate_of(spec: str) -> Candidate:
 
 def fituna(python: Path, tools: Path, text: Path, folder: Path, target_tok_s: float, f16: Path) -> tuple[str, Path]:
     """Quantization and file that `fituna run` names; where nothing reaches the target, those of its closest attempt."""
-    command = [python, "-m", "fituna", "run", "--model", f16, "--target-tps", str(target_tok_s), "--max-quality-loss", "5", "--resume"]
+    command = [
+        python,
+        "-m",
+        "fituna",
+        "run",
+        "--model",
+        f16,
+        "--target-tps",
+        str(target_tok_s),
+        "--max-quality-loss",
+        "5",
+        "--resume",
+        "--ppl-chunks",
+        str(FITUNA_CHUNKS),
+    ]
     command += ["--ctx", "1024", "--quant", FITUNA_QUANTS, "--quality-corpus", text, "--out", folder, "--llama-bin-dir", tools]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, file=sys.stderr)
@@ -218,7 +235,7 @@ async def step_session(records: Records, seconds: float) -> None:
             found = result.ratios(BASELINE, "e2e_ms_p50", level).get(spec)
             if found is not None:
                 ratios[str(level)] = [round(value, 3) for value in (found.ratio, found.low, found.high)]
-        e2e = {str(point.concurrency): round(point.e2e_ms.p50, 1) for point in result.points[spec]}
+        e2e = {str(point.concurrency): round(point.e2e_ms.p50, 1) for point in result.points.get(spec, ())}
         rows[spec] = {"ratios": ratios, "e2e_ms_p50": e2e, "memory_bytes": result.memory[spec].bytes_used}
     records.add("session", rows=rows, n_rounds=result.n_rounds, noise=result.noise.sentence, left=dict(result.left))
 
@@ -227,7 +244,7 @@ def same_as_shipped(spec: str) -> bool:
     return spec == f"{BASELINE}?recipe=as-shipped"
 
 
-def worst_gate(gates: Sequence[tt.api.Gate]) -> dict[str, Any]:
+def worst_gate(gates: Sequence[Gate]) -> dict[str, Any]:
     """The required gate whose change is the largest loss in units of its margin."""
     judged = [gate for gate in gates if gate.required and gate.delta is not None and gate.margin > 0]
     worst = min(judged, key=lambda gate: gate.delta / gate.margin)

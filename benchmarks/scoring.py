@@ -9,7 +9,7 @@ peer    lm-eval 0.4.13, Transformers at float32 on the same weights expanded fro
         size of a few tried; in a throw-away environment that is made at the first use (not with --quick: then only where it exists)
 
 --choice: lines with `query`, `choices` and `gold` (ARC-Easy as llm-foundry ships it); the first 200 are used, 60 for the limit. --text:
-plain text, cut into 16 passages of some 450 tokens. Without them: the shipped items. --state keeps finished rounds, so that the same
+plain text, cut into 8 passages of some 450 tokens. Without them: the shipped items. --state keeps finished rounds, so that the same
 command goes on where it stopped; --time-limit begins no round that would not fit. The last line of stdout is one JSON object: name,
 figures, targets, ok.
 """
@@ -62,8 +62,12 @@ TARGETS = {
     "choice_8_bit_over_lm_eval_at_least": 4.0,
     "text_16_bit_over_lm_eval_at_least": 0.8,
     "text_8_bit_over_lm_eval_at_least": 1.5,
+    "choice_difference_at_most": 0.02,
+    "text_difference_at_most": 0.02,
 }
-N_CHOICE, N_LIMIT, N_TEXT, PASSAGE_CHARACTERS, CONTEXT_TOKENS = 200, 60, 16, 1900, 1024
+"""The last two: mean absolute difference of an item's value (nats a token) between F16 in llama.cpp and the peer, which shows that both
+score the same thing."""
+N_CHOICE, N_LIMIT, N_TEXT, PASSAGE_CHARACTERS, CONTEXT_TOKENS = 200, 60, 8, 1900, 1024
 
 
 def choice_items(path: Path | None, n: int) -> tuple[Item, ...]:
@@ -266,7 +270,7 @@ async def run_part(
                 stack.callback(limits[name].close)
         bench = Bench(candidates=candidates, items=items, bos={kind: bos}, clients=clients, limits=limits, peer=peer, watch=watch)
         for name in clients:  # warm-up
-            await score_items(clients[name], await prepare(clients[name], items[kind][:4], bos))
+            await score_items(clients[name], await prepare(clients[name], items[kind][:1], bos))
         if peer is not None:
             known = records.last(f"{part} batch size")
             known = known or records.add(f"{part} batch size", size=peer.best_batch_size(kind, items[kind]), tried=BATCH_SIZES[kind])
@@ -311,6 +315,8 @@ def figures_of(records: Records) -> tuple[dict[str, Any], dict[str, float]]:
         figures[f"{part}_times_faster_than_lm_eval"] = gains
         for bits, sides in (("16", BITS_16), ("8", BITS_8)):
             values[f"{part}_{bits}_bit_over_lm_eval_at_least"] = max(gains[name]["ratio"] for name in sides if name in gains)
+        if found := records.last(f"{part} found"):
+            values[f"{part}_difference_at_most"] = found["difference"]["llamacpp f16"]
     for part in PARTS:
         rows = records.of(part)
         if not rows:

@@ -196,6 +196,7 @@ def optimize(
     slo: str | None = None,
     price_per_hour: float | None = None,
     over_long: Literal["refuse", "drop", "cut"] = "refuse",
+    mixed: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
     fresh: bool = False,
@@ -206,6 +207,7 @@ def optimize(
 
     objective: latency (default), throughput, memory, energy or cost; slo: demands, such as `ttft_p95<400ms,memory<1GiB`
     price_per_hour: of this machine, for costs; over_long: requests of a file that do not fit the model's context
+    mixed: also try mixes of types, which takes some minutes more
     Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.optimize import optimize as flow
@@ -222,6 +224,7 @@ def optimize(
         slo=slo,
         price_per_hour=price_per_hour,
         over_long=over_long,
+        mixed=mixed,
         fresh=fresh,
         offline=offline,
         time_limit_s=time_limit_s,

@@ -1,6 +1,7 @@
 """Recipes from TOML, and the cache of products: whole or absent, built once."""
 
 import errno
+import os
 import shutil
 import threading
 import time
@@ -118,6 +119,15 @@ def test_a_product_is_built_once(tmp_path: Path, builder: FakeBuilder, source: S
     assert first.path.is_file()
     assert (first.source, first.revision) == ("there", "r1")
     assert first.made_by == f"plain {source.digest}"
+
+
+def test_use_of_a_product_is_noted_where_reading_leaves_no_trace(tmp_path: Path, builder: FakeBuilder, source: Snapshot) -> None:
+    product = make(PLAIN, source, tmp_path)
+    for path in product.root.iterdir():
+        os.utime(path, (1, 1))
+    make(PLAIN, source, tmp_path)
+    assert (product.root / "product.json").stat().st_mtime > 1e9
+    assert all(path.stat().st_mtime == 1 for path in product.root.iterdir() if path.name != "product.json")
 
 
 def test_what_the_bytes_depend_on_makes_another_product(tmp_path: Path, builder: FakeBuilder, source: Snapshot) -> None:

@@ -1,6 +1,7 @@
 """The shipped contract on llama.cpp: tiny random models in this process and in a worker; the demo model (slow)."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,24 @@ class TestLlama(LlamaCppContract):
 
 class TestGemma(LlamaCppContract):
     architecture = "gemma3"
+
+
+class TestWithDraft(LlamaCppContract):
+    """The whole contract with a draft model (here the weights themselves, so that most proposals come true) and kept prompts."""
+
+    open_settings: ClassVar[dict[str, Any]] = {
+        "context_tokens": 256,
+        "threads": 1,
+        "prefix_cache": True,
+        "draft": "itself",
+        "draft_tokens": 3,
+    }
+
+    @classmethod
+    def open_engine(cls, settings: Settings) -> Engine:
+        if settings.speculation == "prompt-lookup":
+            pytest.skip("one kind of speculation at a time")
+        return LlamaCppEngine(replace(cls.opened, draft=cls.opened), settings)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
 from trimtab.engines.base import Engine, GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.openvino import OpenVinoEngine, import_openvino, read_gguf
-from trimtab.testing.engine_contract import EngineContract, run_all, tokens_of
+from trimtab.testing.engine_contract import EngineContract, drain, run_all, tokens_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = pytest.mark.model
@@ -61,6 +61,18 @@ class TestOpenVinoContract(EngineContract):
     @classmethod
     def open_engine(cls, settings: Settings) -> Engine:
         return OpenVinoEngine(tiny_directory(), settings)
+
+
+class TestOpenVinoWithLookup(TestOpenVinoContract):
+    """The whole contract while tokens are proposed and earlier prompts are kept."""
+
+    open_settings: ClassVar[dict[str, Any]] = {
+        **TestOpenVinoContract.open_settings,
+        "speculation": "prompt-lookup",
+        "draft_tokens": 3,
+        "ngram_tokens": 1,
+        "prefix_cache": True,
+    }
 
 
 @pytest.mark.slow
@@ -143,6 +155,44 @@ def test_info_names_the_numerics_in_force() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(("temperature", "slots"), [(0.0, 4), (1.0, 4), (1.0, None)])
+def test_lookup_gives_the_same_answers_in_fewer_steps(temperature: float, slots: int | None) -> None:
+    """Far more requests than slots: GenAI by itself would fail with all of them."""
+    asked = [
+        GenerateRequest(request_id=n, prompt_ids=ids_of(n, 6) * 4, max_tokens=20, temperature=temperature, seed=n, ignore_end=True)
+        for n in range(40)
+    ]
+    answers, steps = [], []
+    for settings in ({}, {"speculation": "prompt-lookup", "draft_tokens": 4, "ngram_tokens": 1}):
+        engine = loaded("serve", kv_type="f32", batch_tokens=64, slots=slots, **settings)
+        events = run_all(engine, asked)
+        assert all(each[-1].done == "length" for each in events.values())
+        answers.append([tokens_of(events[n]) for n in range(40)])
+        alone = GenerateRequest(request_id=1, prompt_ids=ids_of(3, 6) * 4, max_tokens=40, ignore_end=True)
+        engine.submit(alone)
+        steps.append(0)
+        while engine.n_running:
+            engine.step()
+            steps[-1] += 1
+        engine.close()
+    assert answers[0] == answers[1]
+    assert steps[1] < 0.8 * steps[0], "greedy answers of a random model repeat themselves, so proposals come true"
+
+
+def test_lookup_needs_room_in_a_step() -> None:
+    with pytest.raises(EngineRefused, match="no room"):
+        loaded("serve", slots=8, batch_tokens=16, speculation="prompt-lookup", draft_tokens=4)
+    waiting = loaded("serve", slots=1, speculation="prompt-lookup", draft_tokens=4)
+    for number in range(3):
+        waiting.submit(GenerateRequest(request_id=number, prompt_ids=ids_of(0, 5), max_tokens=4, ignore_end=True))
+    with pytest.raises(EngineRefused, match="running already"):
+        waiting.submit(GenerateRequest(request_id=2, prompt_ids=ids_of(0, 5), max_tokens=4))
+    waiting.cancel(2)
+    events = drain(waiting)
+    assert [events[number][-1].done for number in range(3)] == ["length", "length", "cancelled"]
+    waiting.close()
+
+
 def test_temperature_does_not_change_what_logprob_means() -> None:
     """Served log-probabilities are those at temperature 1 under the full distribution, whatever was sampled at."""
     engine = loaded("serve", kv_type="f32")
@@ -204,6 +254,9 @@ def test_refusals_have_a_reason(tmp_path: Path) -> None:
     assert OpenVinoEngine.refuses(tiny_directory(), None, Settings(kv_type="q8_0"))
     assert OpenVinoEngine.refuses(tiny_directory(), None, Settings(threads=0))
     assert not OpenVinoEngine.refuses(tiny_directory(), None, Settings(device_layers=0))
+    assert "log-probabilities" in OpenVinoEngine.refuses(tiny_directory(), None, Settings(draft="small"))
+    assert "no speculation 'draft-model'" in OpenVinoEngine.refuses(tiny_directory(), None, Settings(speculation="draft-model"))
+    assert "compile_cache has no meaning" in OpenVinoEngine.refuses(tiny_directory(), None, Settings(compile_cache=True))
 
 
 def test_a_cut_off_file_cannot_hurt_the_caller(tmp_path: Path) -> None:

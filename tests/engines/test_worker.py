@@ -150,6 +150,26 @@ def test_unknown_engine_and_unknown_setting():
         asyncio.run(start("fake", Settings(device_layers=3)))
 
 
+def test_a_worker_and_its_threads_keep_to_the_cores_given():
+    core = max(os.sched_getaffinity(0))
+
+    async def scenario():
+        client = await WorkerClient.start("fake", SNAPSHOT, Settings(cpu_affinity=str(core)))
+        await collect(client, GenerateRequest(request_id=1, prompt_ids=(1,), max_tokens=3, ignore_end=True))
+        cores = os.sched_getaffinity(client.pid)
+        await client.close()
+        return cores
+
+    assert asyncio.run(scenario()) == {core}
+    assert len(os.sched_getaffinity(0)) >= 1
+
+    async def elsewhere():
+        await (await WorkerClient.start("fake", SNAPSHOT, Settings(cpu_affinity="0-9999"))).close()
+
+    with pytest.raises(EngineRefused, match=r"names core .*; the cores that can be used here are"):
+        asyncio.run(elsewhere())
+
+
 def test_worker_ends_with_its_parent():
     """The parent is killed -9 while the worker is hung in a computation; the worker must not stay behind."""
     script = f"""

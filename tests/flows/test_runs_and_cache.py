@@ -1,5 +1,6 @@
 """Run directories listed, compared and removed; the cache shown and pruned. Everything on real files, made by the code that runs use."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from trimtab.core.decision import CandidateResult
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.flows.cache import Entry, find_entries, prune_cache, select, show_cache
+from trimtab.flows.parts import session
 from trimtab.flows.runs import apart, diff_runs, list_runs, load_run, remove_runs
 from trimtab.record.cache import Cache
 from trimtab.record.lock import FolderLock, UseLock, is_locked
@@ -259,6 +261,26 @@ def test_reading_a_result_is_using_it(home: Path) -> None:
     assert cache.get_json("screen", "0" * 64) is not None  # used now: the youngest
     prune_cache(max_bytes=show_cache()["bytes"] // 2 + 10, older_than_s=None, dry_run=False)
     assert [cache.get_json("screen", str(number) * 64) is not None for number in range(4)] == [True, False, False, True]
+
+
+def test_weights_stay_from_before_a_run_opens_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in which somebody prunes at the worst moment: after the model was found, before the run has its folder."""
+    folder = product(home / "cache", "old", 1001, 9000)
+
+    def prune_now(source: str, **_: Any) -> Any:
+        assert [entry.path for entry in prune_cache(max_bytes=0, older_than_s=None, dry_run=False).held] == [folder]
+        raise InputError("no such model")
+
+    monkeypatch.setattr(session, "open_model", prune_now)
+
+    async def run() -> None:
+        given = {"digests": {}, "inputs": {}, "versions": {}, "fresh": False, "offline": True, "limit_s": 1.0, "seed": 0}
+        async with session.open_session("m.gguf", out=tmp_path / "run", on_event=lambda event: None, **given):
+            pass
+
+    with pytest.raises(InputError, match="no such model"):
+        asyncio.run(run())
+    assert prune_cache(max_bytes=0, older_than_s=None, dry_run=False).held == ()
 
 
 def test_prune_keeps_weights_while_a_run_runs(home: Path, tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ def gates() -> tuple[GateResult, ...]:
             accuracy_candidate=0.607,
             flips_lost=9,
             flips_gained=7,
+            flips_p=0.804,
+            accuracy_change_low=-0.0241,
+            accuracy_change_high=0.0146,
         ),
         gate(
             "choice",

@@ -158,6 +158,11 @@ def test_texts_of_harmful_items_are_never_printed(optimize_html: str) -> None:
     assert "The ferry could not leave" in optimize_html
 
 
+def test_flips_are_shown_with_their_chance_where_it_is_known(optimize_html: str) -> None:
+    assert "9 lost, 7 gained, p 0.804; change [−2.4 %, 1.5 %]" in optimize_html
+    assert "3 lost, 5 gained<" in optimize_html  # a gate of before this was computed
+
+
 @pytest.mark.parametrize("where", ["suite", "item_id", "group"])
 def test_one_hint_of_harm_hides_the_texts(where: str) -> None:
     decision = compare_decision()

@@ -20,7 +20,7 @@ from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.prompts import calibration_texts
-from trimtab.flows.parts.opening import build_candidate, check_settings, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import build_candidate, check_settings, default_engine, open_model, recipe_named, with_draft
 from trimtab.flows.parts.session import run_sync
 from trimtab.record.home import cache_dir
 
@@ -40,6 +40,7 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         asked = parse_spec(spec, engine_names())
         opened = open_model(asked.source, cache_dir=cache_dir(), offline=False)
+        opened = with_draft(opened, asked.settings.draft, cache_dir=cache_dir(), offline=False)
         engine = asked.engine or default_engine(opened)
         recipe = recipe_named(asked.recipe, engine)
         check_settings(opened, engine, Settings(), asked.settings)

@@ -1,84 +1,55 @@
-"""One answer looked at closely: what it rests on, and where two deployments part on it."""
+"""Answers to --what-if and prices of tokens, as a person reads them at any width. Pure: dicts in, renderables out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.record.phrases import fixed, line
+from trimtab.record.answers import answer_row, untimed_note
+from trimtab.record.prices import FORMULA
 
-Plain = Mapping[str, Any]
-STRONG_SHARE, WEAK_SHARE = 0.5, 0.15
-"""Of the strongest span's influence."""
-UNSURE_NATS = 0.5
-"""A token on which two deployments differ by more than this is marked."""
+_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_INDENT = (0, 0, 0, 2)
 
 
-def why_view(found: Plain) -> Iterator[RenderableType]:
-    """The prompt with the spans that carry the answer marked, then the spans by influence."""
-    spans = found["spans"]
-    strongest = max((abs(span["influence_nats"] or 0.0) for span in spans), default=0.0) or 1.0
-    yield Text(f"{line(found['model'])}: what this answer rests on", style="bold")
-    text = Text()
-    for span in spans:
-        share = (span["influence_nats"] or 0.0) / strongest
-        text.append(span["text"], style=_style(share))
-    yield text
-    source = "given" if found["was_given"] else "its own, greedy"
-    yield Text.assemble(("\nanswer ", "bold"), (f"({source}) ", "dim"), line(found["answer"].strip()))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("left out")
-    table.add_column("answer loses, nats", justify="right")
-    for span in sorted(spans, key=lambda one: -(one["influence_nats"] or 0.0)):
-        table.add_row(line(span["text"].strip(), 60), fixed(span["influence_nats"], 2, signed=True))
+def answers_view(answers: Sequence[Any]) -> Iterator[RenderableType]:
+    """A block an answer: the question, what would be run, its measured numbers, how sure that is and what to do."""
+    rows = [answer_row(answer) for answer in answers]
+    for row in rows:
+        yield Text.assemble(("what if ", "dim"), (row["question"], "bold"))
+        named = row["id"] if row["outcome"] not in ("none", "not_measured") else ""
+        as_before = "  (as chosen)" if row["is_chosen"] and named else ""
+        yield Padding(Text.assemble((row["word"], _STYLES.get(row["verdict"], "dim")), "  " if named else "", named, as_before), _INDENT)
+        if named and row["figures"]:
+            yield Padding(Text(row["figures"]), _INDENT)
+        yield Padding(Text(row["reason"]), _INDENT)
+        if row["command"]:
+            yield Padding(Text(row["command"], style="bold"), _INDENT)
+        yield Text("")
+    if note := untimed_note(rows):
+        yield Text(note, style="dim")
+
+
+def prices_view(rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """A row a deployment and concurrency, intervals below their prices, and what the columns mean. rows: of `price_rows`."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title="Price of a million tokens", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1)
+    )
+    table.add_column("deployment", overflow="fold", min_width=16)
+    table.add_column("at\nonce", justify="right")
+    for title in ("all", "output", "in", "out"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        for number, level in enumerate(row["levels"]):
+            cells = [f"{level[kind]}\n{level[f'{kind}_range']}" for kind in ("all", "output")] + [level["prompt"], level["answer"]]
+            table.add_row("" if number else row["id"], str(level["level"]), *cells)
     yield table
-    yield Text(
-        f"The answer's log-probability is {fixed(found['logprob_nats'], 1)} nats over {found['n_tokens']} tokens. A span below zero speaks "
-        "against it. This says what the model leaned on, not whether it should have.",
-        style="dim",
-    )
-
-
-def _style(share: float) -> str:
-    if share >= STRONG_SHARE:
-        return "bold black on yellow"
-    if share >= WEAK_SHARE:
-        return "yellow"
-    return "dim" if share > -WEAK_SHARE else "magenta"
-
-
-def beside_view(found: Plain) -> Iterator[RenderableType]:
-    """The answer token by token under both sides."""
-    yield Text(f"A {line(found['a'])}\nB {line(found['b'])}", style="bold")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in (
-        ("token", "left"),
-        ("A", "right"),
-        ("B", "right"),
-        ("B − A", "right"),
-        ("A rather", "left"),
-        ("B rather", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for token in found["tokens"]:
-        change = token["logprob_b"] - token["logprob_a"]
-        style = "yellow" if token["first_choice_a"] != token["first_choice_b"] else "magenta" if abs(change) > UNSURE_NATS else ""
-        cells = [shown(token["text"]), fixed(token["logprob_a"], 2), fixed(token["logprob_b"], 2), fixed(change, 2, signed=True)]
-        table.add_row(*cells, shown(token["first_choice_a"]), shown(token["first_choice_b"]), style=style)
-    yield table
-    where = found["first_parting"]
-    parted = (
-        "Both would go on alike at every token." if where is None else f"They part first at token {where + 1} of {len(found['tokens'])}."
-    )
-    yield Text(
-        f"{parted} From A to B the log-probability of the whole answer changes by {fixed(found['change_nats'], 2, signed=True)} nats.",
-        style="dim",
-    )
-
-
-def shown(token: str) -> str:
-    """A token with its spaces and line ends visible."""
-    return line(token.replace("\n", "⏎").replace(" ", "·")) if token else ""
+    for row in rows:
+        known = [f"{level['energy']} at {level['level']} at once ({level['power']})" for level in row["levels"] if level["energy"]]
+        if known:
+            yield Text(f"{row['id']}, energy of a million output tokens: {'; '.join(known)}")
+    yield Text(FORMULA, style="dim")

@@ -65,7 +65,7 @@ def compare(
     trimtab compare a.gguf b.gguf --on "Name three rivers."
     trimtab compare samples_arc_easy_a.jsonl samples_arc_easy_b.jsonl --logs
     """
-    from trimtab.cli.answers import beside_view
+    from trimtab.cli.closely import beside_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of

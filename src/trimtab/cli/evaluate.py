@@ -54,7 +54,7 @@ def evaluate(
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
-    from trimtab.cli.answers import why_view
+    from trimtab.cli.closely import why_view
     from trimtab.cli.compare import short_name
     from trimtab.cli.output import emit
     from trimtab.cli.progress import show_progress

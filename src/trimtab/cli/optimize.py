@@ -48,6 +48,9 @@ from trimtab.cli.options import Common, State, common, option
 @option("--objective", metavar="WHAT", help="What is to be best: latency, throughput, memory, energy or cost. [default: latency]")
 @option("--slo", metavar="TERMS", help="What must hold, with commas between: ttft_p95<400ms,memory<1GiB,throughput>20tok/s.")
 @option("--price-per-hour", type=float, metavar="PRICE", help="What this machine costs an hour, for costs per token.")
+@option(
+    "--mixed", is_flag=True, help="Also try mixes of types, from what groups of weights are measured to lose; give a --time-limit of 20m."
+)
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj
@@ -65,6 +68,7 @@ def optimize(
     objective: str | None,
     slo: str | None,
     price_per_hour: float | None,
+    mixed: bool,
     fresh: bool,
     common: Common,
 ) -> int:
@@ -98,6 +102,7 @@ def optimize(
             objective=objective,
             slo=slo,
             price_per_hour=price_per_hour,
+            mixed=mixed,
             fresh=fresh,
             offline=common.offline,
             time_limit_s=common.time_limit,

@@ -15,6 +15,7 @@ from trimtab.core.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from trimtab.decide.cost import Tariff
     from trimtab.flows.runs import Run
 
 FOLDER = click.Path(path_type=Path)
@@ -53,17 +54,46 @@ def list_(*, folders: tuple[Path, ...], common: Common) -> int:
     return 0
 
 
-@runs.command(short_help="The answer of a run, or what an unfinished one knows so far.")
+@runs.command(short_help="The answer of a run, what it would be under other demands, or what an unfinished one knows.")
 @click.argument("run", type=FOLDER)
+@option(
+    "--what-if",
+    "questions",
+    multiple=True,
+    metavar="TERMS",
+    help="What would be chosen under other demands (as in --slo), concurrency=N or objective=NAME, with commas between. May be repeated.",
+)
+@option("--price-per-hour", type=float, metavar="PRICE", help="What the machine costs an hour: show what a million tokens cost.")
+@option("--power-watts", type=float, metavar="W", help="What the machine draws under load, where it was not measured.")
+@option("--price-per-kwh", type=float, metavar="PRICE", help="What a kWh costs, on top of the price an hour.")
 @common
-def show(*, run: Path, common: Common) -> int:
-    """The decision as it was shown at the run's end. Of an unfinished run: what is known so far, and how it goes on."""
+def show(
+    *,
+    run: Path,
+    questions: tuple[str, ...],
+    price_per_hour: float | None,
+    power_watts: float | None,
+    price_per_kwh: float | None,
+    common: Common,
+) -> int:
+    """The decision as it was shown at the run's end. Of an unfinished run: what is known so far, and how it goes on.
+
+    With --what-if or a price only what they ask for, answered from what was measured and never estimated.
+
+    \b
+    trimtab runs show runs/demo
+    trimtab runs show runs/demo --what-if "memory<512MiB" --what-if "concurrency=8,objective=throughput"
+    trimtab runs show runs/demo --price-per-hour 0.40
+    """
     from rich.text import Text
 
     from trimtab.cli.output import emit
     from trimtab.cli.tables import decision_view, files_of
-    from trimtab.flows.runs import load_run, summary
+    from trimtab.flows.runs import load_run, summary, tariff_of
 
+    tariff = tariff_of(price_per_hour, power_watts, price_per_kwh)
+    if questions or tariff:
+        return _show_asked(load_run(run), questions, tariff, common)
     found = load_run(run)
     if found.decision is None:
         known = {
@@ -81,6 +111,32 @@ def show(*, run: Path, common: Common) -> int:
     if (run / "report.html").exists():
         drawn.append(Text(f"To read the report: {shlex.join(['python', '-m', 'webbrowser', (run / 'report.html').resolve().as_uri()])}"))
     emit(common, found.decision, drawn)
+    return 0
+
+
+def _show_asked(run: "Run", questions: Sequence[str], tariff: "Tariff | None", common: Common) -> int:
+    """Answers to --what-if, and prices."""
+    from trimtab.cli.answers import answers_view, prices_view
+    from trimtab.cli.output import emit
+    from trimtab.flows.runs import ask, prices
+    from trimtab.record.measured import ranked
+    from trimtab.record.prices import price_rows
+
+    price = tariff.price_per_hour if tariff and tariff.price_per_hour else None
+    found: dict[str, Any] = {"run": str(run.path)}
+    drawn: list[Any] = []
+    try:
+        if questions:
+            found["what_if"] = ask(run, questions, price)
+            drawn += answers_view(found["what_if"])
+        if tariff is not None:
+            found["prices"] = prices(run, tariff)
+            drawn += prices_view(price_rows(run.decision or {}, ranked(run.decision or {}), tariff))
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"{run.path / 'decision.json'} has another shape than trimtab writes ({type(error).__name__}: {error})."
+        ) from error
+    emit(common, found, drawn)
     return 0
 
 
@@ -146,6 +202,7 @@ def resume(run: "Run") -> str:
         if inputs.get(name):
             words += [flag, ",".join(str(value) for value in inputs[name])]
     words += [word for value in inputs.get("candidates") or () for word in ("--candidate", str(value))]
+    words += ["--mixed"] if inputs.get("mixed") else []
     if run.head.get("seed"):
         words += ["--seed", str(run.head["seed"])]
     return shlex.join([*words, "--out", str(run.path)])

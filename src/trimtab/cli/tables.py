@@ -1,5 +1,6 @@
 """A decision as a person reads it: the answer, the candidates, the gates, where the files are. Pure: dicts in, renderables out."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.cli.answers import prices_view
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
+from trimtab.record.measured import ranked
 from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
+from trimtab.record.prices import price_rows
 
 Plain = Mapping[str, Any]
 
@@ -37,12 +41,21 @@ def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[Rendera
         yield ByWidth(lambda width: demands_table(decision, wide=width >= WIDE))
     if decision.get("gates"):
         yield ByWidth(lambda width: gates_table(decision["gates"], wide=width >= WIDE))
+    if (prices := price_rows(decision, ranked(decision))) and decision.get("kind") != "compare":
+        yield from prices_view(prices)
     if files:
-        yield files_list(files)
+        yield files_list({**files, **_next_question(decision, files)})
     if is_number(decision.get("seconds")):
         work = decision.get("work") or {}
         known = f", {work['known']} of {work['known'] + work['computed']} results known from before" if work.get("known") else ""
         yield Text(f"{seconds(decision['seconds'])}{known}", style="dim")
+
+
+def _next_question(decision: Plain, files: Mapping[str, str]) -> dict[str, str]:
+    """How to ask what would be chosen under other demands, where something was timed."""
+    if "decision" not in files or decision.get("kind") == "compare" or not any(map(_points, decision.get("candidates") or ())):
+        return {}
+    return {"what if": shlex.join(["trimtab", "runs", "show", str(Path(files["decision"]).parent), "--what-if", "memory<512MiB"])}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class GateResult:
     level, level_candidate: mean value of reference and candidate, beside every change
     noise_floor: largest mean change of the reference against itself; detectable: change found with the policy's power
     accuracy...: share correct, None where items have no right answer; flips: items whose correctness changed
+    accuracy_change_low, accuracy_change_high: 95 % interval of the change of the share correct; flips_p: two-sided exact p-value of "the
+        answers of both are right equally often". Both respect clusters and decide nothing
     """
 
     name: str
@@ -70,6 +72,9 @@ class GateResult:
     accuracy_candidate: float | None = None
     flips_lost: int = 0
     flips_gained: int = 0
+    accuracy_change_low: float | None = None
+    accuracy_change_high: float | None = None
+    flips_p: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What runs: recipe, settings, engine build, machine, and the deployment they make together."""
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,9 +45,12 @@ class Settings:
     prefix_cache: keep the cache of earlier prompts for reuse
     load_mode: `mmap` or `read`
     speculation: `prompt-lookup` proposes what followed the last few tokens earlier in the same request, and the model checks all
-        proposed tokens at once; `none` proposes nothing
+        proposed tokens at once; `draft-model` proposes what a smaller model says (the default where `draft` is given); `none` nothing
+    draft: source of that smaller model, as one types it. It names a place and no content: see Snapshot.draft
     draft_tokens: tokens proposed in one step at most
     ngram_tokens: how many last tokens must be found again before anything is proposed (where an engine tries shorter ones too, the most)
+    compile_cache: keep what the engine compiles from the model, so that the next start is faster
+    cpu_affinity: cores that the worker process may run on, e.g. `0-3,8`. It is the worker that keeps to them, whatever the engine
     """
 
     threads: int | None = None
@@ -61,8 +65,11 @@ class Settings:
     prefix_cache: bool | None = None
     load_mode: str | None = None
     speculation: str | None = None
+    draft: str | None = None
     draft_tokens: int | None = None
     ngram_tokens: int | None = None
+    compile_cache: bool | None = None
+    cpu_affinity: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The settings that are not left to the engine's default."""
@@ -72,6 +79,11 @@ class Settings:
         """The given settings among `names`, e.g. an engine's numeric ones."""
         wanted = set(names)
         return {key: value for key, value in self.given().items() if key in wanted}
+
+    def identity(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """What of the given settings (among `names`) makes a deployment what it is: not where its draft lies, its weights name that."""
+        found = self.given() if names is None else self.only(names)
+        return {key: value for key, value in found.items() if key != "draft"}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "Settings":
@@ -83,7 +95,21 @@ class Settings:
         clean = dict(values)
         if clean.get("tensor_split") is not None:
             clean["tensor_split"] = tuple(float(share) for share in clean["tensor_split"])
+        if clean.get("cpu_affinity") is not None:
+            cores_named(clean["cpu_affinity"])
         return cls(**clean)
+
+
+def cores_named(text: str) -> frozenset[int]:
+    """The cores in a list such as `0-3,8`. Raises InputError for anything else."""
+    cores: set[int] = set()
+    for part in str(text).split(","):
+        found = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            raise InputError(f"cpu_affinity takes cores such as 0-3 or 0,2,4-7, not {text!r}.")
+        cores.update(range(first, last + 1))
+    return frozenset(cores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +152,7 @@ class Machine:
 class Deployment:
     """Snapshot + recipe + engine build + settings. Its digest is its identity.
 
-    weights_sha256: digest of the snapshot the engine opens (after the recipe)
+    weights_sha256: digest of the snapshot the engine opens (after the recipe), with its draft if it has one
     source_sha256: digest of the snapshot the recipe started from
     template_sha256: digest of the chat template that is rendered
     """
@@ -141,7 +167,7 @@ class Deployment:
     @property
     def digest(self) -> str:
         """Identity. A setting left to the engine counts as absent, so that a new name in `Settings` changes no deployment's identity."""
-        return digest_of({**dataclasses.asdict(self), "settings": self.settings.given()})
+        return digest_of({**dataclasses.asdict(self), "settings": self.settings.identity()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +203,7 @@ class Candidate:
     @property
     def numeric_sha256(self) -> str:
         """Identity of what may change outputs: weights, template, build and numeric settings."""
-        return digest_of([self.snapshot.digest, self.template_sha256, self.build, self.settings.only(self.numeric)])
+        return digest_of([self.snapshot.digest, self.template_sha256, self.build, self.settings.identity(self.numeric)])
 
 
 @dataclass(frozen=True, kw_only=True)

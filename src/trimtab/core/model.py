@@ -30,6 +30,7 @@ class Snapshot:
     files: weights first
     revision: commit or version pinned by the source, empty if the source has none
     made_by: recipe name and digest of what it was made from, empty for weights as shipped
+    draft: a smaller model that proposes tokens to this one, None = none; its bytes are part of the identity and of the size
     """
 
     source: str
@@ -38,17 +39,20 @@ class Snapshot:
     files: tuple[SnapshotFile, ...]
     revision: str = ""
     made_by: str = ""
+    draft: "Snapshot | None" = None
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> "Snapshot":
         """Snapshot from its JSON form (`core.files.to_plain`)."""
         files = tuple(SnapshotFile(**file) for file in plain["files"])
-        return cls(**{**plain, "root": Path(plain["root"]), "files": files})
+        draft = cls.parse(plain["draft"]) if plain.get("draft") else None
+        return cls(**{**plain, "root": Path(plain["root"]), "files": files, "draft": draft})
 
     @property
     def digest(self) -> str:
-        """Identity of the bytes, wherever they lie: sha256 over names and sha256 of the files."""
-        return digest_of([self.format, sorted((file.name, file.sha256) for file in self.files)])
+        """Identity of the bytes, wherever they lie: sha256 over names and sha256 of the files, and the draft's digest."""
+        own = [self.format, sorted((file.name, file.sha256) for file in self.files)]
+        return digest_of(own if self.draft is None else [*own, self.draft.digest])
 
     @property
     def path(self) -> Path:
@@ -57,7 +61,7 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
+        return sum(file.size_bytes for file in self.files) + (self.draft.size_bytes if self.draft else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,14 @@ from trimtab.decide.generation import judge_generation
 from trimtab.decide.judgement import Judgement, Level, number
 from trimtab.decide.noise import noise_floor
 from trimtab.decide.non_inferiority import judge_non_inferiority
-from trimtab.decide.pairs import pair_outcomes, share_correct
+from trimtab.decide.pairs import Pairs, pair_outcomes, share_change, share_correct
 from trimtab.decide.parity import judge_parity
 from trimtab.decide.policies import check_policy, policy_sha256
 from trimtab.stats.power import joint_power
 from trimtab.stats.sequential import nominal_alphas
+
+FLIPS_CONFIDENCE = 0.95
+NO_PAIRS = Pairs(observed=(), missing=())
 
 
 def decide(policy: Policy, evidence: Evidence, *, attempt: int = 1, look: int = 1) -> Decision:
@@ -120,7 +123,9 @@ def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: floa
     informative, control_reasons = _assay(controls)
     floor = noise_floor(spec, evidence)
     verdict, noise_reasons = _against_noise(spec, judgement.verdict, floor, noise_multiple)
-    accuracy, accuracy_candidate, lost, gained = _accuracy(spec, evidence)
+    pairs = pair_outcomes(spec.suite, evidence.reference, evidence.candidate, weight=spec.weight) if spec.suite else NO_PAIRS
+    accuracy, accuracy_candidate, lost, gained = share_correct(pairs)
+    moved = share_change(pairs, FLIPS_CONFIDENCE)
     result = GateResult(
         name=spec.name,
         kind=spec.kind,
@@ -148,6 +153,9 @@ def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: floa
         accuracy_candidate=accuracy_candidate,
         flips_lost=lost,
         flips_gained=gained,
+        accuracy_change_low=moved.change.low if moved else None,
+        accuracy_change_high=moved.change.high if moved else None,
+        flips_p=moved.test.p_exact if moved else None,
     )
     return result, judgement.power if informative and not noise_reasons else 0.0
 
@@ -192,12 +200,6 @@ def _against_noise(spec: GateSpec, verdict: Verdict, floor: float | None, multip
         )
         return "inconclusive", [refused]
     return verdict, []
-
-
-def _accuracy(spec: GateSpec, evidence: Evidence) -> tuple[float | None, float | None, int, int]:
-    if not spec.suite:
-        return None, None, 0, 0
-    return share_correct(pair_outcomes(spec.suite, evidence.reference, evidence.candidate, weight=spec.weight))
 
 
 def _join(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:

@@ -155,9 +155,13 @@ def _axis(pairs: Sequence[Pair], loss: float) -> Axis:
 
 def _cell_mean(cell: Sequence[Pair], filler: float | None, reference: bool) -> float:
     """Weighted mean change (or reference value) of one group in one template; items without a value are left out or filled in."""
-    seen = [(pair.reference if reference else pair.change, pair.weight) for pair in cell]
-    values = [(filler if value is None else value, weight) for value, weight in seen if value is not None or filler is not None]
-    return float(np.average([value for value, _ in values], weights=[weight for _, weight in values]))
+    total = mass = 0.0  # plain sums: an array for every cell would cost more than all the rest of the gate
+    for pair in cell:
+        value = pair.reference if reference else pair.change
+        value = filler if value is None else value
+        if value is not None:
+            total, mass = total + pair.weight * value, mass + pair.weight
+    return total / mass
 
 
 def _group_tests(axis: Axis) -> list[GroupTest]:

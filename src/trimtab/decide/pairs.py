@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
+from trimtab.stats.flips import RateChange, clustered_change
 
 Floats = NDArray[np.float64]
 
@@ -88,6 +89,15 @@ def share_correct(pairs: Pairs) -> tuple[float | None, float | None, int, int]:
     lost = sum(before and not after for before, after in judged)
     gained = sum(after and not before for before, after in judged)
     return sum(b for b, _ in judged) / len(judged), sum(a for _, a in judged) / len(judged), lost, gained
+
+
+def share_change(pairs: Pairs, confidence: float) -> RateChange | None:
+    """Change of the share correct with its interval and test, clusters respected; None where no item has a right answer."""
+    judged = [pair for pair in pairs.observed if pair.correct is not None and pair.correct_candidate is not None]
+    if not judged:
+        return None
+    before, after = [bool(pair.correct) for pair in judged], [bool(pair.correct_candidate) for pair in judged]
+    return clustered_change(before, after, [pair.cluster for pair in judged], confidence=confidence)
 
 
 def _by_id(outcomes: Iterable[Outcome], suite: str, side: str) -> dict[str, Outcome]:

@@ -39,7 +39,8 @@ class WhatIfAnswer:
         `none`: nothing measured meets the demands, `id` comes nearest; `not_measured`: the question is about something not measured
     is_chosen: `id` is what the run chose
     reason: the answer as a sentence or two; compare: both sides for `trimtab compare`, () where the files are not known or not needed
-    objective, unit, value: what it was ranked by, and `id`'s number; concurrency: None = all that were measured
+    objective, unit, value: what it was ranked by, and `id`'s number; at: its concurrency, None for memory
+    concurrency: as asked, None = all that were measured
     gain: how many times better than the baseline by the objective; None = not measured beside it
     fallback: the best that is certified, or the baseline, where `id` is not; None = there is none
     slo: what the demands say of `id`
@@ -55,6 +56,7 @@ class WhatIfAnswer:
     id: str | None = None
     is_chosen: bool = False
     value: float | None = None
+    at: int | None = None
     gain: float | None = None
     fallback: str | None = None
     slo: tuple[SloResult, ...] = ()
@@ -110,6 +112,7 @@ def answer_what_if(decision: Plain, question: WhatIf, price_per_hour: float | No
         id=best.id,
         is_chosen=best.id == (decision.get("chosen") or {}).get("id"),
         value=best.value,
+        at=None if objective == "memory" else question.concurrency or max(level for row in rows for level in points_by_level(row)),
         gain=None if best.gain is None else exp(best.gain),
         fallback=other,
         slo=best.slo,
@@ -250,7 +253,7 @@ def _nothing(frame: Mapping[str, Any], entrants: Sequence[_Entrant], terms: Sequ
 def compare_sides(candidate_id: str, rows: Sequence[Plain], decision: Plain) -> tuple[str, ...]:
     """Reference and candidate as `trimtab compare` takes them; () for a file of the user's own, whose path no decision holds."""
     source = (decision.get("reference") or {}).get("source")
-    row = next(row for row in rows if row["id"] == candidate_id)
+    row = next(row for row in rows if str(row["id"]) == candidate_id)
     engine, recipe = str(row["engine"]), str(row["recipe"])
     if not source or not candidate_id.startswith(f"{engine} {recipe.removeprefix(f'{engine}-')}"):
         return ()

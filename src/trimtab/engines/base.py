@@ -110,6 +110,7 @@ class Engine(ABC):
     """A runtime opened on one snapshot. Every method raises EngineRefused for what it cannot do.
 
     numeric_settings may change outputs and so are re-certified; speed_settings may not. A test checks that.
+        `cpu_affinity` is carried out by the worker that runs the engine: an engine that names it has nothing else to do.
     contract_version: an engine of another package states the CONTRACT_VERSION it was written for, as a number; `engines/registry.py`
         refuses one that is not this trimtab's
     """
@@ -180,14 +181,35 @@ class Engine(ABC):
         """Give everything back. Idempotent."""
 
 
-def refused_speculation(settings: Settings, known: Collection[str], most_draft_tokens: int) -> str:
-    """Why the settings of speculation make no sense for an engine that knows these kinds; empty if they do."""
-    if settings.speculation is not None and settings.speculation not in known:
-        return f"it has no speculation {settings.speculation!r}, only {', '.join(known)}"
-    for key, most in (("draft_tokens", most_draft_tokens), ("ngram_tokens", 64)):
+DRAFT_MODEL, PROMPT_LOOKUP = "draft-model", "prompt-lookup"
+MAX_DRAFT_TOKENS = 64
+DEFAULT_DRAFT_TOKENS = 5
+DEFAULT_NGRAM_TOKENS = 3
+
+
+def speculation_of(settings: Settings) -> str:
+    """The kind of speculation in force: what is given, else a draft model where one is."""
+    return settings.speculation or (DRAFT_MODEL if settings.draft else "none")
+
+
+def refused_speculation(snapshot: Snapshot, settings: Settings, known: Collection[str]) -> str:
+    """Why the settings of speculation make no sense for an engine that knows these kinds, or for this snapshot; empty if they do."""
+    kind = speculation_of(settings)
+    if kind not in known:
+        return f"it has no speculation {kind!r}, only {', '.join(known)}"
+    if settings.draft and kind != DRAFT_MODEL:
+        return f"draft has no meaning with speculation {kind!r}"
+    if kind == DRAFT_MODEL and snapshot.draft is None:
+        return "draft names no opened model" if settings.draft else f"speculation {kind!r} needs a draft"
+    if snapshot.draft is not None and not settings.draft:
+        return "it comes with a draft that the settings do not name"
+    for key, most, kinds in (
+        ("draft_tokens", MAX_DRAFT_TOKENS, (PROMPT_LOOKUP, DRAFT_MODEL)),
+        ("ngram_tokens", MAX_DRAFT_TOKENS, (PROMPT_LOOKUP,)),
+    ):
         value = getattr(settings, key)
-        if value is not None and settings.speculation in (None, "none"):
-            return f"{key} has no meaning without speculation"
+        if value is not None and kind not in kinds:
+            return f"{key} has no meaning without speculation{' by prompt lookup' if key == 'ngram_tokens' else ''}"
         if value is not None and not 1 <= value <= most:
             return f"{key} must lie between 1 and {most}"
     return ""

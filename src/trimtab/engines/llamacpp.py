@@ -17,7 +17,12 @@ from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.describe.template import render_chat
+from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
+    DEFAULT_DRAFT_TOKENS,
+    DEFAULT_NGRAM_TOKENS,
+    DRAFT_MODEL,
+    PROMPT_LOOKUP,
     Engine,
     EngineInfo,
     GenerateRequest,
@@ -26,8 +31,9 @@ from trimtab.engines.base import (
     ScoreResult,
     TokenEvent,
     refused_speculation,
+    speculation_of,
 )
-from trimtab.engines.llamacpp_lookup import DEFAULT_DRAFT_TOKENS, DEFAULT_NGRAM_TOKENS, MAX_DRAFT_TOKENS
+from trimtab.engines.llamacpp_draft import Drafter, check_vocabulary
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
@@ -40,9 +46,11 @@ SCORE_SEQUENCES = 128
 LOGITS_BYTES = 2**28
 """At most this much memory for the logits of one scoring call."""
 NO_DEVICES = "this build of llama.cpp has no accelerator backend, so device_layers must be 0 and tensor_split unset"
+NOT_TAKEN_BACK = "its state cannot be taken back to an earlier token"
 KEPT_SEQUENCES = 16
 """Sequences that a prefix cache keeps at most, in the cells that running requests do not need."""
-SPECULATIONS = ("none", "prompt-lookup")
+SPECULATIONS = ("none", PROMPT_LOOKUP, DRAFT_MODEL)
+CANNOT = {"compile_cache": "llama.cpp compiles nothing from a model"}
 
 
 class LlamaCppEngine(Engine):
@@ -57,9 +65,9 @@ class LlamaCppEngine(Engine):
     name: ClassVar[str] = "llamacpp"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "threads", "device_layers", "tensor_split"}
-        | {"prefix_cache", "speculation", "draft_tokens", "ngram_tokens"}
+        | {"prefix_cache", "speculation", "draft", "draft_tokens", "ngram_tokens"}
     )
-    speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
@@ -70,6 +78,8 @@ class LlamaCppEngine(Engine):
         self.settings = settings
         self._model_pointer: int | None = None
         self._context: int | None = None
+        self._draft_pointer: int | None = None
+        self._draft_context: int | None = None
         self._purpose: Purpose | None = None
         self._score_cells = 0
         self._scorer: Scorer | None = None
@@ -95,7 +105,11 @@ class LlamaCppEngine(Engine):
         most_slots = MAX_SEQUENCES - KEPT_SEQUENCES if settings.prefix_cache else MAX_SEQUENCES
         if settings.slots is not None and settings.slots > most_slots:
             return f"it runs at most {most_slots} slots{' beside a prefix cache' if settings.prefix_cache else ''}"
-        if why := refused_speculation(settings, SPECULATIONS, MAX_DRAFT_TOKENS):
+        if settings.compile_cache is not None:
+            return f"compile_cache has no meaning here, {CANNOT['compile_cache']}"
+        if snapshot.draft is not None and snapshot.draft.format not in cls.formats:
+            return f"its draft must be a GGUF file too, not {snapshot.draft.format}"
+        if why := refused_speculation(snapshot, settings, SPECULATIONS) or refused_affinity(settings):
             return why
         for key in ("threads", "slots", "batch_tokens", "microbatch_tokens", "context_tokens"):
             value = getattr(settings, key)
@@ -127,7 +141,7 @@ class LlamaCppEngine(Engine):
             end_ids=self.end_ids,
             settings=self._in_force(),
             chat_template=template.decode("utf-8", "replace") if template else "",
-            cannot={} if native.llama_supports_gpu_offload() else {"device_layers": NO_DEVICES},
+            cannot=CANNOT if native.llama_supports_gpu_offload() else {**CANNOT, "device_layers": NO_DEVICES},
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
@@ -193,6 +207,9 @@ class LlamaCppEngine(Engine):
 
     def close(self) -> None:
         self._free_context()
+        if self._draft_pointer is not None:
+            native.llama_model_free(self._draft_pointer)
+            self._draft_pointer = None
         if self._model_pointer is not None:
             native.llama_model_free(self._model_pointer)
             self._model_pointer = None
@@ -204,10 +221,10 @@ class LlamaCppEngine(Engine):
     @property
     def _model(self) -> int:
         if self._model_pointer is None:
-            self._model_pointer = self._open_model()
+            self._model_pointer = self._open_model(self.snapshot)
         return self._model_pointer
 
-    def _open_model(self) -> int:
+    def _open_model(self, snapshot: Snapshot) -> int:
         start()
         forget_log()
         params = native.llama_model_default_params()
@@ -216,7 +233,7 @@ class LlamaCppEngine(Engine):
         if self.settings.tensor_split:
             shares = (ctypes.c_float * native.LLAMA_MAX_DEVICES)(*self.settings.tensor_split[: native.LLAMA_MAX_DEVICES])
             params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
-        path = self.snapshot.path
+        path = snapshot.path
         if not path.is_file():
             raise EngineRefused(f"llama.cpp cannot open {path}: there is no such file.")
         pointer = native.llama_model_load_from_file(str(path).encode(), params)
@@ -262,7 +279,7 @@ class LlamaCppEngine(Engine):
         """The settings in force, llama-server's defaults filled in."""
         settings = self.settings
         batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
-        looks_up = settings.speculation == "prompt-lookup"
+        kind = speculation_of(settings)
         return {
             "threads": settings.threads or physical_cores(),
             "slots": settings.slots or DEFAULT_SLOTS,
@@ -274,9 +291,11 @@ class LlamaCppEngine(Engine):
             "device_layers": settings.device_layers or 0,
             "prefix_cache": bool(settings.prefix_cache),
             "load_mode": settings.load_mode or "auto",
-            "speculation": settings.speculation or "none",
-            "draft_tokens": (settings.draft_tokens or DEFAULT_DRAFT_TOKENS) if looks_up else 0,
-            "ngram_tokens": (settings.ngram_tokens or DEFAULT_NGRAM_TOKENS) if looks_up else 0,
+            "speculation": kind,
+            "draft": settings.draft or "",
+            "draft_tokens": (settings.draft_tokens or DEFAULT_DRAFT_TOKENS) if kind != "none" else 0,
+            "ngram_tokens": (settings.ngram_tokens or DEFAULT_NGRAM_TOKENS) if kind == PROMPT_LOOKUP else 0,
+            "cpu_affinity": settings.cpu_affinity or "all",
         }
 
     def _context_params(self) -> Any:
@@ -291,17 +310,30 @@ class LlamaCppEngine(Engine):
         return params
 
     def _open_context(self, params: Any) -> int:
-        forget_log()
-        pointer = native.llama_init_from_model(self._model, params)
-        if not pointer:
-            raise EngineRefused(f"llama.cpp cannot make a context of {params.n_ctx} tokens: {last_words() or 'it gave no reason'}.")
-        self._context = int(pointer)
+        self._context = _context_of(self._model, params)
         return self._context
+
+    def _open_drafter(self, like: Any) -> Drafter:
+        """The draft model with a context of the server's size, so that what the server has room for it has too. Its cache is in f16."""
+        draft = self.snapshot.draft
+        assert draft is not None
+        if self._draft_pointer is None:
+            self._draft_pointer = self._open_model(draft)
+            check_vocabulary(self._model, self._draft_pointer, (self.snapshot.source, draft.source))
+        if _state_is_fixed(self._draft_pointer):
+            raise EngineRefused(f"llama.cpp cannot draft with {draft.source}: {NOT_TAKEN_BACK}.")
+        params = self._context_params()
+        params.type_k = params.type_v = KV_TYPES["f16"]
+        params.n_ctx, params.n_seq_max, params.n_batch = like.n_ctx, like.n_seq_max, like.n_batch
+        params.n_outputs_max = like.n_seq_max
+        params.kv_unified = True
+        self._draft_context = _context_of(self._draft_pointer, params)
+        return Drafter(self._draft_context, self.vocab_size, batch_tokens=int(native.llama_n_batch(self._draft_context)))
 
     def _open_scorer(self, cells: int) -> None:
         params = self._context_params()
         params.n_batch = params.n_ubatch = params.n_ubatch
-        shared = not (native.llama_model_is_recurrent(self._model) or native.llama_model_is_hybrid(self._model))
+        shared = not _state_is_fixed(self._model)
         sequences = SCORE_SEQUENCES if shared else 1
         cells = max(cells, params.n_batch)
         outputs = max(sequences, min(params.n_batch, LOGITS_BYTES // (4 * self.vocab_size)))
@@ -325,11 +357,8 @@ class LlamaCppEngine(Engine):
         force = self._in_force()
         slots, drafts = force["slots"], force["draft_tokens"]
         kept = KEPT_SEQUENCES if force["prefix_cache"] else 0
-        if (drafts or kept) and (native.llama_model_is_recurrent(self._model) or native.llama_model_is_hybrid(self._model)):
-            raise EngineRefused(
-                f"llama.cpp cannot serve {self.snapshot.source} with a prefix cache or speculation: its state cannot be taken back "
-                "to an earlier token."
-            )
+        if (drafts or kept) and _state_is_fixed(self._model):
+            raise EngineRefused(f"llama.cpp cannot serve {self.snapshot.source} with a prefix cache or speculation: {NOT_TAKEN_BACK}.")
         unified = self.settings.slots is None or kept > 0
         params = self._context_params()
         if self.settings.slots is None and self.settings.context_tokens is None:
@@ -351,12 +380,27 @@ class LlamaCppEngine(Engine):
             context_tokens=self.context_tokens,
             pool_tokens=int(native.llama_n_ctx(context)) if unified else None,
             draft_tokens=drafts,
+            drafter=self._open_drafter(params) if self.snapshot.draft is not None else None,
             ngram_tokens=force["ngram_tokens"],
             n_kept=kept,
         )
 
     def _free_context(self) -> None:
         self._scorer = self._server = self._purpose = None
-        if self._context is not None:
-            native.llama_free(self._context)
-            self._context = None
+        for context in (self._context, self._draft_context):
+            if context is not None:
+                native.llama_free(context)
+        self._context = self._draft_context = None
+
+
+def _context_of(model: int, params: Any) -> int:
+    forget_log()
+    pointer = native.llama_init_from_model(model, params)
+    if not pointer:
+        raise EngineRefused(f"llama.cpp cannot make a context of {params.n_ctx} tokens: {last_words() or 'it gave no reason'}.")
+    return int(pointer)
+
+
+def _state_is_fixed(model: int) -> bool:
+    """Whether a model keeps a state instead of a token's keys and values, in some of its layers at least."""
+    return bool(native.llama_model_is_recurrent(model) or native.llama_model_is_hybrid(model))

@@ -6,10 +6,6 @@ one only the time of checking it. (Saxena, "Prompt Lookup Decoding", 2023.)
 
 from collections.abc import Iterable
 
-DEFAULT_DRAFT_TOKENS = 5
-DEFAULT_NGRAM_TOKENS = 3
-MAX_DRAFT_TOKENS = 64
-
 
 class Lookup:
     """An index of one request's n-grams. ngram_tokens: how many last tokens must have occurred before, at least 1."""

@@ -3,11 +3,11 @@
 A step holds one token of every request that is generating, then as much of the waiting prompts, in order of arrival, as the batch
 takes; so a long prompt is computed in chunks while the others go on.
 
-With prompt lookup a generating request also puts in the tokens it proposes, as far as the prompts leave room. Row by row a token is
-picked as always; the answer goes on through the proposal while the pick is what was proposed. For a proposal that is certain of itself
-this is speculative sampling (Leviathan et al. 2023; Chen et al. 2023): a proposed token is accepted with its own probability, and where
-it is not, the pick comes from the rest of the distribution, renormalised. So the distribution is unchanged, and a seed picks the same
-tokens with and without lookup as long as the logits are the same.
+With speculation, by prompt lookup or by a draft model, a generating request also puts in the tokens proposed for it, as far as the
+prompts leave room. Row by row a token is picked as always; the answer goes on through the proposal while the pick is what was proposed.
+For a proposal that is certain of itself this is speculative sampling (Leviathan et al. 2023; Chen et al. 2023): a proposed token is
+accepted with its own probability, and where it is not, the pick comes from the rest of the distribution, renormalised. So the
+distribution is unchanged, and a seed picks the same tokens with and without proposals as long as the logits are the same.
 
 With a prefix cache the sequence of a request that ended is kept. A new request begins on a copy (of references, not of numbers) of the
 longest beginning that any sequence shares with it. Kept sequences give way, the least recently used first, when cells or ids run out.
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
+from trimtab.engines.llamacpp_draft import Drafter, Wanted
 from trimtab.engines.llamacpp_lookup import Lookup
 from trimtab.engines.llamacpp_native import TokenBatch, decode
 
@@ -53,6 +54,11 @@ class Run:
         self.rng = np.random.Generator(np.random.PCG64(self.request.seed))
 
     @property
+    def n_wanted(self) -> int:
+        """Tokens still to be generated."""
+        return self.request.max_tokens - self.n_generated
+
+    @property
     def n_reserved(self) -> int:
         return len(self.request.prompt_ids) + self.request.max_tokens
 
@@ -61,7 +67,7 @@ class Server:
     """Slots over one context.
 
     context_tokens: of one request, prompt and output; pool_tokens: cells that all slots share, None if each slot has its own
-    draft_tokens: proposed in a step at most, 0 = no lookup; ngram_tokens: see Lookup
+    draft_tokens: proposed in a step at most, 0 = no speculation; drafter: who proposes, None = prompt lookup; ngram_tokens: see Lookup
     n_kept: sequences kept after their requests at most, beside the slots' own (needs a shared pool); 0 = no prefix cache
     """
 
@@ -76,6 +82,7 @@ class Server:
         context_tokens: int,
         pool_tokens: int | None,
         draft_tokens: int = 0,
+        drafter: Drafter | None = None,
         ngram_tokens: int = 1,
         n_kept: int = 0,
     ) -> None:
@@ -87,6 +94,7 @@ class Server:
         self.context_tokens = context_tokens
         self.pool_tokens = pool_tokens
         self.draft_tokens = draft_tokens
+        self.drafter = drafter
         self.ngram_tokens = ngram_tokens
         self.n_kept = n_kept
         self.batch = TokenBatch(batch_tokens)
@@ -118,7 +126,7 @@ class Server:
             )
         if any(other.request.request_id == request.request_id for other in (*self.queue, *self.running)):
             raise EngineRefused(f"Request {request.request_id} is running already.")
-        if self.draft_tokens:
+        if self.draft_tokens and self.drafter is None:
             run.lookup = Lookup(request.prompt_ids, self.ngram_tokens)
         self.queue.append(run)
 
@@ -205,17 +213,13 @@ class Server:
     def _fill(self) -> list[Run]:
         """Compose the batch. Returns the runs that will get tokens, in the batch's order."""
         self.batch.clear()
-        ready: list[Run] = []
-        spare = self._draft_room() if self.draft_tokens else 0
-        for run in self.running:
-            if run.last is not None:
-                if run.lookup is not None:
-                    run.drafts = run.lookup.propose(min(self.draft_tokens, spare, run.request.max_tokens - run.n_generated - 1))
-                    spare -= len(run.drafts)
-                where = self.batch.add((run.last, *run.drafts), run.n_computed, run.slot)
-                self.batch.output[where] = 1
-                run.n_computed += 1
-                ready.append(run)
+        ready = [run for run in self.running if run.last is not None]
+        if ready and self.draft_tokens:
+            self._propose(ready)
+        for run in ready:
+            where = self.batch.add((run.last, *run.drafts), run.n_computed, run.slot)
+            self.batch.output[where] = 1
+            run.n_computed += 1
         for run in self.running:
             prompt = run.request.prompt_ids
             if run.last is None and self.batch.room:
@@ -226,6 +230,20 @@ class Server:
                     self.batch.output[where.stop - 1] = 1
                     ready.append(run)
         return ready
+
+    def _propose(self, runs: Sequence[Run]) -> None:
+        """Note tokens that may come next, as many as the batch has room for and the requests still want."""
+        spare = self._draft_room()
+        if self.drafter is not None:
+            share = min(self.draft_tokens, spare // len(runs))
+            wanted = [Wanted(slot=run.slot, tokens=run.tokens, count=min(share, run.n_wanted - 1)) for run in runs]
+            for run, drafts in zip(runs, self.drafter.propose(wanted), strict=True):
+                run.drafts = drafts
+            return
+        for run in runs:
+            assert run.lookup is not None
+            run.drafts = run.lookup.propose(min(self.draft_tokens, spare, run.n_wanted - 1))
+            spare -= len(run.drafts)
 
     def _draft_room(self) -> int:
         """Tokens of the batch that neither generating requests nor waiting prompts need."""
@@ -259,7 +277,7 @@ class Server:
         done: Done = ""
         if not request.ignore_end and (token in self.end_ids or token in request.stop_ids):
             done = "stop"
-        elif run.n_generated == request.max_tokens:
+        elif run.n_wanted == 0:
             done = "length"
         return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=time.monotonic_ns(), done=done)
 
@@ -272,6 +290,8 @@ class Server:
             self.queue.remove(run)
             return
         self.running.remove(run)
+        if self.drafter is not None:
+            self.drafter.forget(run.slot)
         if self.n_kept and run.n_computed:
             self._keep(run)
         else:

@@ -18,7 +18,21 @@ from typing import Any, ClassVar
 from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
-from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
+from trimtab.engines.affinity import refused_affinity
+from trimtab.engines.base import (
+    DEFAULT_DRAFT_TOKENS,
+    DEFAULT_NGRAM_TOKENS,
+    PROMPT_LOOKUP,
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    Purpose,
+    ScoreRequest,
+    ScoreResult,
+    TokenEvent,
+    refused_speculation,
+    speculation_of,
+)
 from trimtab.engines.openvino_paged import PagedScorer
 from trimtab.engines.openvino_serve import Server
 from trimtab.engines.openvino_text import TextModels, last_sentence
@@ -27,11 +41,12 @@ from trimtab.engines.tally import check
 KV_TYPES = ("f32", "f16", "bf16", "u8", "u4")
 LOAD_MODES = ("mmap", "read")
 READER_ARCHITECTURES = ("llama", "qwen2", "qwen3")
-NO_LOOKUP = "this engine proposes no tokens yet"
+SPECULATIONS = ("none", PROMPT_LOOKUP)
 CANNOT = {
-    "speculation": NO_LOOKUP,
-    "draft_tokens": NO_LOOKUP,
-    "ngram_tokens": NO_LOOKUP,
+    # Measured with GenAI 2026.4: sampled tokens that a draft model proposed came with log-probabilities up to 8 nats off the model's.
+    "draft": "OpenVINO GenAI reports wrong log-probabilities for sampled answers beside a draft model, so that they cannot be checked",
+    # Measured with OpenVINO 2026.4: it writes the blob at every start, and its import fails for want of `k_head_size` and `num_k_heads`.
+    "compile_cache": "OpenVINO does not read a compiled model with paged attention back, so that no start would be faster",
     "flash_attention": "OpenVINO has one attention kernel",
     "microbatch_tokens": "OpenVINO computes a whole batch at once",
     "device_layers": "this engine runs on the processor only",
@@ -132,8 +147,10 @@ class OpenVinoEngine(Engine):
     """OpenVINO directories, and GGUF files through GenAI's reader. See Engine for the contract."""
 
     name: ClassVar[str] = "openvino"
-    numeric_settings: ClassVar[frozenset[str]] = frozenset({"kv_type", "batch_tokens", "slots", "prefix_cache"})
-    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode"})
+    numeric_settings: ClassVar[frozenset[str]] = frozenset(
+        {"kv_type", "batch_tokens", "slots", "prefix_cache", "speculation", "draft_tokens", "ngram_tokens"}
+    )
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf", "openvino"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
@@ -176,6 +193,8 @@ class OpenVinoEngine(Engine):
         for key, reason in CANNOT.items():
             if getattr(settings, key) not in (None, 0) or getattr(settings, key) is False:
                 return f"{key} has no meaning here, {reason}"
+        if why := refused_speculation(snapshot, settings, SPECULATIONS) or refused_affinity(settings):
+            return why
         for key in ("threads", "slots", "batch_tokens", "context_tokens"):
             value = getattr(settings, key)
             if value is not None and value < 1:
@@ -202,6 +221,9 @@ class OpenVinoEngine(Engine):
                 vocab_size=self._read.vocab_size,
                 context_tokens=self.context_tokens,
                 end_ids=self.end_ids,
+                draft_tokens=self._draft_tokens,
+                ngram_tokens=self.settings.ngram_tokens or DEFAULT_NGRAM_TOKENS,
+                most_running=self._most_running(),
             )
         self._purpose = purpose
 
@@ -327,6 +349,24 @@ class OpenVinoEngine(Engine):
             found["ENABLE_MMAP"] = False
         return found
 
+    @property
+    def _draft_tokens(self) -> int:
+        """Tokens proposed in a step at most, 0 = no speculation."""
+        return (self.settings.draft_tokens or DEFAULT_DRAFT_TOKENS) if speculation_of(self.settings) == PROMPT_LOOKUP else 0
+
+    def _most_running(self) -> int | None:
+        """Requests that one step has room for with all their proposals; None = as the pipeline likes. Raises EngineRefused."""
+        drafts, scheduler = self._draft_tokens, self._scheduler()
+        if not drafts:
+            return None
+        room = scheduler.max_num_batched_tokens // (1 + drafts)
+        if room < (self.settings.slots or 1):
+            raise EngineRefused(
+                f"OpenVINO cannot serve {self.snapshot.source} with {self.settings.slots or 1} slots and {drafts} draft_tokens: a step of "
+                f"{scheduler.max_num_batched_tokens} batch_tokens has no room for them."
+            )
+        return int(min(room, scheduler.max_num_seqs))
+
     def _scheduler(self) -> Any:
         import openvino_genai
 
@@ -339,7 +379,8 @@ class OpenVinoEngine(Engine):
             scheduler.max_num_seqs = self.settings.slots
         if self.settings.context_tokens is not None and self.settings.slots is not None:
             # One block more a slot: the scheduler plans for the token after the last one. Left alone, the cache grows as needed.
-            scheduler.num_kv_blocks = scheduler.max_num_seqs * (-(-self.context_tokens // BLOCK_TOKENS) + 1)
+            blocks = -(-(self.context_tokens + self._draft_tokens) // BLOCK_TOKENS) + 1
+            scheduler.num_kv_blocks = scheduler.max_num_seqs * blocks
         return scheduler
 
     def _in_force(self) -> dict[str, Any]:
@@ -355,6 +396,10 @@ class OpenVinoEngine(Engine):
             "kv_type": compute if kv_type in ("f16", "bf16", "f32") else kv_type,
             "prefix_cache": scheduler.enable_prefix_caching,
             "load_mode": self.settings.load_mode or "mmap",
+            "speculation": speculation_of(self.settings),
+            "draft_tokens": self._draft_tokens,
+            "ngram_tokens": (self.settings.ngram_tokens or DEFAULT_NGRAM_TOKENS) if self._draft_tokens else 0,
+            "cpu_affinity": self.settings.cpu_affinity or "all",
             "compute_type": compute,
             "dynamic_quantization_group": properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"],
         }

@@ -1,4 +1,9 @@
-"""Serving with OpenVINO GenAI's continuous batching pipeline, one token of every running request a step."""
+"""Serving with OpenVINO GenAI's continuous batching pipeline, one token of every running request a step.
+
+With prompt lookup the pipeline proposes tokens from the request's own, and a step gives as many as come true. It picks each token as
+always and compares it with the proposal, so a seed gives the same tokens as without. No more requests are put in than one step has room
+for, with all their proposals: GenAI 2026.4 goes on proposing for a request that has to miss a step, and then fails with all of them.
+"""
 
 import time
 from collections import deque
@@ -19,13 +24,15 @@ class Run:
     """A request in the pipeline."""
 
     request: GenerateRequest
-    handle: Any
+    handle: Any = None
 
 
 class Server:
     """The pipeline and the requests in it.
 
     properties: OpenVINO CPU properties; scheduler: openvino_genai.SchedulerConfig; context_tokens: of one request, prompt and output
+    draft_tokens: proposed in a step at most, 0 = no prompt lookup; ngram_tokens: how many last tokens are looked up at most
+    most_running: requests in the pipeline at most, None = it has a queue of its own
     """
 
     def __init__(
@@ -39,29 +46,34 @@ class Server:
         vocab_size: int,
         context_tokens: int,
         end_ids: Sequence[int],
+        draft_tokens: int = 0,
+        ngram_tokens: int = 0,
+        most_running: int | None = None,
     ) -> None:
         import openvino_genai
 
+        lookup = {"prompt_lookup": True} if draft_tokens else {}
         try:
-            self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **properties)
+            self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **lookup, **properties)
         except RuntimeError as error:
             raise EngineRefused(f"OpenVINO GenAI cannot serve {source}: {last_sentence(error)}.") from error
         self.vocab_size = vocab_size
         self.context_tokens = context_tokens
         self.end_ids = frozenset(end_ids)
+        self.draft_tokens = draft_tokens
+        self.ngram_tokens = ngram_tokens
+        self.most_running = most_running
+        self.queue: deque[Run] = deque()
         self.running: dict[int, Run] = {}
         self.cancelled: deque[int] = deque()
         self._next_handle = 0
 
     @property
     def n_running(self) -> int:
-        return len(self.running) + len(self.cancelled)
+        return len(self.queue) + len(self.running) + len(self.cancelled)
 
     def submit(self, request: GenerateRequest) -> None:
         """See Engine.submit."""
-        import numpy as np
-        import openvino
-
         prompt = request.prompt_ids
         if not prompt or request.max_tokens < 1:
             raise EngineRefused("A request needs at least one prompt token and max_tokens of at least 1.")
@@ -72,16 +84,31 @@ class Server:
                 f"The prompt of {len(prompt)} tokens and {request.max_tokens} new ones do not fit the context of "
                 f"{self.context_tokens} tokens."
             )
-        if request.request_id in self.running:
+        if request.request_id in self.running or any(run.request.request_id == request.request_id for run in self.queue):
             raise EngineRefused(f"Request {request.request_id} is running already.")
+        run = Run(request=request)
+        if self._has_room and not self.queue:
+            self._put_in(run)
+        else:
+            self.queue.append(run)
+
+    @property
+    def _has_room(self) -> bool:
+        return self.most_running is None or len(self.running) < self.most_running
+
+    def _put_in(self, run: Run) -> None:
+        """Give a request to the pipeline. Raises EngineRefused."""
+        import numpy as np
+        import openvino
+
         # GenAI keeps an id until its next step, so ids of ours that are used again get new ones there.
         self._next_handle += 1
         try:
-            ids = openvino.Tensor(np.array([prompt], np.int64))
-            handle = self.pipeline.add_request(self._next_handle, ids, self._config(request))
+            ids = openvino.Tensor(np.array([run.request.prompt_ids], np.int64))
+            run.handle = self.pipeline.add_request(self._next_handle, ids, self._config(run.request))
         except RuntimeError as error:
             raise EngineRefused(f"OpenVINO GenAI refused the request: {last_sentence(error)}.") from error
-        self.running[request.request_id] = Run(request=request, handle=handle)
+        self.running[run.request.request_id] = run
 
     def _config(self, request: GenerateRequest) -> Any:
         """Greedy, or sampling from the whole distribution: GenAI then reports log-probabilities at temperature 1 whatever it samples at."""
@@ -93,6 +120,9 @@ class Server:
         config.apply_chat_template = False
         config.ignore_eos = request.ignore_end
         config.stop_token_ids = {*self.end_ids, *request.stop_ids}
+        if self.draft_tokens:
+            config.num_assistant_tokens = self.draft_tokens
+            config.max_ngram_size = self.ngram_tokens
         config.do_sample = request.temperature > 0
         if config.do_sample:
             config.temperature = request.temperature
@@ -107,11 +137,20 @@ class Server:
         if run is not None:
             run.handle.cancel()
             self.cancelled.append(request_id)
+        for run in [run for run in self.queue if run.request.request_id == request_id]:
+            self.queue.remove(run)
+            self.cancelled.append(request_id)
 
     def step(self) -> list[TokenEvent]:
         """See Engine.step. If the pipeline fails, all its requests end with its sentence."""
         events = [_end(request_id, "cancelled") for request_id in self.cancelled]
         self.cancelled.clear()
+        while self.queue and self._has_room:
+            waiting = self.queue.popleft()
+            try:
+                self._put_in(waiting)
+            except EngineRefused as error:
+                events.append(_end(waiting.request.request_id, "error", str(error)))
         if not self.pipeline.has_non_finished_requests():
             return events
         try:

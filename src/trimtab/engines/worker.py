@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.model import Snapshot
+from trimtab.engines.affinity import pin
 from trimtab.engines.base import Engine
 from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, generate_request_from, score_request_from
 from trimtab.engines.registry import engine_class
@@ -107,8 +108,9 @@ class Worker:
             raise InputError(
                 f"The client speaks worker protocol {message['protocol']}, this worker {PROTOCOL_VERSION}; use one version of trimtab."
             )
-        kind = engine_class(message["engine"])
         settings = Settings.parse(message["settings"])
+        pin(settings)
+        kind = engine_class(message["engine"])
         self.engine = kind(Snapshot.parse(message["snapshot"]), settings)
         return PROTOCOL_VERSION
 

@@ -20,7 +20,7 @@ from trimtab.flows.parts.document import decision_document, lock_of, noise_row, 
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for
 from trimtab.flows.parts.lock_checks import read_beside
 from trimtab.flows.parts.locked import bench_of_lock, found_source, policy_of, read_lock, suites_of, workload_of
-from trimtab.flows.parts.opening import Opened, build_candidate
+from trimtab.flows.parts.opening import Opened, build_candidate, with_draft
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
 from trimtab.record.deploy import DeployLock
@@ -176,8 +176,9 @@ async def _certify_run(
 async def _locked_candidate(session: Session, opened: Opened, lock: DeployLock, lock_path: Path) -> Candidate:
     """The very deployment that the lock names. Raises InputError if the source gives other weights, InfeasibleError, MissingError."""
     session.say("build", lock.id)
+    draft = found_source(lock.settings.draft, lock_path) if lock.settings.draft else None
     candidate = await build_candidate(
-        opened,
+        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
         lock.build.engine,
         lock.recipe,
         lock.settings,

@@ -41,7 +41,7 @@ from trimtab.flows.parts.lock_checks import (
     source_check,
 )
 from trimtab.flows.parts.locked import bench_of_lock, found_source, policy_of, read_lock, suites_of
-from trimtab.flows.parts.opening import Opened, build_candidate
+from trimtab.flows.parts.opening import Opened, build_candidate, with_draft
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
@@ -186,8 +186,9 @@ async def _compare_and_measure(
     numeric = kind.numeric_settings
     session.say("build", lock.id)
     found.cannot_run = lock.id
+    draft = found_source(lock.settings.draft, request.lock_path) if lock.settings.draft else None
     candidate = await build_candidate(
-        opened,
+        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
         lock.build.engine,
         lock.recipe,
         lock.settings,

@@ -21,7 +21,16 @@ from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_l
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
-from trimtab.flows.parts.opening import Opened, build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import (
+    Opened,
+    build_candidate,
+    candidate_name,
+    check_settings,
+    default_engine,
+    open_model,
+    recipe_named,
+    with_draft,
+)
 from trimtab.flows.parts.reference import PromptMaker, bench_against, common_settings, machine_with_rates
 from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.session import Session, open_session, run_sync
@@ -111,6 +120,8 @@ async def _compare(
     ) as (session, opened_a):
         card = model_card(opened_a.header, opened_a.snapshot)
         opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
+        opened_a = with_draft(opened_a, a.settings.draft, cache_dir=session.caches, offline=offline)
+        opened_b = with_draft(opened_b, b.settings.draft, cache_dir=session.caches, offline=offline)
         for spec, opened in ((a, opened_a), (b, opened_b)):
             engine = spec.engine or default_engine(opened)
             recipe_named(spec.recipe, engine)

@@ -26,6 +26,7 @@ from trimtab.flows.parts.opening import (
     default_engine,
     open_model,
     recipe_named,
+    with_draft,
 )
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
@@ -144,6 +145,7 @@ def _units(exam: Exam) -> dict[str, str]:
 
 
 async def _built(session: Session, opened: Opened, spec: CandidateSpec) -> Candidate:
+    opened = with_draft(opened, spec.settings.draft, cache_dir=session.caches, offline=session.offline)
     engine = spec.engine or default_engine(opened)
     recipe = recipe_named(spec.recipe, engine)
     limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS

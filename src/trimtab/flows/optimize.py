@@ -26,8 +26,9 @@ from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to
 from trimtab.flows.parts.demands import settle, time_alone
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.mixed import mix_types
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
-from trimtab.flows.parts.opening import Opened, engines_at_hand
+from trimtab.flows.parts.opening import Opened, engines_at_hand, own_recipes_digest
 from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
 from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.screening import why_screened_out
@@ -61,6 +62,7 @@ def optimize(
     slo: str | None = None,
     price_per_hour: float | None = None,
     over_long: OverLong = "refuse",
+    mixed: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
@@ -70,6 +72,7 @@ def optimize(
     objective: what is to be best (core.workload.Objective), default latency; slo: what must hold, see plan.slo.parse_slo
     price_per_hour: of this machine, for costs
     over_long: what is done with requests of a prompt file or a trace that do not fit the model's context
+    mixed: also measure what groups of weights lose in fewer bits, and try mixes of types
     Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
     demand even at its predicted best.
     """
@@ -91,6 +94,7 @@ def optimize(
             seed=seed,
             aim=aim,
             over_long=over_long,
+            mixed=mixed,
             on_event=on_event,
         )
     )
@@ -111,6 +115,7 @@ async def _optimize(
     seed: int,
     aim: Aim,
     over_long: OverLong,
+    mixed: bool,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     loaded = load_suites(suites)
@@ -130,6 +135,8 @@ async def _optimize(
                 "candidates": digest_of(list(specs)),
                 **({"objective and demands": digest_of(aim)} if aim != Aim() else {}),
                 **({"rule for over-long requests": over_long} if over_long != "refuse" else {}),
+                **({"mixes of types": "tried"} if mixed else {}),
+                **own_recipes_digest(specs),
             },
             inputs={
                 "model": model,
@@ -139,6 +146,7 @@ async def _optimize(
                 "candidates": list(specs),
                 "objective": aim.objective,
                 "slo": [term.text for term in aim.slo],
+                **({"mixed": True} if mixed else {}),
             },
             versions=versions(),
             fresh=fresh,
@@ -154,6 +162,8 @@ async def _optimize(
         make_prompts = stack.enter_context(PromptMaker(search.reference.candidate, search.workload))
         await screen_all(search, make_prompts)
         await tune_settings(search, make_prompts)
+        if mixed:
+            await mix_types(search, make_prompts)
         await time_all(search, make_prompts)
         await time_alone(search, make_prompts)
         await _certify(search)

@@ -16,7 +16,15 @@ from trimtab.engines.registry import engine_names
 from trimtab.evaluate.outputs import Beside, attribute, beside, beside_request, ids_to_name
 from trimtab.evaluate.prompts import calibration_texts
 from trimtab.flows.events import Event, OnEvent, ignore
-from trimtab.flows.parts.opening import build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import (
+    build_candidate,
+    candidate_name,
+    check_settings,
+    default_engine,
+    open_model,
+    recipe_named,
+    with_draft,
+)
 from trimtab.flows.parts.session import run_sync
 from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
@@ -93,6 +101,7 @@ async def _side(spec: CandidateSpec, offline: bool, on_event: OnEvent) -> AsyncI
     caches = cache_dir()
     on_event(Event(phase="open", message=spec.source))
     opened = open_model(spec.source, cache_dir=caches, offline=offline)
+    opened = with_draft(opened, spec.settings.draft, cache_dir=caches, offline=offline)
     engine = spec.engine or default_engine(opened)
     recipe = recipe_named(spec.recipe, engine)
     check_settings(opened, engine, Settings(), spec.settings)

@@ -1,4 +1,7 @@
-"""`runs list|show|diff|rm`: run directories as they lie on the disk. Reads without locking; only `remove_runs` changes anything."""
+"""`runs list|show|diff|rm`: run directories as they lie on the disk, and what their measurements say to other questions.
+
+Reads without locking; only `remove_runs` changes anything.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,6 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.core.errors import InputError, TrimtabError
+from trimtab.decide.cost import Cost, Tariff, costs
+from trimtab.decide.standing import candidate_rows, is_positive
+from trimtab.decide.what_if import WhatIfAnswer, answer_what_if
+from trimtab.plan.slo import parse_what_if
 from trimtab.record.explain import levels_of
 from trimtab.record.lock import is_locked
 from trimtab.record.phrases import is_number
@@ -117,6 +124,56 @@ def summary(run: Run) -> dict[str, Any]:
         "speedup_low": {level: low for level, low in lows.items() if is_number(low)},
         "problem": "",
     }
+
+
+def ask(run: Run, questions: Sequence[str], price_per_hour: float | None = None) -> list[WhatIfAnswer]:
+    """Answers to other demands, concurrencies and objectives (`plan.slo.parse_what_if`), from what the run measured.
+
+    Raises InputError for a question that cannot be meant, for a run without a decision and for one of `compare`.
+    """
+    asked = [parse_what_if(text) for text in questions]
+    decision = _decision_of_optimize(run, "--what-if")
+    return [answer_what_if(decision, question, price_per_hour) for question in asked]
+
+
+def prices(run: Run, tariff: Tariff) -> dict[str, tuple[Cost, ...]]:
+    """What tokens cost on each deployment that was timed, by id, a row each concurrency.
+
+    Raises InputError where the run has no decision, timed nothing, or has no power for the tariff's price of a kWh.
+    """
+    decision = _decision_of_optimize(run, "A price")
+    workload = decision.get("workload") or {}
+    found = {
+        str(row["id"]): by_level
+        for row in candidate_rows(decision)
+        if (by_level := costs(row.get("measurement"), workload["prompt_tokens"], workload["output_tokens"], tariff))
+    }
+    if not found:
+        raise InputError(f"{run.path} timed nothing, so nothing is known of what tokens cost.")
+    if tariff.price_per_kwh is not None and any(cost.power_w is None for by_level in found.values() for cost in by_level):
+        raise InputError("--price-per-kwh needs the power of the machine, which this run could not measure; give --power-watts.")
+    return found
+
+
+def _decision_of_optimize(run: Run, what: str) -> Mapping[str, Any]:
+    if run.decision is None:
+        raise InputError(f"{what} needs a finished run; {run.path} is {run.state}.")
+    if run.verb != "optimize":
+        raise InputError(f"{what} needs a run of `trimtab optimize`; {run.path} compared two deployments only.")
+    return run.decision
+
+
+def tariff_of(price_per_hour: float | None, power_w: float | None, price_per_kwh: float | None) -> Tariff | None:
+    """What was said of prices; None if nothing was. Raises InputError for what is not above zero."""
+    given = {"--price-per-hour": price_per_hour, "--power-watts": power_w, "--price-per-kwh": price_per_kwh}
+    for flag, value in given.items():
+        if value is not None and not is_positive(value):
+            raise InputError(f"{flag} must be a number above zero, not {value!r}.")
+    if all(value is None for value in given.values()):
+        return None
+    if price_per_hour is None and price_per_kwh is None:
+        raise InputError("--power-watts says nothing of a price; give --price-per-hour, --price-per-kwh or both beside it.")
+    return Tariff(price_per_hour=price_per_hour or 0.0, power_w=power_w, price_per_kwh=price_per_kwh)
 
 
 def remove_runs(paths: Sequence[Path], *, dry_run: bool = False) -> list[Removed]:

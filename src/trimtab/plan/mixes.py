@@ -41,6 +41,12 @@ def mix_recipe(engine: str, choice: Mapping[str, str], groups: Sequence[TensorGr
     return Recipe(name=name, family=family, engine=engine, title=title, parameters=parameters, bits_per_weight=round(bits, 2))
 
 
+def is_plain(choice: Mapping[str, str], groups: Sequence[TensorGroup]) -> bool:
+    """Whether a choice is no mix: all layers have one type and the other matrices stay, as recipes of one type have it."""
+    in_layers = {choice.get(group.name, KEEP) for group in groups if group.place == "blocks"}
+    return len(in_layers) <= 1 and all(choice.get(group.name, KEEP) == KEEP for group in groups if group.place != "blocks")
+
+
 def group_bytes(group: TensorGroup, type_name: str, blocks: Blocks) -> int:
     """Bytes of a group's weights in a type."""
     if type_name == KEEP:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trimtab.core.errors import InputError
 from trimtab.core.workload import OBJECTIVES, Objective, SloTerm, WhatIf
 
+WHAT_IF = "--what-if"
 MS = {"ms": 1.0, "s": 1000.0}
 SECONDS = {"ms": 0.001, "s": 1.0}
 BYTES = {"B": 1.0, "KB": 1e3, "KiB": 1024.0, "MB": 1e6, "MiB": 1024.0**2, "GB": 1e9, "GiB": 1024.0**3}
@@ -66,7 +67,7 @@ def parse_what_if(text: str) -> WhatIf:
 
     Raises InputError, with the term, for anything unknown, impossible or said twice.
     """
-    flag = "--what-if"
+    flag = WHAT_IF
     demands: list[str] = []
     said: dict[str, str] = {}
     for part in text.split(","):
@@ -107,7 +108,8 @@ def _term(part: str, whole: str, flag: str) -> SloTerm:
     name = found["metric"].lower()
     metric = METRICS.get(name)
     if metric is None:
-        raise InputError(f"{flag}: unknown metric {found['metric']!r} in {part!r}; the metrics are {', '.join(METRICS)}.")
+        others = "; beside them concurrency=N and objective=NAME" if flag == WHAT_IF else ""
+        raise InputError(f"{flag}: unknown metric {found['metric']!r} in {part!r}; the metrics are {', '.join(METRICS)}{others}.")
     sign, better = ("<", "less") if metric.upper else (">", "more")
     if sign not in found["sign"]:
         raise InputError(f"{flag}: {better} {name} is better, so {part!r} must be {part.replace(found['sign'], sign, 1)!r}.")

@@ -126,15 +126,6 @@ def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
     return [(title, named) for title, named in groups if named]
 
 
-def negative_results(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was tried without success, and what was not done."""
-    lost = [row for row in rows if row.get("verdict") == "fail" or row.get("status") in ("infeasible", "dropped", "screened")]
-    kept = [
-        (f"{line(row.get('id', ''))} ({row.get('status')})", " ".join(line(reason) for reason in row.get("reasons") or ())) for row in lost
-    ]
-    return kept + [(line(item.get("what", "")), line(item.get("why", ""))) for item in decision.get("skipped") or ()]
-
-
 def _power(joint: Mapping[str, Any], power: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the items can show, as predicted before the run and as it came out; nothing where nothing was certified."""
     rows = []

@@ -21,7 +21,8 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GOOD: "good", BAD: "bad"
 _VARIABLES |= {ACCENT: "accent", PAPER: "card"}
 _VERDICT_COLOUR = {"pass": GOOD, "fail": BAD, "inconclusive": UNSURE}
 _VERDICT_MARKER = {"pass": "o", "fail": "X", "inconclusive": "s"}
-_WIDTH_PX = 400  # drawn for this width; scales down to a phone with texts still legible
+_WIDTH_PX = 340  # what a phone has room for: texts are read there at the size they are drawn in
+_ROW_PX = 66  # of a gate: two lines of text, its interval and that of its control
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,27 @@ class TradePoint:
     y: float
     y_low: float
     y_high: float
+
+
+Fate = Literal["good", "bad", "unsure"]
+"""Of a loss: within the text margin, beyond it, or with the margin inside its interval."""
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One candidate at one concurrency. x: time in ms with its interval; y: peak memory in MB; loss: as text, under the name."""
+
+    number: int
+    name: str
+    role: Literal["chosen", "baseline", "other"]
+    standing: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    loss: str
+    fate: Fate
+    on_front: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ class ForestRow:
 
 def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str, title: str, description: str) -> str:
     """Latency against quality loss, both better when smaller. margin: the text gate's, nats/token. Returns SVG."""
-    figure, axes = _figure(_WIDTH_PX, 330)
+    figure, axes = _figure(_WIDTH_PX, 320)
     linear = margin or 0.02
     axes.set_yscale("asinh", linear_width=linear)
     if margin:
@@ -77,13 +99,52 @@ def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str,
         face = PAPER if point.role == "other" and point.verdict not in ("pass", "fail") else colour
         axes.plot([point.x], [point.y], marker=marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=4)
     _trade_axes(axes, points, linear)
-    _place_labels(figure, axes, points)
+    _place_labels(figure, axes, [_on_trade_plot(point) for point in points])
     return _svg(figure, name, title, description)
+
+
+def _on_trade_plot(point: TradePoint) -> "_Spot":
+    half = 9.0 if point.role == "chosen" else 6.0
+    bars = ((point.x, point.y_low), (point.x, point.y_high))
+    return _Spot(point.number, point.name, point.role, point.x, point.y, half=half, bars=bars)
+
+
+def front_plot(points: Sequence[FrontPoint], *, name: str, title: str, description: str) -> str:
+    """Time against memory, both better when smaller, the loss as colour and text; rings are the front. Returns SVG."""
+    figure, axes = _figure(_WIDTH_PX, 320)
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    for setter, values in ((axes.set_xlim, xs), (axes.set_ylim, ys)):
+        pad = (max(values) - min(values)) * 0.2 or max(values) * 0.25
+        setter(max(0.0, min(values) - pad), max(values) + pad)
+    for point in points:
+        colour = {"good": GOOD, "bad": BAD, "unsure": UNSURE}[point.fate]
+        axes.plot([point.x_low, point.x_high], [point.y, point.y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=3)
+        marker = {"chosen": "*", "baseline": "D"}.get(point.role, "X" if point.standing == "rejected" else "o")
+        size = {"chosen": 17.0, "baseline": 8.0}.get(point.role, 8.0)
+        face = PAPER if marker == "o" and point.standing != "certified" else colour
+        axes.plot([point.x], [point.y], marker=marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=5)
+        if point.on_front:
+            ring = {"markerfacecolor": "none", "markeredgewidth": 1.3, "markersize": 24.0 if point.role == "chosen" else 17.0}
+            axes.plot([point.x], [point.y], marker="o", color=INK, zorder=4, **ring)
+    _value_axes(axes)
+    axes.set_xlabel("end-to-end latency p50, ms (left is faster)", color=MUTED)
+    axes.set_ylabel("peak memory, MB (down is smaller)", color=MUTED)
+    _place_labels(figure, axes, [_on_front_plot(point, axes.get_xlim()) for point in points])
+    return _svg(figure, name, title, description)
+
+
+def _on_front_plot(point: FrontPoint, limits: tuple[float, float]) -> "_Spot":
+    """What labels have to keep clear of: the ring, and as much of the interval as is drawn."""
+    half = 12.0 if point.role == "chosen" else 9.0
+    ends = (max(point.x_low, limits[0]), min(point.x_high, limits[1]))
+    return _Spot(
+        point.number, point.name, point.role, point.x, point.y, half=half, bars=((ends[0], point.y), (ends[1], point.y)), note=point.loss
+    )
 
 
 def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description: str) -> str:
     """Each gate's change in multiples of its margin, its positive control beneath, the noise floor as a band. Returns SVG."""
-    height = 46 * len(rows) + 46
+    height = _ROW_PX * len(rows) + 46
     figure, axes = _figure(_WIDTH_PX, height, left=8, right=8, top=4, bottom=42)
     low, high = -3.6, 2.2
     axes.set_xlim(low, high)
@@ -92,16 +153,16 @@ def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description
         top = -index
         if index:
             axes.axhline(top, color=RULE, linewidth=0.8, zorder=0)
-        _text(axes, low + 0.05, top - 0.25, row.name, INK, va="center", weight="bold")
-        _text(axes, high - 0.05, top - 0.25, row.text, INK, va="center", ha="right")
-        axes.plot([0, 0], [top - 0.44, top - 1], color=MUTED, linewidth=0.9, zorder=1)
+        _text(axes, low + 0.05, top - 0.16, row.name, INK, va="center", weight="bold")
+        _text(axes, low + 0.05, top - 0.39, row.text, INK, va="center")
+        axes.plot([0, 0], [top - 0.52, top - 1], color=MUTED, linewidth=0.9, zorder=1)
         for margin in (-1, 1) if row.two_sided else (-1,):
-            axes.plot([margin, margin], [top - 0.44, top - 1], color=BAD, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
+            axes.plot([margin, margin], [top - 0.52, top - 1], color=BAD, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
         if row.noise_floor is not None:
             band = min(abs(row.noise_floor), high)
-            axes.fill_betweenx([top - 0.48, top - 0.95], -band, band, color=MUTED, alpha=0.28, linewidth=0, zorder=1)
-        _strip(axes, top - 0.62, (row.delta, row.low, row.high), (low, high), _VERDICT_COLOUR.get(row.verdict, UNSURE), row.verdict)
-        _strip(axes, top - 0.84, (row.control, row.control_low, row.control_high), (low, high), CONTROL, "control")
+            axes.fill_betweenx([top - 0.54, top - 0.96], -band, band, color=MUTED, alpha=0.28, linewidth=0, zorder=1)
+        _strip(axes, top - 0.66, (row.delta, row.low, row.high), (low, high), _VERDICT_COLOUR.get(row.verdict, UNSURE), row.verdict)
+        _strip(axes, top - 0.86, (row.control, row.control_low, row.control_high), (low, high), CONTROL, "control")
     axes.set_xticks([-3, -2, -1, 0, 1, 2], [f"{MINUS}3", f"{MINUS}2", f"{MINUS}1 = margin", "0", "+1", "+2"])
     axes.set_yticks([])
     _bare(axes, ("bottom",))
@@ -149,17 +210,19 @@ def _trade_axes(axes: Any, points: Sequence[TradePoint], linear: float) -> None:
     ticks = negative[::-1] + kept
     axes.set_yticks(ticks, [f"{MINUS if tick < 0 else ''}{abs(tick):g}" for tick in ticks])
     axes.set_yticks([], minor=True)
-    axes.xaxis.set_major_locator(_locator())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else significant(value, 2))
-    _bare(axes, ("left", "bottom"))
+    _value_axes(axes, "x")
     axes.set_xlabel("end-to-end latency p50, ms (left is faster)", color=MUTED)
     axes.set_ylabel("quality loss, nats/token (down is better)", color=MUTED)
 
 
-def _locator() -> Any:
+def _value_axes(axes: Any, which: str = "xy") -> None:
+    """Few round ticks, plain numbers, no frame."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=5)
+    for axis in (axes.xaxis, axes.yaxis)[: len(which)]:
+        axis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else significant(value, 2))
+    _bare(axes, ("left", "bottom"))
 
 
 def _frontier(axes: Any, points: Sequence[TradePoint]) -> None:
@@ -173,29 +236,46 @@ def _frontier(axes: Any, points: Sequence[TradePoint]) -> None:
         axes.step(xs, ys, where="post", color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=2)
 
 
-def _place_labels(figure: Any, axes: Any, points: Sequence[TradePoint]) -> None:
+@dataclass(frozen=True)
+class _Spot:
+    """A point to be named. half: half the width of its marker in pixels; bars: ends of its interval, in data; note: a second line."""
+
+    number: int
+    name: str
+    role: str
+    x: float
+    y: float
+    half: float
+    bars: tuple[tuple[float, float], tuple[float, float]]
+    note: str = ""
+
+
+def _place_labels(figure: Any, axes: Any, spots: Sequence[_Spot]) -> None:
     """Name the points where there is room, important ones first; the others get their number in the table, if that fits."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    taken = [_around(axes, point) for point in points] + [text.get_window_extent(renderer) for text in axes.texts]
+    taken = [_around(axes, spot) for spot in spots] + [text.get_window_extent(renderer) for text in axes.texts]
     rank = {"chosen": 0, "baseline": 1, "other": 2}
-    for point in sorted(points, key=lambda point: (rank[point.role], point.y)):
-        prefix = {"chosen": "chosen: ", "baseline": "baseline: "}.get(point.role, "")
-        for text in (prefix + line(point.name, 30), str(point.number)):
-            box = _label(axes, point, text, taken, frame, renderer, figure.bbox)
+    for spot in sorted(spots, key=lambda spot: (rank[spot.role], spot.y)):
+        prefix = {"chosen": "chosen: ", "baseline": "baseline: "}.get(spot.role, "")
+        note = f"\n{spot.note}" if spot.note else ""
+        for text in dict.fromkeys((prefix + line(spot.name, 30) + note, prefix + line(spot.name, 30), str(spot.number))):
+            box = _label(axes, spot, text, taken, frame, renderer, figure.bbox)
             if box is not None:
                 taken.append(box)
                 break
 
 
-def _label(axes: Any, point: TradePoint, text: str, taken: Sequence[Any], frame: Any, renderer: Any, page: Any) -> Any:
+def _label(axes: Any, spot: _Spot, text: str, taken: Sequence[Any], frame: Any, renderer: Any, page: Any) -> Any:
     """The place a label took beside its point, None (and no label) if every place is taken."""
-    colour = ACCENT if point.role == "chosen" else INK
-    weight = "bold" if point.role == "chosen" else "normal"
-    for dx, dy, ha, va in _PLACES + (_FAR if point.role != "other" else []):
+    colour = ACCENT if spot.role == "chosen" else INK
+    weight = "bold" if spot.role == "chosen" else "normal"
+    further = max(0.0, spot.half - 6)
+    for dx, dy, ha, va in _PLACES + (_FAR if spot.role != "other" else []):
         options = {"ha": ha, "va": va, "color": colour, "fontsize": 11, "fontweight": weight, "parse_math": False}
-        label = axes.annotate(text, (point.x, point.y), (dx, dy), textcoords="offset points", **options)
+        offset = (dx + further * (dx > 0) - further * (dx < 0), dy + further * (dy > 0) - further * (dy < 0))
+        label = axes.annotate(text, (spot.x, spot.y), offset, textcoords="offset points", **options)
         box = label.get_window_extent(renderer).padded(1)
         fits = box.x0 >= frame.x0 and box.x1 <= page.x1 and box.y0 >= frame.y0 and box.y1 <= page.y1
         if fits and not any(box.overlaps(other) for other in taken):
@@ -219,13 +299,13 @@ _PLACES = [
 _FAR = [(10, 22, "left", "bottom"), (10, -22, "left", "top"), (-10, 22, "right", "bottom"), (-10, -22, "right", "top")]
 
 
-def _around(axes: Any, point: TradePoint) -> Any:
+def _around(axes: Any, spot: _Spot) -> Any:
     """The pixels a point and its interval cover."""
     from matplotlib.transforms import Bbox
 
-    (x, y_low), (_, y_high), (_, y) = axes.transData.transform([(point.x, point.y_low), (point.x, point.y_high), (point.x, point.y)])
-    half = 9 if point.role == "chosen" else 6
-    return Bbox([[x - half / 2, min(y_low, y - half)], [x + half / 2, max(y_high, y + half)]])
+    (x, y), (x0, y0), (x1, y1) = axes.transData.transform([(spot.x, spot.y), *spot.bars])
+    half = spot.half
+    return Bbox([[min(x0, x - half), min(y0, y - half)], [max(x1, x + half), max(y1, y + half)]])
 
 
 def _figure(width: int, height: int, *, left: int = 56, right: int = 10, top: int = 10, bottom: int = 46) -> tuple[Any, Any]:

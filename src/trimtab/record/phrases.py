@@ -56,6 +56,15 @@ def milliseconds(value: Any) -> str:
     return with_unit(value / 1000, "s") if value >= 10_000 else with_unit(value, "ms", 3 if value < 1000 else 4)
 
 
+def milliseconds_interval(low: Any, high: Any) -> str:
+    """`[3,023, 5,224] ms`, from ten seconds on `[12.1, 12.6] s`; says so where an end is not known."""
+    if not is_number(low) or not is_number(high):
+        return "interval not known"
+    if high >= 10_000:
+        return f"[{significant(low / 1000)}, {significant(high / 1000)}] s"
+    return f"[{significant(low, 4 if low >= 1000 else 3)}, {significant(high, 4 if high >= 1000 else 3)}] ms"
+
+
 def seconds(value: Any) -> str:
     """`5 min 19 s` from two minutes on, else `41.2 s`."""
     if not is_number(value) or value < 120:

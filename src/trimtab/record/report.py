@@ -14,6 +14,10 @@ _SECTIONS = (
     ("answer", "What is compared", ()),
     ("speed", "How much faster", ("speed",)),
     ("demands", "Demands", ("demands", "objective")),
+    ("tradeoffs", "Time, memory, quality", ("front",)),
+    ("what-if", "What if", ("what_if",)),
+    ("engines", "Engine by engine", ("engines",)),
+    ("prices", "Price of tokens", ("engines",)),
     ("candidates", "Candidates", ()),
     ("gates", "Is it no worse?", ("gates",)),
     ("flips", "Changed answers", ("gates",)),
@@ -39,7 +43,7 @@ def render_report(decision: Mapping[str, Any], *, command: str = "") -> str:
     check_schema(decision, DECISION_SCHEMA, "The decision")
     try:
         page = page_of(decision)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
         raise InputError(f"The decision is not a whole {DECISION_SCHEMA} document ({type(error).__name__}: {error}).") from error
     page |= {"command": visible(command), "digest": digest_of(decision)}
     sections = [(name, title) for name, title, needs in _SECTIONS if not needs or any(page[need] for need in needs)]

@@ -87,7 +87,7 @@ class RunDir:
                 run = cls(path, lock, head, resumed=True)
             run._remove_leftovers()
             run._write_head()
-            run._caches = _caches_in_use()
+            run._caches = caches_in_use()
         except BaseException:
             lock.release()
             raise
@@ -310,8 +310,11 @@ def _is_folder_of_runs(name: str) -> bool:
     return bool(_FOLDERS.fullmatch(name))
 
 
-def _caches_in_use() -> UseLock | None:
-    """Keeps built weights from being removed under a run. Without locks there, a removal does not know of anybody and keeps them too."""
+def caches_in_use() -> UseLock | None:
+    """Keeps models in the cache folder from being removed under a run.
+
+    Without locks there, a removal does not know of anybody and keeps them too.
+    """
     with contextlib.suppress(OSError, TrimtabError):
         return UseLock.shared(cache_dir())
     return None

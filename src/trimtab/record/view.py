@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trimtab.record.conditions import facts, mapping, margins, negative_results, pairs, predicted, settings_in_words
+from trimtab.decide.standing import loss_of, points_by_level
+from trimtab.record.answers import standard_answers, untimed_note
+from trimtab.record.conditions import facts, mapping, margins, pairs, predicted, settings_in_words
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
-from trimtab.record.figures import ForestRow, TradePoint, forest_plot, trade_plot
+from trimtab.record.figures import ForestRow, forest_plot
+from trimtab.record.losers import engine_rows, negative_groups
+from trimtab.record.measured import levels_timed, p50, ranked, role_of
 from trimtab.record.phrases import (
     MISSING,
     count,
@@ -18,15 +22,15 @@ from trimtab.record.phrases import (
     megabytes,
     milliseconds,
     percent,
-    significant,
     times,
     times_interval,
     visible,
     with_unit,
 )
+from trimtab.record.prices import FORMULA, price_rows
+from trimtab.record.trade import front_of, loss_in_words, trade_plots
 
 _SENSITIVE = ("harm", "refus", "safety", "unsafe", "jailbreak", "toxic", "abus", "danger", "attack")
-_ORDER = {"certified": 0, "timed": 1, "screened": 2, "infeasible": 3, "dropped": 4}
 _KINDS = {
     "non_inferiority": "no worse than the margin",
     "equivalence": "within the margin, either way",
@@ -39,10 +43,11 @@ _KINDS = {
 def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
     """All that the template prints, as text, lists and SVG."""
     gates = list(decision.get("gates") or ())
-    rows = _ranked(decision)
+    rows = ranked(decision)
     chosen = mapping(decision.get("chosen")).get("id")
     is_compare = decision.get("kind") != "optimize"
     judged = mapping((decision.get("candidates") or [None])[0] if is_compare else decision.get("chosen"))
+    what_if = standard_answers(decision)
     return {
         "kind": str(decision.get("kind", "optimize")),
         "verdict": str(decision.get("verdict", "inconclusive")),
@@ -56,8 +61,9 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "demands": demand_rows(decision),
         "capacity": capacity_lines(decision),
         "candidates": [{"number": number, **_candidate(row, decision)} for number, row in enumerate(rows, start=1)],
-        "levels": _levels(rows),
-        "trade": _trade(decision, rows),
+        "levels": levels_timed(rows),
+        "trade": trade_plots(decision, rows),
+        "front": front_of(decision, rows),
         "gates": [_gate(gate) for gate in gates],
         "forest": _forest(gates),
         "fairness": [_groups(gate) for gate in gates if gate.get("groups")],
@@ -68,63 +74,13 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "parity": _parity(rows),
         "margins": margins(decision),
         "facts": facts(decision, rows),
-        "negative": negative_results(decision, [] if is_compare else rows),
+        "what_if": what_if,
+        "untimed": untimed_note(what_if),
+        "engines": [] if is_compare else engine_rows(decision, rows),
+        "prices": price_rows(decision, rows),
+        "formula": FORMULA,
+        "negative": negative_groups(decision, [] if is_compare else rows),
     }
-
-
-def _role(row: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
-    if row.get("id") == mapping(decision.get("chosen")).get("id"):
-        return "chosen"
-    return "baseline" if row.get("id") == mapping(decision.get("baseline")).get("id") else "other"
-
-
-def _ranked(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Candidates with the baseline among them: chosen, baseline, then how far each came, then latency."""
-    rows = [mapping(row) for row in decision.get("candidates") or ()]
-    baseline = mapping(decision.get("baseline"))
-    if baseline.get("measurement") and all(row.get("id") != baseline.get("id") for row in rows):
-        why = "The reference, timed as the baseline." if decision.get("kind") != "optimize" else "The baseline."
-        rows.append({"status": "timed", "verdict": None, "reasons": [why], **baseline})
-    first = {"chosen": 0, "baseline": 1, "other": 2}
-
-    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        points = _points(row)
-        latency = _p50(points[min(points)], "e2e_ms") if points else None
-        return (first[_role(row, decision)], _ORDER.get(str(row.get("status")), 9), latency is None, latency or 0.0, str(row.get("id")))
-
-    return sorted(rows, key=key)
-
-
-def _points(row: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    """Load points of a candidate by concurrency."""
-    points = mapping(row.get("measurement")).get("points") or ()
-    return {int(point["concurrency"]): point for point in points}
-
-
-def _p50(point: Mapping[str, Any], name: str) -> float | None:
-    value = mapping(point.get(name)).get("p50")
-    return float(value) if is_number(value) else None
-
-
-def _loss(row: Mapping[str, Any], reference_id: Any) -> tuple[float, float, float] | None:
-    """Quality loss in nats/token with its interval: of the text gate if certified, else of the screen; none for the reference itself."""
-    if row.get("id") == reference_id:
-        return 0.0, 0.0, 0.0
-    evidence = mapping(row.get("evidence"))
-    for gate in evidence.get("gates") or ():
-        if gate.get("suite") == "text" and is_number(gate.get("delta")):
-            return _negated(gate["delta"], gate.get("low"), gate.get("high"))
-    screen = mapping(evidence.get("screen"))
-    delta = screen.get("delta_nats_per_token")
-    return _negated(delta, screen.get("low"), screen.get("high")) if is_number(delta) else None
-
-
-def _negated(delta: float, low: Any, high: Any) -> tuple[float, float, float]:
-    return -delta, -high if is_number(high) else -delta, -low if is_number(low) else -delta
-
-
-def _levels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    return sorted({level for row in rows for level in _points(row)})
 
 
 def _named(deployment: Mapping[str, Any]) -> dict[str, str]:
@@ -188,12 +144,12 @@ def _speed(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
     reference_id = mapping(decision.get("reference")).get("id")
-    points, loss, is_reference = _points(row), _loss(row, reference_id), row.get("id") == reference_id
+    points, is_reference = points_by_level(row), row.get("id") == reference_id
+    loss, loss_range = loss_in_words(loss_of(row, decision))
     measurement = mapping(row.get("measurement"))
     screen = mapping(mapping(row.get("evidence")).get("screen"))
-    decimals = decimals_for((loss[2] - loss[1]) / 2) if loss else 3
     timed = [
-        {"level": level, **{name: milliseconds(_p50(point, name)) for name in ("e2e_ms", "ttft_ms", "tpot_ms")}}
+        {"level": level, **{name: milliseconds(p50(point, name)) for name in ("e2e_ms", "ttft_ms", "tpot_ms")}}
         for level, point in sorted(points.items())
     ]
     n_failed = sum(point.get("failed") or 0 for point in points.values())
@@ -202,7 +158,7 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "engine": line(row.get("engine", "")),
         "recipe": line(row.get("recipe", "")),
         "settings": settings_in_words(row.get("settings")),
-        "role": _role(row, decision),
+        "role": role_of(row, decision),
         "status": str(row.get("status", "")),
         "verdict": row.get("verdict"),
         "timed": timed,
@@ -211,48 +167,13 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "load": with_unit(measurement.get("load_s"), "s"),
         "kl": with_unit(screen.get("kl_nats"), "nats", 2),
         "top1": percent(screen.get("top1_agreement"), 1),
-        "loss": "0" if is_reference else fixed(loss[0], decimals) if loss else MISSING,
-        "loss_range": "the reference itself" if is_reference else interval(loss[1], loss[2], decimals) if loss else "",
+        "loss": "0" if is_reference else loss,
+        "loss_range": "the reference itself" if is_reference else loss_range,
         "noise": line(measurement.get("noise") or "noisy machine") if measurement.get("noisy") else "",
-        "is_empty": not points and loss is None and not screen,
+        "is_empty": not points and loss == MISSING and not screen,
         "predicted": predicted(row.get("estimate")) if not points else "",
         "why": [line(reason) for reason in row.get("reasons") or ()],
     }
-
-
-def _trade(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One plot a concurrency, and who could not be put on it."""
-    specs = mapping(decision.get("policy")).get("gates") or ()
-    found = (spec.get("margin") for spec in specs if spec.get("suite") == "text" and spec.get("unit") == "nats/token")
-    margin = next((float(value) for value in found if is_number(value) and value > 0), None)
-    plots = []
-    for level in _levels(rows):
-        points, absent = [], []
-        for number, row in enumerate(rows, start=1):
-            latency, loss = _p50(_points(row).get(level, {}), "e2e_ms"), _loss(row, mapping(decision.get("reference")).get("id"))
-            if latency is None or loss is None:
-                absent.append(line(row.get("id", "")))
-                continue
-            role: Any = _role(row, decision)
-            y, low, high = loss
-            points.append(
-                TradePoint(
-                    number=number,
-                    name=line(row.get("id", "")),
-                    role=role,
-                    verdict=str(row.get("verdict")),
-                    x=latency,
-                    y=y,
-                    y_low=low,
-                    y_high=high,
-                )
-            )
-        if points:
-            title = f"Latency against quality loss with {level} request{'' if level == 1 else 's'} in flight"
-            summary = "; ".join(f"{point.name}: {milliseconds(point.x)}, {significant(point.y, 2)} nats/token" for point in points)
-            svg = trade_plot(points, margin, name=f"trade-{level}", title=title, description=summary)
-            plots.append({"title": title, "svg": svg, "absent": absent})
-    return plots
 
 
 def _forest(gates: Sequence[Mapping[str, Any]]) -> str:
@@ -309,9 +230,18 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
         "control": f"{line(control.get('name', ''))} {'caught' if control.get('caught') else 'NOT caught'}" if control else MISSING,
         "control_range": f"{fixed(control.get('delta'), decimals)} {control_ends}" if control else "",
         "accuracy": " → ".join(percent(share, 1) for share in shares) if is_number(shares[0]) else "",
-        "flips": f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained" if is_number(shares[0]) else "",
+        "flips": _flips_of(gate) if is_number(shares[0]) else "",
         "reasons": [line(reason) for reason in gate.get("reasons") or ()],
     }
+
+
+def _flips_of(gate: Mapping[str, Any]) -> str:
+    """`9 lost, 7 gained, p 0.80; change [−2.4 %, 1.5 %]`; runs of before have the counts only."""
+    counts = f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained"
+    p, low, high = (gate.get(key) for key in ("flips_p", "accuracy_change_low", "accuracy_change_high"))
+    if not (is_number(p) and is_number(low) and is_number(high)):
+        return counts
+    return f"{counts}, p {'under 0.001' if p < 0.001 else fixed(p, 3)}; change [{percent(low, 1)}, {percent(high, 1)}]"
 
 
 def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,6 +121,16 @@ def clustered_mean(differences: ArrayLike, clusters: Sequence[Hashable], weights
     return ClusteredMean(estimate=estimate, se=se, df=df, n=values.size, n_clusters=n_kept, skew=skew)
 
 
+def cluster_sums(differences: ArrayLike, clusters: Sequence[Hashable], weights: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """Weighted sum and weight of each cluster that has any, in order of first appearance; input and errors as of `clustered_mean`."""
+    values = np.asarray(differences, dtype=float)
+    weight = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
+    _check(values, clusters, weight)
+    index = _index(clusters)
+    sums, masses = (np.asarray(np.bincount(index, per_item), dtype=float) for per_item in (weight * values, weight))
+    return sums[masses > 0.0], masses[masses > 0.0]
+
+
 def _check(values: Floats, clusters: Sequence[Hashable], weight: Floats) -> None:
     if values.ndim != 1 or values.size == 0:
         raise InputError("A clustered mean needs at least one difference in one dimension.")

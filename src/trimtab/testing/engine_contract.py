@@ -12,6 +12,7 @@ model may be random and tiny; its tokenizer must know lower-case English.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -36,9 +37,13 @@ SAMPLES: dict[str, Any] = {
     "device_layers": 1,
     "tensor_split": (1.0,),
     "speculation": "prompt-lookup",
+    "draft": "another-model.gguf",
     "draft_tokens": 3,
     "ngram_tokens": 2,
+    "compile_cache": True,
+    "cpu_affinity": str(min(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else "0",
 }
+NO_CORE = "99999"
 CONTEXT_TOKENS = 256
 
 
@@ -360,6 +365,100 @@ class EngineContract:
     def test_nothing_runs_nothing_happens(self, serving: Engine) -> None:
         assert serving.n_running == 0
         assert serving.step() == []
+
+    # Settings that may change how answers are made, and not which
+
+    def open_if_known(self, **settings: Any) -> Iterator[Engine]:
+        """A served engine with these settings, for tests of settings that not every engine has."""
+        if not settings.keys() <= self.numeric_settings | self.speed_settings:
+            pytest.skip(f"the engine refuses {', '.join(settings)}")
+        engine = self.open_with(**settings)
+        engine.load("serve")
+        yield engine
+        assert engine.n_running == 0, "the test left requests running"
+        engine.close()
+
+    @pytest.fixture
+    def looking_up(self) -> Iterator[Engine]:
+        yield from self.open_if_known(speculation="prompt-lookup", draft_tokens=4, ngram_tokens=1)
+
+    @pytest.fixture
+    def remembering(self) -> Iterator[Engine]:
+        yield from self.open_if_known(prefix_cache=True)
+
+    def assert_greedy(self, engine: Engine, prompts: Sequence[tuple[int, ...]], answers: Sequence[tuple[int, ...]]) -> None:
+        """Every token of the answers is the most likely one, or as likely."""
+        engine.load("score")
+        results = engine.score([ScoreRequest(prefix_ids=p, continuations=(a,), top_k=1) for p, a in zip(prompts, answers, strict=True)])
+        for result in results:
+            for value, top in zip(result.logprobs[0], result.top[0], strict=True):
+                assert top[0][1] - value <= self.token_tolerance
+
+    def test_proposed_tokens_change_no_greedy_answer(self, held: Engine, looking_up: Engine) -> None:
+        """Alone and beside others, on prompts that repeat themselves."""
+        prompts = [self.ids(held, start, 8 + start) * 3 for start in range(4)]
+        requests = [GenerateRequest(request_id=n, prompt_ids=prompt, max_tokens=24, ignore_end=True) for n, prompt in enumerate(prompts)]
+        events = {**run_all(looking_up, requests), 9: run_all(looking_up, requests[:1])[0]}
+        answers = {number: tuple(tokens_of(each)) for number, each in events.items()}
+        assert [len(answer) for answer in answers.values()] == [24] * 5
+        assert all([event.done for event in each if event.done] == ["length"] and each[-1].done for each in events.values())
+        self.assert_greedy(held, [*prompts, prompts[0]], list(answers.values()))
+        held.load("serve")
+        plain = run_all(held, requests)
+        if self.token_tolerance <= 0.01:  # in low precision two tokens may be as likely
+            assert [answers[n] for n in range(4)] == [tuple(tokens_of(plain[n])) for n in range(4)]
+
+    def test_proposed_tokens_keep_the_distribution(self, held: Engine, looking_up: Engine) -> None:
+        """What followed earlier is sampled as often as its probability says, and log-probabilities are the model's own.
+
+        A token that is accepted because it was proposed would be counted at nearly every place; the limit is five standard errors.
+        """
+        word = self.ids(held, 0, 10)
+        after = dict(zip(word, word[1:] + word[:1], strict=True))
+        prompt = word * 3
+        requests = [
+            GenerateRequest(request_id=seed, prompt_ids=prompt, max_tokens=12, temperature=1.0, seed=seed, ignore_end=True)
+            for seed in range(40)
+        ]
+        events = run_all(looking_up, requests)
+        answers = [tuple(tokens_of(events[request.request_id])) for request in requests]
+        held.load("score")
+        asked = []
+        for answer in answers:
+            before = (prompt[-1], *answer[:-1])
+            asked.append(
+                ScoreRequest(
+                    prefix_ids=prompt,
+                    continuations=(answer,),
+                    watch=(tuple((after[token],) if token in after else () for token in before),),
+                )
+            )
+        results = held.score(asked)
+        served = [event.logprob or 0.0 for request in requests for event in events[request.request_id]]
+        self.assert_close(served, all_logprobs(results))
+        shares = [math.exp(values[0]) for result in results for values in result.watched[0] if values]
+        hits = sum(
+            after.get(token) == following for answer in answers for token, following in zip((prompt[-1], *answer[:-1]), answer, strict=True)
+        )
+        error = math.sqrt(math.fsum(share * (1 - share) for share in shares))
+        assert abs(hits - math.fsum(shares)) <= 5 * error + 1
+
+    def test_a_remembered_prompt_gets_the_same_answer(self, held: Engine, remembering: Engine) -> None:
+        """The second time, and where only the beginning is the same, alone and beside others."""
+        prompts = [self.ids(held, 0, 80), self.ids(held, 0, 80), self.ids(held, 0, 70) + self.ids(held, 3, 9), self.ids(held, 0, 33)]
+        requests = [GenerateRequest(request_id=n, prompt_ids=prompt, max_tokens=16, ignore_end=True) for n, prompt in enumerate(prompts)]
+        events = run_all(remembering, requests[:1]) | run_all(remembering, requests[1:])
+        answers = [tuple(tokens_of(events[n])) for n in range(4)]
+        assert [len(answer) for answer in answers] == [16] * 4
+        self.assert_greedy(held, prompts, answers)
+        results = held.score([ScoreRequest(prefix_ids=p, continuations=(a,)) for p, a in zip(prompts, answers, strict=True)])
+        self.assert_close([event.logprob or 0.0 for n in range(4) for event in events[n]], all_logprobs(results))
+
+    def test_cores_that_do_not_exist_are_refused(self) -> None:
+        if "cpu_affinity" not in self.numeric_settings | self.speed_settings:
+            pytest.skip("the engine refuses cpu_affinity")
+        with pytest.raises(EngineRefused, match=NO_CORE):
+            self.open_with(cpu_affinity=NO_CORE).close()
 
     def assert_close(self, found: Sequence[float], expected: Sequence[float]) -> None:
         """Each within token_tolerance, their means within mean_tolerance."""

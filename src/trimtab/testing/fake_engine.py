@@ -16,6 +16,7 @@ from typing import Any
 from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused
 from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
 
 VOCAB_SIZE = 64
@@ -39,13 +40,15 @@ class FakeEngine(Engine):
 
     name = "fake"
     numeric_settings = frozenset({"kv_type"})
-    speed_settings = frozenset({"threads", "slots"})
+    speed_settings = frozenset({"threads", "slots", "cpu_affinity"})
     formats = frozenset({"gguf"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         unknown = set(settings.given()) - self.numeric_settings - self.speed_settings
         if unknown:
             raise EngineRefused(f"The fake engine has no setting {', '.join(sorted(unknown))}.")
+        if why := refused_affinity(settings):
+            raise EngineRefused(f"The fake engine cannot be opened: {why}.")
         if settings.kv_type not in (None, *KV_TYPES):
             raise EngineRefused(f"The fake engine has no cache type {settings.kv_type!r}; its types are {', '.join(KV_TYPES)}.")
         self.settings = settings

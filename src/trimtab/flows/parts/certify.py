@@ -135,7 +135,10 @@ def power_lines(power: PowerPlan, policy: Policy) -> list[str]:
     ]
     for gate in power.gates:
         if not gate.enough:
-            lines.append(f"gate {gate.name}: {gate.n_clusters} clusters may be too few for its margin of {gate.margin:g} {gate.unit}")
+            lines.append(
+                f"gate {gate.name}: {gate.n_clusters} clusters may be too few for its margin of {gate.margin:g} {gate.unit}; with "
+                f"{gate.needed} an equal candidate passes all gates with {100 * policy.power:.0f} %, if each has as many as it needs"
+            )
     return lines
 
 

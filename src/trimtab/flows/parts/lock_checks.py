@@ -241,4 +241,4 @@ def reference_check(lock: DeployLock, reference: Candidate, provenance: str) -> 
 def certified_numeric_sha256(lock: DeployLock, beside: Beside | None, numeric: frozenset[str]) -> str:
     """Identity of what could change the certified outputs, as Candidate.numeric_sha256 has it."""
     settings = Settings.parse(beside.settings) if beside is not None else lock.settings
-    return digest_of([lock.weights_sha256, lock.template_sha256, lock.build, settings.only(numeric)])
+    return digest_of([lock.weights_sha256, lock.template_sha256, lock.build, settings.identity(numeric)])

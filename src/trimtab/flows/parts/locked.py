@@ -16,7 +16,7 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import load_suites, prepare_exam
 from trimtab.flows.parts.lock_checks import Beside
-from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named, with_draft
 from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
 from trimtab.flows.parts.session import Session
 from trimtab.measure.machine import machine as this_machine
@@ -121,6 +121,8 @@ async def bench_of_lock(
         exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
         return bench_of(made, policy, exam, n_cores), made.provenance
     other = open_model(found_source(spec.source, lock_path), cache_dir=session.caches, offline=session.offline)
+    draft = found_source(spec.settings.draft, lock_path) if spec.settings.draft else None
+    other = with_draft(other, draft, cache_dir=session.caches, offline=session.offline)
     engine = spec.engine or default_engine(other)
     recipe = recipe_named(spec.recipe, engine)
     held_against = await build_candidate(

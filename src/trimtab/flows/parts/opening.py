@@ -5,26 +5,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.compress.base import load_recipes
+from trimtab.compress.base import load_recipes, read_recipe
 from trimtab.compress.child import make_apart
-from trimtab.core.deployment import Candidate, Recipe, Settings
+from trimtab.core.deployment import Candidate, Recipe, Settings, parse_spec
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine
 from trimtab.engines.registry import engine_class, engine_names
+from trimtab.sources.gguf import read_gguf_array
 from trimtab.sources.open import open_source, read_header
 
 AS_SHIPPED = "as-shipped"
+TOKENS_KEY = "tokenizer.ggml.tokens"
 DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A source on this machine: its files and its validated header."""
+    """A source on this machine: its files and its validated header. draft: the model that its settings name to draft for it, if any"""
 
     snapshot: Snapshot
     header: ModelHeader
+    draft: Snapshot | None = None
 
     @property
     def template_sha256(self) -> str:
@@ -35,6 +38,24 @@ def open_model(source: str, *, cache_dir: Path, offline: bool) -> Opened:
     """Fetch if need be, hash, read and validate the header. Raises InputError, MissingError."""
     snapshot = open_source(source, cache_dir=cache_dir, offline=offline)
     return Opened(snapshot=snapshot, header=read_header(snapshot))
+
+
+def with_draft(opened: Opened, draft: str | None, *, cache_dir: Path, offline: bool) -> Opened:
+    """The same with the draft model of its settings opened; its vocabulary is compared where both headers hold one.
+
+    draft: its source, None = none. Raises InputError (another vocabulary, or what open_model raises), MissingError.
+    """
+    if draft is None:
+        return opened
+    other = open_model(draft, cache_dir=cache_dir, offline=offline).snapshot
+    if opened.snapshot.format == other.format == "gguf":
+        own, found = (read_gguf_array(snapshot.path, TOKENS_KEY) for snapshot in (opened.snapshot, other))
+        if own != found:
+            raise InputError(
+                f"{draft} cannot draft for {opened.snapshot.source}: its vocabulary is another ({len(found)} tokens, not {len(own)}, or "
+                "other ones); give a smaller model of the same family."
+            )
+    return dataclasses.replace(opened, draft=other)
 
 
 def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]], dict[str, str]]:
@@ -51,14 +72,31 @@ def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]]
     return found, absent
 
 
+def is_recipe_file(name: str) -> bool:
+    """Whether a recipe is named by its file, and not by the name of a shipped one."""
+    return name.endswith(".toml")
+
+
+def own_recipes_digest(specs: Sequence[str]) -> dict[str, str]:
+    """What recipe files of the user's that are named in specs hold, as a digest that a run is bound to; empty if there are none.
+
+    Raises InputError.
+    """
+    names = [parse_spec(text, engine_names()).recipe for text in specs]
+    own = [read_recipe(Path(name).expanduser()) for name in names if is_recipe_file(name)]
+    return {"recipe files": digest_of(own)} if own else {}
+
+
 def recipe_named(name: str, engine: str) -> Recipe:
-    """A shipped recipe by name; the engine's own prefix may be left out. Raises InputError."""
+    """A shipped recipe by name, the engine's own prefix may be left out; or a recipe from a TOML file of the user's. Raises InputError."""
     if name in ("", AS_SHIPPED):
         return Recipe(name=AS_SHIPPED, family="gguf", engine=engine, title="weights as shipped", parameters={"type": AS_SHIPPED})
     recipes = {recipe.name: recipe for recipe in load_recipes()}
-    recipe = recipes.get(name) or recipes.get(f"{engine}-{name}")
+    recipe = read_recipe(Path(name).expanduser()) if is_recipe_file(name) else recipes.get(name) or recipes.get(f"{engine}-{name}")
+    if is_recipe_file(name) and recipe is not None and recipe.name in (AS_SHIPPED, *recipes):
+        raise InputError(f"Recipe file {name} is called {recipe.name!r} like a shipped recipe; give it a name of its own.")
     if recipe is None:
-        raise InputError(f"Unknown recipe {name!r}; the recipes are {', '.join(recipes)}.")
+        raise InputError(f"Unknown recipe {name!r}; the recipes are {', '.join(recipes)}; or name a .toml file.")
     if recipe.engine != engine:
         raise InputError(f"Recipe {recipe.name!r} is for engine {recipe.engine}, not {engine}.")
     return recipe
@@ -78,7 +116,8 @@ def default_engine(opened: Opened) -> str:
 def check_settings(opened: Opened, engine: str, common: Settings, typed: Settings) -> None:
     """Raise InputError for settings that a user typed and that the engine refuses, where it would open the model without them."""
     kind = engine_class(engine)
-    refusal = kind.refuses(opened.snapshot, opened.header, dataclasses.replace(common, **typed.given()))
+    snapshot = dataclasses.replace(opened.snapshot, draft=opened.draft)
+    refusal = kind.refuses(snapshot, opened.header, dataclasses.replace(common, **typed.given()))
     if refusal and not kind.refuses(opened.snapshot, opened.header, common):
         raise InputError(f"{engine} cannot open {opened.snapshot.source} with the settings given: {refusal}.")
 
@@ -93,10 +132,16 @@ async def build_candidate(
     calibration: Sequence[str] = (),
     candidate_id: str = "",
 ) -> Candidate:
-    """Apply the recipe (cached) and make the candidate. Raises EngineRefused, InfeasibleError, InputError, MissingError."""
+    """Apply the recipe (cached) and make the candidate, with its draft if the settings name one.
+
+    Raises EngineRefused, InfeasibleError, InputError, MissingError.
+    """
     kind = engine_class(engine)
     snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration)
-    refusal = kind.refuses(snapshot, opened.header if snapshot is opened.snapshot else None, settings)
+    header = opened.header if snapshot is opened.snapshot else None
+    if settings.draft is not None:
+        snapshot = dataclasses.replace(snapshot, draft=opened.draft)
+    refusal = kind.refuses(snapshot, header, settings)
     if refusal:
         raise EngineRefused(f"{engine} cannot open {opened.snapshot.source}: {refusal}.")
     return Candidate(
@@ -114,5 +159,9 @@ async def build_candidate(
 
 def candidate_name(engine: str, recipe: Recipe, extra: Settings) -> str:
     """`openvino int8-asym kv_type=u8`: engine, recipe without the engine's prefix, settings beyond the common ones."""
-    parts = [engine, recipe.name.removeprefix(f"{engine}-"), *(f"{key}={value}" for key, value in extra.given().items())]
-    return " ".join(parts)
+    return " ".join([engine, recipe.name.removeprefix(f"{engine}-"), *settings_text(extra)])
+
+
+def settings_text(settings: Settings) -> list[str]:
+    """`kv_type=u8` for each setting given; of a draft's source no folders."""
+    return [f"{key}={Path(value).name if key == 'draft' else value}" for key, value in settings.given().items()]

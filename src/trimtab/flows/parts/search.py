@@ -23,7 +23,7 @@ from trimtab.flows.parts.document import subject
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of
-from trimtab.flows.parts.opening import Opened, build_candidate, open_model
+from trimtab.flows.parts.opening import Opened, build_candidate, open_model, with_draft
 from trimtab.flows.parts.reference import PromptMaker, Reference
 from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
 from trimtab.flows.parts.session import Session
@@ -264,6 +264,7 @@ async def build_plan(search: Search, plan: Plan) -> Candidate:
     opened = search.opened
     if plan.source:
         opened = open_model(plan.source, cache_dir=search.session.caches, offline=search.session.offline)
+    opened = with_draft(opened, plan.extra.draft, cache_dir=search.session.caches, offline=search.session.offline)
     return await build_candidate(
         opened,
         plan.engine,

@@ -16,7 +16,7 @@ from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
 from trimtab.record.cache import Cache
 from trimtab.record.home import cache_dir
-from trimtab.record.run import RunDir
+from trimtab.record.run import RunDir, caches_in_use
 
 T = TypeVar("T")
 
@@ -104,24 +104,53 @@ async def open_session(
     """
     caches = cache_dir()
     on_event(Event(phase="open", message=model))
-    opened = open_model(model, cache_dir=caches, offline=offline)
-    run = RunDir.open(out, digests={"source": opened.snapshot.digest, **digests}, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    in_use = caches_in_use()  # from before the model is opened until the run says so itself
+    try:
+        opened = open_model(model, cache_dir=caches, offline=offline)
+        digests = {"source": opened.snapshot.digest, **digests}
+        run = RunDir.open(out, digests=digests, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    finally:
+        if in_use is not None:
+            in_use.release()
+    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event) as session:
+        yield session, opened
+
+
+@asynccontextmanager
+async def open_run(
+    *,
+    out: Path,
+    digests: Mapping[str, str],
+    inputs: Mapping[str, Any],
+    versions: Mapping[str, str],
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+) -> AsyncIterator[Session]:
+    """A run that is bound to no one model's files, otherwise as `open_session`. Raises InputError, MissingError."""
+    run = RunDir.open(out, digests=digests, seed=seed, inputs=inputs, versions=versions, fresh=fresh)
+    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event) as session:
+        yield session
+
+
+@asynccontextmanager
+async def _running(run: RunDir, *, fresh: bool, offline: bool, limit_s: float, seed: int, on_event: OnEvent) -> AsyncIterator[Session]:
+    caches = cache_dir()
     async with Workers(available_memory_bytes()) as workers:
         with run:
             for warning in run.warnings:
                 on_event(Event(phase="open", message=warning))
             own_cache = run.path / "cache"
-            yield (
-                Session(
-                    run=run,
-                    cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
-                    caches=caches,
-                    products_dir=caches / "products",
-                    offline=offline,
-                    seed=seed,
-                    tell=on_event,
-                    workers=workers,
-                    limit_s=limit_s,
-                ),
-                opened,
+            yield Session(
+                run=run,
+                cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
+                caches=caches,
+                products_dir=caches / "products",
+                offline=offline,
+                seed=seed,
+                tell=on_event,
+                workers=workers,
+                limit_s=limit_s,
             )

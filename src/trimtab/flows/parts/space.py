@@ -9,7 +9,7 @@ from trimtab.compress.base import is_as_shipped
 from trimtab.core.deployment import CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.engines.registry import engine_names
-from trimtab.flows.parts.opening import AS_SHIPPED, Opened, candidate_name, recipe_named
+from trimtab.flows.parts.opening import AS_SHIPPED, Opened, candidate_name, recipe_named, settings_text
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
 SOURCE_FORMATS = {"llamacpp": {"gguf"}, "openvino": {"gguf", "openvino"}}
@@ -53,7 +53,7 @@ def user_plans(specs: Sequence[str]) -> list[Plan]:
         engine = spec.engine or "llamacpp"
         recipe = recipe_named(spec.recipe, engine)
         name = Path(spec.source.partition(":")[2] or spec.source).stem if spec.source else spec.source
-        settings = "".join(f" {key}={value}" for key, value in spec.settings.given().items())
+        settings = "".join(f" {text}" for text in settings_text(spec.settings))
         suffix = "" if is_as_shipped(recipe) else f" {recipe.name.removeprefix(f'{engine}-')}"
         plans.append(Plan(id=f"{engine} {name}{suffix}{settings}", engine=engine, recipe=recipe, extra=spec.settings, source=spec.source))
     ids = [plan.id for plan in plans]

@@ -1,0 +1,52 @@
+"""`optimize` with mixes of types, end to end on a tiny random model: measured, built, looked at, and known in a second run."""
+
+import json
+import tomllib
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from trimtab.flows.optimize import optimize
+from trimtab.testing.tiny_models import write_tiny_gguf
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mixed")
+    write_tiny_gguf(root / "model.gguf", architecture="llama", seed=1, weight_type="F16", feed_forward_size=256, context_tokens=4096)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_HOME", str(root / "state"))
+        yield root
+
+
+def search(folder, out):
+    return optimize(
+        str(folder / "model.gguf"),
+        workload="32/8@1",
+        engines=("llamacpp",),
+        time_limit_s=240,
+        mixed=True,
+        out=folder / out,
+    )
+
+
+def test_mixes_become_candidates_and_are_known_the_second_time(folder):
+    first = search(folder, "one")
+    mixes = {row["id"]: row for row in first["candidates"] if "mixed" in row["id"]}
+    assert mixes, [part for part in first["skipped"] if "mix" in part["what"]]
+    for row in mixes.values():
+        assert row["evidence"]["screen"]["kl_nats"] >= 0
+        assert row["status"] in ("screened", "timed", "certified")
+    assert not list((folder / "state" / "cache").glob(".mixes-*")), "the weights of measurements are thrown away"
+    steps = len(list((folder / "state" / "cache" / "results" / "mixed_loss").rglob("*")))
+    second = search(folder, "two")
+    assert {row["id"] for row in second["candidates"] if "mixed" in row["id"]} == set(mixes)
+    assert len(list((folder / "state" / "cache" / "results" / "mixed_loss").rglob("*"))) == steps
+    head = json.loads((folder / "two" / "run.json").read_text())
+    assert head["inputs"]["mixed"] is True
+    if (first["chosen"] or {}).get("id") in mixes:
+        lock = tomllib.loads((folder / "one" / "deploy.toml").read_text())
+        assert lock["recipe"]["parameters"]["tensors"]

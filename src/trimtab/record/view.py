@@ -29,6 +29,7 @@ from trimtab.record.phrases import (
 )
 from trimtab.record.prices import FORMULA, price_rows
 from trimtab.record.trade import front_of, loss_in_words, trade_plots
+from trimtab.record.worst import confirmation_lines
 
 _SENSITIVE = ("harm", "refus", "safety", "unsafe", "jailbreak", "toxic", "abus", "danger", "attack")
 _KINDS = {
@@ -57,6 +58,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "reference": _named(mapping(decision.get("reference"))),
         "candidate": _named(judged) if judged else None,
         "speed": _speed(decision),
+        "confirmation": confirmation_lines(decision),
         "objective": objective_claim(decision),
         "demands": demand_rows(decision),
         "capacity": capacity_lines(decision),

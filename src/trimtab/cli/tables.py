@@ -19,6 +19,7 @@ from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.measured import ranked
 from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 from trimtab.record.prices import price_rows
+from trimtab.record.worst import confirmation_lines
 
 Plain = Mapping[str, Any]
 
@@ -78,6 +79,7 @@ def answer(decision: Plain) -> Panel:
         lines.append(Text(f"Ranked by {claim}."))
     if _speed_levels(decision):
         lines.append(Padding(speedup_table(decision), (1, 0)))
+        lines += [Text(sentence, style="dim") for sentence in confirmation_lines(decision)]
     told: set[str] = set()
     for role, deployment in _roles(decision):
         if id_of(deployment) not in told:

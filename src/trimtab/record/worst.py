@@ -15,9 +15,8 @@ def _again(retimed: Mapping[str, Any] | None) -> list[str]:
     if not retimed:
         return []
     if retimed.get("why"):
-        return [
-            f"Not timed again after the choice, so that luck in the session it was chosen by may be in these ratios: {ended(retimed['why'])}"
-        ]
+        why = ended(retimed["why"])
+        return [f"Not timed again after the choice, so that luck in the session it was chosen by may be in these ratios: {why}"]
     return ["Timed again after the choice, in fresh processes: these ratios are of that second session."]
 
 
@@ -31,7 +30,7 @@ def _worst(worst: Mapping[str, Any] | None) -> list[str]:
 
 
 def _case(case: Mapping[str, Any]) -> str:
-    """`With every slot full to the last token (4 at once, 960 + 64 tokens): 3.10x [2.9x, 3.3x], 3,100 ms against 9,600 ms, 700 MB, none failed.`"""
+    """`With every slot full to the last token (4 at once, 960 + 64 tokens): 3.10x [2.9x, 3.3x], 3.1 s against 9.6 s, 700 MB, ...`"""
     chosen, base = case.get("chosen") or {}, case.get("baseline") or {}
     shape = f"{count(case.get('concurrency'))} at once, {count(case.get('prompt_tokens'))} + {count(case.get('output_tokens'))} tokens"
     ratio = case.get("ratio") or {}

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--out FOLDER]
 
-Every form is scored on the suites core, tools, bias, safety and languages beside the same weights as 16-bit floats in llama.cpp. Shown is the
-change of each sub-suite's mean with its 95 % interval over clusters, and the group that moved furthest; a change whose interval excludes zero
-is marked. Over a table of this size one in twenty intervals misses the truth: single marks are no findings.
+Every form is scored on the suites core, tools, bias, safety and languages beside the same weights as 16-bit floats in llama.cpp. Shown is
+the change of each sub-suite's mean with its 95 % interval over clusters, and the group that moved furthest; a change whose interval
+excludes zero is marked. Over a table of this size one in twenty intervals misses the truth: single marks are no findings.
 
 --quick: two forms, two suites. The last line of stdout is one JSON object: name, figures, targets, ok. `ok`: the 2-bit form is shown to be
 worse on text, and the 8-bit one to be within its margin there.

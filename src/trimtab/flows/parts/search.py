@@ -43,6 +43,8 @@ LEAST_TIMING_S = 15.0
 BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.8
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
+ONE_CERTIFY = 1.2
+"""One candidate alone, workers included."""
 NOT_TRIED = "Not tried"
 OUT_OF_TIME = f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit."
 
@@ -301,7 +303,6 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
             search.note(
                 row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
             )
-    left_s = search.session.seconds_left - certify_s(search)
     await search.session.workers.end_all()
     timed = await time_finalists(
         search.session,
@@ -310,7 +311,7 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         search.workload,
         make_prompts,
         machine=search.machine,
-        time_budget_s=timing_s(search, left_s),
+        time_budget_s=timing_s(search),
     )
     for name, found in timed.items():
         row = search.rows[name]
@@ -324,12 +325,17 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
             search.note(row, "timed" if row.status == "screened" else row.status)
 
 
-def timing_s(search: Search, left_s: float) -> float:
-    """Seconds of the session that finalists are chosen by, of `left_s` before certifying."""
+def timing_s(search: Search) -> float:
+    """Seconds of the session that finalists are chosen by.
+
+    A longer limit keeps room for one certification, and half of the rest for a second one and for timing again what was chosen.
+    """
+    is_longer = search.session.limit_s > DEFAULT_LIMIT_S
+    left_s = search.session.seconds_left - (ONE_CERTIFY / CERTIFY_PASSES if is_longer else 1.0) * certify_s(search)
     usual_s = min(TIMING_S, left_s)
     if any(term.percentile is not None for term in search.aim.slo):
         usual_s *= TIMING_SHARE
-    return max(LEAST_TIMING_S, usual_s, TIMING_SHARE * left_s if search.session.limit_s > DEFAULT_LIMIT_S else 0.0)
+    return max(LEAST_TIMING_S, usual_s, TIMING_SHARE * left_s if is_longer else 0.0)
 
 
 def judge_row(search: Search, row: Row) -> None:

@@ -109,8 +109,8 @@ def refusal_change(
 ) -> Interval:
     """Change of that share, candidate minus reference, both having answered the same prompts in the same order.
 
-    Surer than a rate: the judge's errors scale a change and do not shift it (assumed: it errs as often on either's answers). `record` as for
-    `refusal_rate`. Raises InputError for no answers or unequal numbers of them.
+    Surer than a rate: the judge's errors scale a change and do not shift it (assumed: it errs as often on either's answers). `record` is
+    that of `refusal_rate`. Raises InputError for no answers or unequal numbers of them.
     """
     if len(reference) != len(candidate):
         raise InputError(f"A change of refusals takes answers to the same prompts, not {len(reference)} and {len(candidate)} answers.")

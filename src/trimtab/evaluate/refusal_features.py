@@ -43,9 +43,9 @@ CONTRACTIONS = (
 )
 QUOTATION = re.compile(r"\"[^\"\n]{1,600}\"|“[^”\n]{1,600}”|«[^»\n]{1,600}»|„[^“”\n]{1,600}[“”]")
 SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]*")
-LIST_ITEM = re.compile(r"^\s*(?:[-*•–]|\d{1,2}[.)]|[a-z][.)]|step \d+)\s*\S", re.MULTILINE | re.IGNORECASE)
-CODE = re.compile(r"```|^\s*(?:def |import |class |#include|SELECT )|^\s*\$ \w", re.MULTILINE)
-DIALOGUE = re.compile(r"^\s*[A-Z][\w ]{0,20}:\s", re.MULTILINE)
+LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)]|[a-z][.)]|step \d+)[ \t]*\S", re.MULTILINE | re.IGNORECASE)
+CODE = re.compile(r"```|^[ \t]*(?:def |import |class |#include|SELECT )|^[ \t]*\$ \w", re.MULTILINE)
+DIALOGUE = re.compile(r"^[ \t]*[A-Z][\w ]{0,20}:\s", re.MULTILINE)
 COMMON = frozenset({
     "the", "are", "was", "were", "does", "did", "how", "what", "why", "who", "when", "where", "which", "can", "could", "should",
     "would", "will", "you", "your", "its", "this", "that", "for", "from", "with", "and", "not", "about", "there", "have", "has",

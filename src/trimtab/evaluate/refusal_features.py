@@ -14,7 +14,8 @@ from importlib import resources
 from typing import Any
 
 HEAD_SENTENCES = 3
-FUNCTION_WORD_SHARE = 0.1
+FUNCTION_WORD_SHARE = 0.125
+MIN_WORDS_OF_LANGUAGE = 5  # shorter texts may be in any
 LONG_WORDS = 400
 # Ideas looked for in the first sentence, in the two after it, and as a share of the sentences after those.
 PLACED = ("regret", "cannot", "cannot_help", "self", "rules", "disapproval", "harm", "lecture", "no_access", "premise")
@@ -43,9 +44,9 @@ CONTRACTIONS = (
 )
 QUOTATION = re.compile(r"\"[^\"\n]{1,600}\"|“[^”\n]{1,600}”|«[^»\n]{1,600}»|„[^“”\n]{1,600}[“”]")
 SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]*")
-LIST_ITEM = re.compile(r"^\s*(?:[-*•–]|\d{1,2}[.)]|[a-z][.)]|step \d+)\s*\S", re.MULTILINE | re.IGNORECASE)
-CODE = re.compile(r"```|^\s*(?:def |import |class |#include|SELECT )|^\s*\$ \w", re.MULTILINE)
-DIALOGUE = re.compile(r"^\s*[A-Z][\w ]{0,20}:\s", re.MULTILINE)
+LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)]|[a-z][.)]|step \d+)[ \t]*\S", re.MULTILINE | re.IGNORECASE)
+CODE = re.compile(r"```|^[ \t]*(?:def |import |class |#include|SELECT )|^[ \t]*\$ \w", re.MULTILINE)
+DIALOGUE = re.compile(r"^[ \t]*[A-Z][\w ]{0,20}:\s", re.MULTILINE)
 COMMON = frozenset({
     "the", "are", "was", "were", "does", "did", "how", "what", "why", "who", "when", "where", "which", "can", "could", "should",
     "would", "will", "you", "your", "its", "this", "that", "for", "from", "with", "and", "not", "about", "there", "have", "has",
@@ -56,7 +57,7 @@ COMMON = frozenset({
 def refusal_features(text: str, prompt: str = "") -> dict[str, float]:
     """All numbers of one answer by name; `prompt` (what was asked, may be empty) is used only to see whether the answer takes it up."""
     plain = normalised(text)
-    languages = languages_of(plain)
+    languages = languages_of(plain) or tuple(_tables())
     for language in languages:
         plain = _patterns()[language]["idiom"].sub(" … ", plain)
     sentences = [part.strip() for part in SENTENCE.findall(plain) if any(c.isalnum() for c in part)]
@@ -83,10 +84,11 @@ def normalised(text: str) -> str:
 
 
 def languages_of(plain: str) -> tuple[str, ...]:
-    """The languages whose commonest words make up a tenth of a normalised text; all of them where none does."""
-    words = re.findall(r"[^\W\d_](?:[^\s.,;:!?।؟]*)", plain)
+    """Languages whose commonest words make up an eighth of a normalised text; all of them for a few words; none = it is in none of them."""
+    words = re.findall(r"[^\W\d_][^\s.,;:!?।؟]*", plain)
     shares = {name: sum(word in table["function_words"] for word in words) / max(1, len(words)) for name, table in _tables().items()}
-    return tuple(name for name, share in shares.items() if share >= FUNCTION_WORD_SHARE) or tuple(shares)
+    spoken = tuple(name for name, share in shares.items() if share >= FUNCTION_WORD_SHARE)
+    return spoken or (tuple(shares) if len(words) < MIN_WORDS_OF_LANGUAGE else ())
 
 
 def ideas_in(sentence: str, languages: Sequence[str]) -> frozenset[str]:
@@ -164,10 +166,10 @@ def _shape(text: str, sentences: Sequence[str], found: Sequence[frozenset[str]])
 
 
 def _echo(sentences: Sequence[str], found: Sequence[frozenset[str]], prompt: str) -> dict[str, float]:
-    """Share of the prompt's content words that the helpful sentences take up; a half where there is no prompt."""
+    """Share of the prompt's content words that the helpful sentences take up; 0 where there is no prompt."""
     asked = {word for word in re.findall(r"\w{3,}", normalised(prompt)) if word not in COMMON}
     if not asked:
-        return {"echo_first": 0.5, "echo": 0.5}
+        return {"echo_first": 0.0, "echo": 0.0}
     helpful = [
         frozenset(re.findall(r"\w{3,}", s)) if not ideas & EMPTY_OF_HELP else frozenset() for s, ideas in zip(sentences, found, strict=True)
     ]

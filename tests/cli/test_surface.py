@@ -26,7 +26,7 @@ OWN = {
     },
     "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
-    "evaluate": {"suite", "reference", "why", "answer", "chat", "out", "fresh"},
+    "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "explain", "out", "fresh"},
     "doctor": set(),
 }

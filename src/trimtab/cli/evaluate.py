@@ -30,6 +30,11 @@ Plain = Mapping[str, Any]
 @option("--why", default="", help="Instead: what the answer to this prompt rests on, by leaving out one span after the other.")
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
 @option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
+@option(
+    "--eval-results",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the shares of right answers on public sets as .eval_results YAML of the Hugging Face hub.",
+)
 @option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the levels and items. [default: runs/evaluate-<model>]")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
@@ -43,6 +48,7 @@ def evaluate(
     why: str,
     answer: str,
     chat: bool,
+    eval_results: Path | None,
     out: Path | None,
     fresh: bool,
     common: Common,
@@ -55,9 +61,11 @@ def evaluate(
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
     from trimtab.cli.closely import why_view
+    from trimtab.bridges.eval_results import eval_results_yaml
     from trimtab.cli.compare import short_name
     from trimtab.cli.output import emit
     from trimtab.cli.progress import show_progress
+    from trimtab.core.files import write_atomic
     from trimtab.flows.evaluate import evaluate as flow
     from trimtab.flows.outputs import why as explain
 
@@ -80,6 +88,8 @@ def evaluate(
             seed=common.seed,
             on_event=on_event,
         )
+    if eval_results is not None:
+        write_atomic(eval_results, eval_results_yaml(document))
     emit(common, document, evaluation_view(document, folder))
     return 0
 

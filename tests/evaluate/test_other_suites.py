@@ -14,6 +14,7 @@ SUITES = {
     "tools": ("tool-call", "tool-argument", "tool-choice", "tool-schema", "tool-result"),
     "safety": ("fraud", "jailbreak", "injection"),
     "recall": ("recall",),
+    "robustness": ("robustness",),
 }
 
 
@@ -100,3 +101,16 @@ def test_lengths_that_make_no_sense():
     assert load_suite("recall").items == load_suite("recall:1024").items
     with pytest.raises(InputError, match="No suite and no file"):
         load_suite("recall:much")
+
+
+def test_every_question_is_asked_in_five_ways_with_the_same_options():
+    by_cluster = collections.defaultdict(dict)
+    for item in load_suite("robustness").items:
+        by_cluster[item.cluster][item.group] = item
+    for found in by_cluster.values():
+        assert set(found) == {"plain", "typos", "capitals", "polite", "aside"}
+        assert len({item.options for item in found.values()}) == 1
+        assert len({item.prompt for item in found.values()}) == 5
+        plain, typos = (found[way].prompt.split("Question: ")[-1] for way in ("plain", "typos"))
+        assert sorted(plain) == sorted(typos)
+        assert plain.upper().split("\n")[0] == found["capitals"].prompt.split("Question: ")[-1].split("\n")[0]

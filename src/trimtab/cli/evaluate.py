@@ -60,8 +60,8 @@ def evaluate(
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
-    from trimtab.cli.closely import why_view
     from trimtab.bridges.eval_results import eval_results_yaml
+    from trimtab.cli.closely import why_view
     from trimtab.cli.compare import short_name
     from trimtab.cli.output import emit
     from trimtab.cli.progress import show_progress

@@ -12,7 +12,7 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
-from trimtab.evaluate.suites import bias, core, languages, recall, safety, tools
+from trimtab.evaluate.suites import bias, core, languages, recall, robustness, safety, tools
 from trimtab.evaluate.suites.public import public_sets, read_public
 
 ENTRY_POINTS = "trimtab.suites"
@@ -23,6 +23,7 @@ SHIPPED = {
     "languages": (languages.VERSION, languages.language_items),
     "safety": (safety.VERSION, safety.safety_items),
     "recall": (recall.VERSION, recall.recall_items),
+    "robustness": (robustness.VERSION, robustness.robustness_items),
 }
 KEYS = frozenset({"id", "prompt", "text", "answer", "options", "cluster", "system", "chat"})
 

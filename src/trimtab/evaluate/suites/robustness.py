@@ -1,4 +1,4 @@
-"""The `robustness` suite: easy questions asked plainly, and with typing mistakes, in capitals, politely wrapped and with something beside the point.
+"""The `robustness` suite: easy questions asked plainly, with typing mistakes, in capitals, politely wrapped, or beside an aside.
 
 What it measures and does not, with an example, is in docs/suites.md. Changing any item changes the suite's digest.
 """

@@ -18,7 +18,7 @@ from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, point
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import rounds_needed, with_more
 from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row
-from trimtab.flows.parts.search import Row
+from trimtab.flows.parts.search import Row, affordable
 from trimtab.flows.parts.timing import Probe, Timed
 from trimtab.measure.meters import EnergyReading
 from trimtab.measure.open_loop import OpenResult, OpenTrace
@@ -283,3 +283,26 @@ def test_rates_are_tried_with_the_workloads_own_requests_and_fresh_prompts():
     assert len(client.prompts) == 2 * n
     assert len(set(client.prompts)) == 2 * n
     assert {len(prompt) for prompt in client.prompts} == {9, 5, 4}
+
+
+def test_one_round_ranks_by_its_medians_and_claims_nothing():
+    """A session of one round has no ratios; that is no reason to keep a baseline that was four times as slow in it."""
+    bare = {
+        name: Timed(measurement=found.measurement, ratios={}) for name, found in {"base": timed(), "a": timed(4.0), "b": timed(0.5)}.items()
+    }
+    search = searched(bare)
+    assert [row.plan.id for row in to_certify(search)] == ["a"]
+    assert gain_of(search.aim, bare["a"], bare["base"], "base") == pytest.approx(math.log(4.0))
+    assert gain_of(search.aim, Timed(measurement=None, ratios={}), bare["base"], "base") == -math.inf
+
+
+def test_no_more_rivals_are_timed_than_two_rounds_have_time_for():
+    probes = {
+        name: Probe(e2e_ms=ms, ttft_ms=1.0, tpot_ms=1.0, ratio=1.0)
+        for name, ms in {"base": 2000.0, "a": 1000.0, "b": 1500.0, "c": 1000.0}.items()
+    }
+    chat = Workload(name="w", prompt_tokens=512, output_tokens=128, concurrency=(1, 4))
+    assert affordable(["a", "b", "c"], probes, "base", chat, 100.0) == ["a", "b", "c"]
+    assert affordable(["a", "b", "c"], probes, "base", chat, 28.0) == ["a", "b"], "two rounds of 6 turns of 4.5 s are 54 s, and 66 s with c"
+    assert affordable(["a", "b", "c"], probes, "base", chat, 20.0) == ["a"], "the most promising one is always timed"
+    assert affordable([], probes, "base", chat, 100.0) == []

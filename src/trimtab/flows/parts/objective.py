@@ -76,15 +76,26 @@ def value_of(aim: Aim, measurement: Mapping[str, Any] | None) -> float | None:
 
 
 def gain_of(aim: Aim, own: Timed | None, base: Timed | None, base_id: str) -> float:
-    """Log of how many times better than the baseline timed beside it; minus infinity where that was not measured."""
-    if own is None or (ratios := own.ratios.get(base_id)) is None:
+    """Log of how many times better than the baseline timed beside it; minus infinity where that was not measured.
+
+    Latency goes by the ratios of rounds; a session of one round has none, and goes by its medians, which rank and claim nothing.
+    """
+    if own is None:
         return -math.inf
     if aim.objective == "latency":
-        return log_gain(ratios) if ratios else -math.inf
+        ratios = own.ratios.get(base_id)
+        return log_gain(ratios) if ratios else _gain_of_medians(own, base)
     mine, other = value_of(aim, own.measurement), value_of(aim, base.measurement if base else None)
     if not mine or not other:
         return -math.inf
     return math.log(times_better(aim.objective, mine, other))
+
+
+def _gain_of_medians(own: Timed, base: Timed | None) -> float:
+    """Mean over concurrencies of the log of baseline / own median request; minus infinity where they share no level."""
+    medians = [{point["concurrency"]: point["e2e_ms"]["p50"] for point in _points(timed)} for timed in (own, base)]
+    shared = [level for level in medians[0] if level in medians[1]]
+    return sum(math.log(medians[1][level] / medians[0][level]) for level in shared) / len(shared) if shared else -math.inf
 
 
 def objective_row(aim: Aim, chosen: Timed | None, base: Timed | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evid
 from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.space import Plan
 from trimtab.flows.parts.timing import Probe, Timed, time_finalists
+from trimtab.measure.session import turns_per_round
 from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
 from trimtab.plan.prior import nominal_bits, predict
 from trimtab.plan.shortlist import Shortlist, drop_hopeless, kind_of, spread
@@ -43,6 +45,9 @@ LEAST_TIMING_S = 15.0
 BUILDS_AT_ONCE = 2
 CERTIFY_PASSES = 1.8
 """Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
+LEAST_ROUNDS = 2
+OVERRUN = 2.0
+"""A session runs its least rounds even if that takes so many times its budget."""
 ONE_CERTIFY = 1.2
 """One candidate alone, workers included."""
 NOT_TRIED = "Not tried"
@@ -297,6 +302,9 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         same_file=same_file,
         n_rivals=search.budget.n_entrants - 1,
     )
+    finalists = affordable(
+        finalists, {name: row.probe for name, row in search.rows.items()}, base.plan.id, search.workload, timing_s(search)
+    )
     for name in search.passing:
         row = search.rows[name]
         if name not in finalists and row is not base and row.probe:
@@ -323,6 +331,25 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         else:
             judge_row(search, row)
             search.note(row, "timed" if row.status == "screened" else row.status)
+
+
+def affordable(finalists: list[str], probes: Mapping[str, Probe | None], baseline: str, workload: Workload, budget_s: float) -> list[str]:
+    """As many of the finalists, the first always, as leave time for two rounds beside the baseline: one round gives no interval.
+
+    A probe is of the lowest concurrency; so many times as many requests are taken to need so many times as long, which is the worst case.
+    """
+    levels = workload.concurrency
+    requests = sum(turns_per_round(level, levels) * level for level in levels) / min(levels)
+
+    def round_s(name: str) -> float:
+        found = probes.get(name)
+        return requests * found.e2e_ms / 1000 if found is not None else 0.0
+
+    kept = finalists[:1]
+    for name in finalists[1:]:
+        if LEAST_ROUNDS * sum(map(round_s, (baseline, *kept, name))) <= OVERRUN * budget_s:
+            kept.append(name)
+    return kept
 
 
 def timing_s(search: Search) -> float:

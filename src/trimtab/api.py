@@ -154,6 +154,7 @@ def compare(
     suites: Sequence[str] = ("core",),
     policy: str = "standard",
     workload: str = "chat",
+    prompts: str | Path | None = None,
     timing: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
@@ -162,6 +163,7 @@ def compare(
 ) -> Result:
     """Is `candidate` no worse than `reference`, and how much faster? See `trimtab compare`.
 
+    prompts: a JSONL file; with it, or where a side is a server (`openai:URL#model`), the sides are judged by their answers
     out: run directory; default a temporary one (`Result.save` keeps it). Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.compare import compare as flow
@@ -174,6 +176,7 @@ def compare(
         policy=policy,
         suites=suites,
         workload=workload,
+        prompts=None if prompts is None else str(prompts),
         timing=timing,
         out=path,
         offline=offline,

@@ -9,7 +9,7 @@ from trimtab.cli.options import option_names
 COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed"}
 OWN = {
     "describe": {"html", "base", "engines"},
-    "compare": {"policy", "suite", "workload", "timing", "out", "fresh"},
+    "compare": {"policy", "suite", "workload", "prompts", "timing", "out", "fresh"},
     "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "doctor": set(),

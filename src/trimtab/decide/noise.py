@@ -32,7 +32,7 @@ def _changes(spec: GateSpec, reference: Sequence[Outcome], run: Sequence[Outcome
     pairs = pair_outcomes(spec.suite, reference, run, weight=spec.weight, sample=True)
     if not pairs.observed:
         return []
-    if spec.kind == "non_inferiority":
+    if spec.kind != "equivalence_by_group":
         return [clustered_mean(pairs.changes, pairs.clusters, pairs.weights)]
     tables = [axis.contrasts for axis in axes_of(pairs, spec.margin) if axis.n_templates]
     return [clustered_mean(column, range(column.size)) for table in tables for column in table.T]

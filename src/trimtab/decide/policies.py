@@ -75,7 +75,7 @@ def _check_gate(gate: GateSpec, where: str) -> None:
         raise InputError(f"{where}, gate {gate.name!r}: the margin must be a number above zero; nothing can be shown to be exactly equal.")
     if not gate.reason.strip():
         raise InputError(f"{where}, gate {gate.name!r}: a margin needs a reason.")
-    if gate.kind in ("non_inferiority", "equivalence_by_group") and not gate.suite:
+    if gate.kind not in ("parity", "generation") and not gate.suite:
         raise InputError(f"{where}, gate {gate.name!r}: name the suite it reads.")
     if gate.min_clusters < 2:
         raise InputError(f"{where}, gate {gate.name!r}: min_clusters must be at least 2.")

@@ -310,6 +310,86 @@ def check(
     )
 
 
+@dataclass(frozen=True)
+class FairnessResult:
+    """What `fairness` found. `document`: fairness.json as JSON types (schema trimtab.fairness/1)."""
+
+    document: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` or `inconclusive`."""
+        return str(self.document["verdict"])
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    def explain(self) -> str:
+        """What was found and why, in a few sentences."""
+        return " ".join([self.document["headline"], *(f"{reason}." for reason in self.document["reasons"])])
+
+    def _repr_html_(self) -> str:
+        """The report, for notebooks."""
+        from html import escape
+
+        from trimtab.record.fairness_report import render_fairness
+
+        page = escape(render_fairness(self.document))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0" title="trimtab fairness"></iframe>'
+
+
+def fairness(
+    path: str | Path,
+    *,
+    group: Sequence[str],
+    decision: str = "",
+    label: str = "",
+    positive: Sequence[str] = (),
+    positive_label: Sequence[str] = (),
+    score: str = "",
+    threshold: float | None = None,
+    before: str = "",
+    pair: str = "",
+    cluster: str = "",
+    policy: str = "standard",
+    mitigate: Sequence[str] = (),
+    features: Sequence[str] = (),
+    drop_missing: bool = False,
+    out: str | Path | None = None,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> FairnessResult:
+    """Are the decisions in a table alike for every group? See `trimtab fairness decisions`.
+
+    group: one to four columns; decision, label, score, before, pair, cluster: columns. Raises InputError, MissingError.
+    """
+    from trimtab.flows.fairness import fairness as flow
+
+    return FairnessResult(
+        flow(
+            path,
+            groups=group,
+            decision=decision,
+            label=label,
+            positive=positive,
+            positive_label=positive_label,
+            score=score,
+            threshold=threshold,
+            before=before,
+            pair=pair,
+            cluster=cluster,
+            policy=policy,
+            mitigate=mitigate,
+            features=features,
+            drop_missing=drop_missing,
+            out=None if out is None else Path(out),
+            seed=seed,
+            on_event=on_event,
+        )
+    )
+
+
 def describe_model(model: str | Path, *, offline: bool = False) -> "Description":
     """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
     from trimtab.flows.describe import describe as flow

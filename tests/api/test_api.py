@@ -21,6 +21,7 @@ def test_the_public_names_are_frozen():
         "check",
         "compare",
         "describe_model",
+        "fairness",
         "open",
         "optimize",
     ]

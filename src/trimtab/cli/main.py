@@ -27,6 +27,7 @@ VERBS = {
     "compare": ("trimtab.cli.compare", "Is B no worse than A, and how much faster?"),
     "optimize": ("trimtab.cli.optimize", "Find the fastest way to run a model here that is shown to be no worse."),
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
+    "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),
     "doctor": ("trimtab.cli.doctor", "What this machine has, what is missing, and how to get it."),

@@ -29,6 +29,7 @@ from trimtab.flows.parts.opening import (
     check_settings,
     default_engine,
     open_model,
+    own_recipes_digest,
     recipe_named,
     with_draft,
 )
@@ -127,6 +128,7 @@ async def _compare(
         "policy": policy_sha256(policy),
         "workload": digest_of(workload),
         "suite": digest_of([suite.digest for suite in suites]),
+        **own_recipes_digest(specs),
     }
     async with open_session(
         a.source,

@@ -225,7 +225,20 @@ def test_the_same_case_with_another_identity() -> None:
     few = counterfactual_gaps(pairs(0.0, 40), "decision")
     found = judge_gap(gate, counterfactual_evidence(few, gate, rules), rules, required=True)
     assert found.verdict == "inconclusive"
-    assert found.too_small == {"g: a": 40, "g: b": 40}
+    assert found.too_small == {"g: a": 40}
+
+
+def test_two_groups_are_one_test_and_three_are_three() -> None:
+    a, b = counterfactual_gaps(pairs(0.05), "decision")
+    assert a.p_holm == b.p_holm == pytest.approx(a.mean.p_two_sided())
+    rows = axis_rates(APART, ("sex",), 30).groups
+    assert rows[0].against_rest["tpr"].p_holm == pytest.approx(rows[1].against_rest["tpr"].p_holm)
+
+
+def test_groups_that_read_the_same_are_refused() -> None:
+    table = counted({("x, y", "z"): (9, 9, 9, 9), ("x", "y, z"): (9, 9, 9, 9)})
+    with pytest.raises(InputError, match="read the same"):
+        list(table.split(("sex", "race")))
 
 
 def test_pairs_that_never_differ_do_not_prove_a_gap_of_zero() -> None:
@@ -284,6 +297,8 @@ def test_thresholds_need_enough_cases() -> None:
 def test_the_shipped_policy_and_what_is_no_policy(tmp_path: Path) -> None:
     shipped = load_fairness_policy("standard")
     assert {gate.metric for gate in shipped.gates if gate.required == "always"} >= {"equalised_odds", "counterfactual"}
+    strict = {gate.metric: gate for gate in load_fairness_policy("strict").gates}
+    assert all(strict[gate.metric].max_gap < gate.max_gap for gate in shipped.gates)
     good = 'name = "p"\nversion = "1"\n[[gates]]\nmetric = "tpr"\nmax_gap = 0.1\nreason = "r"\n'
     path = tmp_path / "p.toml"
     for text, says in [

@@ -258,6 +258,7 @@ GOOD: dict[str, Any] = {"decision": "approved", "label": "repaid", "groups": ["s
         ({"repaid": 1}, {}, "has the same label"),
         ({"repaid": float("nan")}, {}, "row 1 has no value in column 'repaid'"),
         ({"approved": "maybe"}, {}, "row 1: 'maybe' in column 'approved' is neither yes nor no.*--positive"),
+        ({}, {"positive": ["1", "granted"]}, "No row has 'granted' in column 'approved'; its values are"),
         ({}, {"positive": ["granted"]}, "No row has 'granted' in column 'approved'; its values are"),
         ({"score": 3.5}, {"decision": "", "score": "score", "threshold": 7.0}, "threshold 7 lies outside the scores"),
         ({}, {"decision": "", "score": "score", "threshold": 1.5}, "threshold 1.5 lies outside the scores"),

@@ -63,7 +63,7 @@ def fairness() -> None:
 @option("--pair", default="", metavar="COLUMN", help="Rows of one name are the same case with the identity swapped.")
 @option("--cluster", default="", metavar="COLUMN", help="Pairs that share a template. [default: each pair by itself]")
 @option("--missing", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True, help="Rows that lack a value.")
-@option("--policy", default="standard", show_default=True, help="The largest gaps allowed: standard or a TOML file.")
+@option("--policy", default="standard", show_default=True, help="The largest gaps allowed: standard, strict or a TOML file.")
 @option(
     "--mitigate",
     type=click.Choice(["reweighing", "parity-thresholds", "odds-thresholds"]),

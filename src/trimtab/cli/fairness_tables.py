@@ -1,6 +1,7 @@
 """What `trimtab fairness` found, as a person reads it in a terminal. Pure: documents in, renderables out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def decisions_view(document: Plain, out: Path | None) -> Iterator[RenderableType
     yield _gates(document["gates"])
     yield Text(_ability(document), style="bold")
     for axis in document["axes"]:
-        yield ByWidth(lambda width, axis=axis: _axis(axis, wide=width >= WIDE))  # type: ignore[misc]
+        yield ByWidth(partial(_axis, axis))
         for gap in axis["gaps"]:
             if gap["metric"] != "base_rate":
                 yield Text(f"  largest gap, {METRIC_WORDS[gap['metric']]}: {gap_of(gap)}")
@@ -66,18 +67,17 @@ def _ability(document: Plain) -> str:
     return f"All {count(document['input']['rows_counted'])} rows: {'; '.join(parts)}"
 
 
-def _axis(axis: Plain, *, wide: bool) -> Table:
-    metrics = list(axis["groups"][0]["rates"])
+def _axis(axis: Plain, width: int) -> Table:
+    metrics = [metric for metric in axis["groups"][0]["rates"] if width >= WIDE or metric in ("selection_rate", "tpr", "fpr")]
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=" x ".join(axis["axis"]), title_justify="left", title_style="bold"
     )
     table.add_column("group", overflow="fold", min_width=10)
     table.add_column("n", justify="right")
-    for metric in metrics if wide else metrics[:1] + [name for name in metrics if name in ("tpr", "fpr")]:
+    for metric in metrics:
         table.add_column(METRIC_WORDS[metric], justify="right")
-    shown = metrics if wide else metrics[:1] + [name for name in metrics if name in ("tpr", "fpr")]
     for group in axis["groups"]:
-        cells = ["\n".join(part for part in cell_of(group, metric) if part) for metric in shown]
+        cells = ["\n".join(part for part in cell_of(group, metric) if part) for metric in metrics]
         table.add_row(line(group["group"]), count(group["confusion"]["n"]), *cells)
     return table
 

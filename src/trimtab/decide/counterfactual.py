@@ -62,7 +62,12 @@ def counterfactual_gaps(rows: PairedRows, outcome: str) -> list[CounterfactualGa
             contrasts, clusters = _contrasts(rows, codes, code, y)
             if contrasts.size:
                 found.append((axis, names[code], clustered_mean(contrasts, clusters.tolist())))
-    adjusted = holm([mean.p_two_sided() if np.isfinite(mean.se) else 1.0 for _, _, mean in found])
+    p_values = [mean.p_two_sided() if np.isfinite(mean.se) else 1.0 for _, _, mean in found]
+    mirrored = [k for k in range(1, len(found)) if len(rows.values[found[k][0]]) == 2 and found[k - 1][0] == found[k][0]]
+    kept = iter(holm([p for k, p in enumerate(p_values) if k not in mirrored]))  # of two groups each is the other's contrast: one test
+    adjusted: list[float] = []
+    for k in range(len(found)):
+        adjusted.append(adjusted[-1] if k in mirrored else next(kept))
     result = []
     for (axis, group, mean), p in zip(found, adjusted, strict=True):
         low, high = bounds(mean, 0.025, is_bounded)
@@ -74,7 +79,7 @@ def counterfactual_gaps(rows: PairedRows, outcome: str) -> list[CounterfactualGa
                 value=mean.estimate,
                 low=low,
                 high=high,
-                p_holm=p if mean.se > 0 else 1.0 if mean.estimate == 0 else p,
+                p_holm=p,
                 n=mean.n,
                 n_clusters=mean.n_clusters,
                 mean=mean,

@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.errors import InputError
+
 Codes = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 MOST_COLUMNS = 4
@@ -54,12 +56,17 @@ class DecisionTable:
         return [axis for size in sizes for axis in combinations(self.columns, size)]
 
     def split(self, axis: tuple[str, ...]) -> Iterator[tuple[str, Flags]]:
-        """The groups of an axis that occur, with the lines of each, by name (`Female, Black`)."""
+        """The groups of an axis that occur, with the lines of each, by name (`Female, Black`).
+
+        Raises InputError if two of them have one name: `a, b` with `c`, and `a` with `b, c`.
+        """
         places = [self.columns.index(column) for column in axis]
         combos, index = np.unique(self.groups[:, places], axis=0, return_inverse=True)
         named = [
             (", ".join(self.values[place][code] for place, code in zip(places, combo, strict=True)), k) for k, combo in enumerate(combos)
         ]
+        if len({name for name, _ in named}) < len(named):
+            raise InputError(f"Two groups of {' and '.join(axis)} read the same, because values hold commas; rename those values.")
         for name, number in sorted(named):
             yield name, index.ravel() == number
 

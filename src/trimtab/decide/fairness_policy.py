@@ -63,7 +63,7 @@ class FairnessPolicy:
 
 
 def load_fairness_policy(name_or_path: str | Path) -> FairnessPolicy:
-    """`standard`, or a TOML file (a path that ends in .toml). Raises InputError if it is none that can be judged by."""
+    """`standard`, `strict`, or a TOML file (a path that ends in .toml). Raises InputError if it is none that can be judged by."""
     name = str(name_or_path)
     folder = resources.files("trimtab") / "catalog" / "fairness"
     shipped = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

@@ -4,6 +4,7 @@ With m the largest gap allowed: pass if every pair's two one-sided bounds lie wi
 shown to lie outside (Holm over all pairs and axes of the gate: a search); else, or where a group is too small, inconclusive.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -155,7 +156,13 @@ def counterfactual_evidence(gaps: Sequence[CounterfactualGap], spec: GapSpec, po
     """Each group against the others of the same cases."""
     pairs: list[PairGap] = []
     too_small: dict[str, int] = {}
+    sides = Counter((gap.axis, gap.outcome) for gap in gaps)
+    seen: set[tuple[str, str]] = set()
     for gap in gaps:
+        side = (gap.axis, gap.outcome)
+        if sides[side] == 2 and side in seen:
+            continue  # of two groups each is the other's contrast: one test
+        seen.add(side)
         if gap.n_clusters < policy.min_pairs:
             too_small[f"{gap.axis}: {gap.group}"] = gap.n_clusters
             continue
@@ -184,7 +191,7 @@ def change_evidence(table: DecisionTable, spec: GapSpec, policy: FairnessPolicy)
         name = " x ".join(axis)
         parts = list(table.split(axis))
         for single in parts_of(spec.metric):
-            for group, lines in parts:
+            for group, lines in parts[:1] if len(parts) == 2 else parts:  # of two groups each is the other's rest: one test
                 sizes = [_cells(table, chosen, single) for chosen in (lines, ~lines)]
                 n = min(sum(cells) for cells in sizes)
                 if n < policy.min_group:

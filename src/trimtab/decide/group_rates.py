@@ -179,7 +179,8 @@ def _against_rest(
     known = large_enough(confusions, metric, min_group)
     others = large_enough(rests, metric, min_group)
     names = [name for name in known if name in others]
-    adjusted = holm([p_difference_outside(*known[name], *others[name]) for name in names])
+    p_values = [p_difference_outside(*known[name], *others[name]) for name in names]
+    adjusted = p_values if len(confusions) == 2 else holm(p_values)  # of two groups each is the other's rest: one test
     found = {}
     for name, p_holm in zip(names, adjusted, strict=True):
         gap = rate_difference(*known[name], *others[name], CONFIDENCE)

@@ -206,9 +206,9 @@ def _headline(counting: _Counting, duplicates: dict[str, Any] | None) -> str:
     parts = [f"{counting.n_rows:,} rows"]
     if duplicates:
         parts.append(f"{duplicates['exact']:,} repeated and {duplicates['near']:,} nearly repeated texts")
-    personal = sum(found["texts"] for found in counting.personal.values())
+    personal = sum(found["found"] for found in counting.personal.values())
     if counting.text:
-        parts.append(f"personal data in {personal:,} places" if personal else "no pattern of personal data")
+        parts.append(f"{personal:,} pieces of what looks like personal data" if personal else "no pattern of personal data")
     return "; ".join(parts) + "."
 
 

@@ -339,7 +339,7 @@ class _Counting:
         chosen = set(given)
         if given:
             unknown = [value for value in given if value not in values.numbers]
-            if unknown and len(unknown) == len(given):
+            if unknown and (column != self.columns.before or len(unknown) == len(given)):
                 shown = ", ".join(names[:10])
                 raise InputError(f"No {self.table.unit} has {unknown[0]!r} in column {column!r}; its values are {shown}. Correct {flag}.")
         else:

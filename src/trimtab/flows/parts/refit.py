@@ -1,7 +1,6 @@
 """What reweighing would do: a logistic regression fitted without and with the weights; and the weights as a file, one a row."""
 
-import csv
-import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import InputError
-from trimtab.core.files import write_atomic
 from trimtab.decide.decision_table import DecisionTable, Flags
 from trimtab.decide.mitigation import Weight
 from trimtab.flows.parts.decision_counts import Columns, Counted, row_halves
+from trimtab.record.disk import sentences
 from trimtab.sources.table import Table
 
 MOST_ROWS = 200_000
@@ -25,12 +24,16 @@ Floats = NDArray[np.float64]
 def write_row_weights(table: Table, columns: Columns, counted: Counted, weights: Sequence[Weight], path: Path) -> str:
     """`row,weight` for every row that was counted, in order, as trainers take sample weights. Returns the path."""
     by_cell = {(weight.group, weight.label): repr(round(weight.weight, 9)) for weight in weights}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([table.unit, "weight"])
-    for number, group, label, _ in _rows(table, columns, counted, ()):
-        writer.writerow([number, by_cell[group, label]])
-    write_atomic(path, text.getvalue())
+    part = path.with_name(f".{path.name}.part")
+    with sentences(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write(f"{table.unit},weight\n")
+                file.writelines(f"{number},{by_cell[group, label]}\n" for number, group, label, _ in _rows(table, columns, counted, ()))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     return str(path)
 
 

@@ -154,6 +154,7 @@ def compare(
     suites: Sequence[str] = ("core",),
     policy: str = "standard",
     workload: str = "chat",
+    prompts: str | Path | None = None,
     timing: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
@@ -162,6 +163,7 @@ def compare(
 ) -> Result:
     """Is `candidate` no worse than `reference`, and how much faster? See `trimtab compare`.
 
+    prompts: a JSONL file; with it, or where a side is a server (`openai:URL#model`), the sides are judged by their answers
     out: run directory; default a temporary one (`Result.save` keeps it). Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.compare import compare as flow
@@ -174,6 +176,7 @@ def compare(
         policy=policy,
         suites=suites,
         workload=workload,
+        prompts=None if prompts is None else str(prompts),
         timing=timing,
         out=path,
         offline=offline,
@@ -360,6 +363,86 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="trimtab-run-") as scratch:
         path = Path(out) if out is not None else Path(scratch) / "run"
         return flow(_spec(model), suites=suites, reference=_spec(reference), out=path, offline=offline, seed=seed, on_event=on_event)
+
+
+@dataclass(frozen=True)
+class FairnessResult:
+    """What `fairness` found. `document`: fairness.json as JSON types (schema trimtab.fairness/1)."""
+
+    document: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` or `inconclusive`."""
+        return str(self.document["verdict"])
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    def explain(self) -> str:
+        """What was found and why, in a few sentences."""
+        return " ".join([self.document["headline"], *(f"{reason}." for reason in self.document["reasons"])])
+
+    def _repr_html_(self) -> str:
+        """The report, for notebooks."""
+        from html import escape
+
+        from trimtab.record.fairness_report import render_fairness
+
+        page = escape(render_fairness(self.document))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0" title="trimtab fairness"></iframe>'
+
+
+def fairness(
+    path: str | Path,
+    *,
+    group: Sequence[str],
+    decision: str = "",
+    label: str = "",
+    positive: Sequence[str] = (),
+    positive_label: Sequence[str] = (),
+    score: str = "",
+    threshold: float | None = None,
+    before: str = "",
+    pair: str = "",
+    cluster: str = "",
+    policy: str = "standard",
+    mitigate: Sequence[str] = (),
+    features: Sequence[str] = (),
+    drop_missing: bool = False,
+    out: str | Path | None = None,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> FairnessResult:
+    """Are the decisions in a table alike for every group? See `trimtab fairness decisions`.
+
+    group: one to four columns; decision, label, score, before, pair, cluster: columns. Raises InputError, MissingError.
+    """
+    from trimtab.flows.fairness import fairness as flow
+
+    return FairnessResult(
+        flow(
+            path,
+            groups=group,
+            decision=decision,
+            label=label,
+            positive=positive,
+            positive_label=positive_label,
+            score=score,
+            threshold=threshold,
+            before=before,
+            pair=pair,
+            cluster=cluster,
+            policy=policy,
+            mitigate=mitigate,
+            features=features,
+            drop_missing=drop_missing,
+            out=None if out is None else Path(out),
+            seed=seed,
+            on_event=on_event,
+        )
+    )
 
 
 def describe_model(model: str | Path, *, offline: bool = False) -> "Description":

@@ -23,6 +23,7 @@ def test_the_public_names_are_frozen():
         "compare",
         "describe_model",
         "evaluate",
+        "fairness",
         "open",
         "optimize",
     ]

@@ -13,6 +13,7 @@ OWN = {
         "policy",
         "suite",
         "workload",
+        "prompts",
         "timing",
         "on",
         "answer",
@@ -32,6 +33,13 @@ OWN = {
 }
 OWN_OF_PARTS = {
     "runs": {"list": set(), "show": set(), "diff": set(), "rm": {"yes", "dry_run"}},
+    "fairness": {
+        "decisions": {
+            *("decision", "label", "group", "positive", "positive_label", "score", "threshold", "before", "pair", "cluster", "missing"),
+            *("policy", "mitigate", "features", "out"),
+        },
+        "data": {"fields", "group", "label", "out"},
+    },
     "cache": {"show": set(), "prune": {"max_size", "older_than", "dry_run"}},
 }
 

@@ -10,6 +10,7 @@ from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.files import sha256_file
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import GenerateRequest
+from trimtab.engines.protocol import decode, encode
 from trimtab.testing.engine_contract import drain, run_all, tokens_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -140,6 +141,11 @@ def test_a_draft_of_another_vocabulary_is_a_mistake(tiny: Snapshot, tmp_path: Pa
     other = snapshot_of(write_tiny_gguf(tmp_path / "gemma.gguf", architecture="gemma3"))
     with pytest.raises(InputError, match=r"gemma\.gguf cannot draft for tiny\.gguf"):
         serving(tiny, other)
+
+
+def test_a_draft_reaches_a_worker_with_its_model(tiny: Snapshot) -> None:
+    drafted = replace(tiny, draft=replace(tiny, source="a-draft.gguf"))
+    assert Snapshot.parse(decode(encode({"snapshot": drafted}))["snapshot"]) == drafted
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ from trimtab.cli.options import Common, State, common, option
     help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
 )
 @option("--workload", default="chat", show_default=True, help="What the timing asks for: a workload's name or a TOML file.")
+@option(
+    "--prompts",
+    type=click.Path(dir_okay=False),
+    help="Your prompts, one JSON object a line: both sides answer them and are judged by their answers. So are servers without it.",
+)
 @option("--timing/--no-timing", default=True, show_default=True, help="Also time both, in turns.")
 @option("--on", default="", help="Instead: the answer to this prompt token by token under both, and where they part.")
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
@@ -42,6 +47,7 @@ def compare(
     policy: str,
     suites: tuple[str, ...],
     workload: str,
+    prompts: str | None,
     timing: bool,
     on: str,
     answer: str,
@@ -56,7 +62,8 @@ def compare(
 ) -> int:
     """Is B no worse than A, and how much faster, smaller?
 
-    A and B are each a model, engine:model, or one with settings or a recipe: engine:model?kv_type=u8&recipe=openvino-int8-asym.
+    A and B are each a model, engine:model, or one with settings or a recipe: engine:model?kv_type=u8&recipe=openvino-int8-asym,
+    or a server that speaks the OpenAI API: openai:URL#model.
 
     \b
     trimtab compare a.gguf b.gguf
@@ -64,6 +71,7 @@ def compare(
     trimtab compare llamacpp:m.gguf "llamacpp:m.gguf?kv_type=q8_0" --no-timing
     trimtab compare a.gguf b.gguf --on "Name three rivers."
     trimtab compare samples_arc_easy_a.jsonl samples_arc_easy_b.jsonl --logs
+    trimtab compare openai:http://host:8000/v1#old openai:http://host:8001/v1#new --prompts mine.jsonl
     """
     from trimtab.cli.closely import beside_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
@@ -91,6 +99,7 @@ def compare(
             policy=policy,
             suites=suites,
             workload=workload,
+            prompts=prompts,
             timing=timing,
             out=folder,
             fresh=fresh,
@@ -107,6 +116,9 @@ def short_name(spec: str) -> str:
     """A folder name's worth of a spec: `llamacpp-m` of `llamacpp:models/m.gguf?threads=2`; settings are told apart by a digest."""
     from trimtab.core.files import digest_of
 
+    if spec.startswith("openai:"):
+        model = spec.partition("#")[2].partition("?")[0].rpartition("/")[2]
+        return f"{model or 'server'}-{digest_of(spec)[:6]}"
     place, _, settings = spec.partition("?")
     engine, _, path = place.rpartition(":")
     name = "-".join(part for part in (engine.replace("/", "-"), Path(path).name.removesuffix(".gguf")) if part)

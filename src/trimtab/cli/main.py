@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": ("trimtab.cli.evaluate", "How good, fair and safe a model is on suites of items, with intervals."),
     "certify": ("trimtab.cli.certify", "The full gate on what a run chose, and what that shows."),
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
+    "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),
     "doctor": ("trimtab.cli.doctor", "What this machine has, what is missing, and how to get it."),

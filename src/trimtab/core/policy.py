@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-GateKind = Literal["non_inferiority", "equivalence", "equivalence_by_group", "parity", "generation"]
+GateKind = Literal["non_inferiority", "equivalence", "equivalence_by_group", "parity", "generation", "rate", "agreement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,9 @@ class GateSpec:
         `equivalence_by_group`  each group's signed change against its template's mean must lie within +-margin
         `parity`                mean served minus re-scored log-probability must lie within +-margin
         `generation`            rate of broken answers must not rise by more than margin
+        `rate`                  share of items with value 1 must not fall by more than margin
+        `agreement`             like non_inferiority, of values that say how alike something is to the reference. A lower one shows
+                                that it is different, not that it is worse: then the gate is inconclusive, it never fails
     suite: which outcomes it reads (empty for parity and generation)
     weight: `items`, or `tokens` for a token-weighted mean
     control: name of the planted positive control that this gate must fail

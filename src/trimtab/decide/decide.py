@@ -1,5 +1,6 @@
 """The decision: every gate judged, checked against its noise floor and its planted control, and joined."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,7 @@ from trimtab.decide.non_inferiority import judge_non_inferiority
 from trimtab.decide.pairs import Pairs, pair_outcomes, share_change, share_correct
 from trimtab.decide.parity import judge_parity
 from trimtab.decide.policies import check_policy, policy_sha256
+from trimtab.decide.rate import judge_rate
 from trimtab.stats.power import joint_power
 from trimtab.stats.sequential import nominal_alphas
 
@@ -90,6 +92,18 @@ def _judge(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
             return judge_parity(spec, evidence.parity, level)
         case "generation":
             return judge_generation(spec, evidence.generation_reference, evidence.generation, level)
+        case "rate":
+            return judge_rate(spec, evidence.reference, evidence.candidate, level)
+        case "agreement":
+            return _at_worst_open(judge_non_inferiority(spec, evidence.reference, evidence.candidate, level))
+
+
+def _at_worst_open(judgement: Judgement) -> Judgement:
+    """Of what only shows a difference: less alike is no loss, so it forbids a pass and is no fail."""
+    if judgement.verdict != "fail":
+        return judgement
+    different = "it is different; whether it is worse cannot be told from likeness"
+    return dataclasses.replace(judgement, verdict="inconclusive", reasons=(*judgement.reasons, different))
 
 
 def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str, Judgement]:
@@ -103,10 +117,12 @@ def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str
     outcomes = evidence.controls.get(spec.name)
     if not outcomes:
         return {}
-    if spec.kind == "non_inferiority":
+    if spec.kind in ("non_inferiority", "agreement"):
         return {name: judge_non_inferiority(spec, evidence.reference, outcomes, level, sample=True)}
     if spec.kind == "equivalence":
         return {name: judge_equivalence(spec, evidence.reference, outcomes, level, sample=True)}
+    if spec.kind == "rate":
+        return {name: judge_rate(spec, evidence.reference, outcomes, level, sample=True)}
     return {name: judge_equivalence_by_group(spec, evidence.reference, _others_unchanged(evidence.reference, outcomes), level, sample=True)}
 
 

@@ -17,6 +17,7 @@ from trimtab.engines.registry import engine_names
 from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
+from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.evidence import Bench
@@ -28,6 +29,7 @@ from trimtab.flows.parts.opening import (
     check_settings,
     default_engine,
     open_model,
+    own_recipes_digest,
     recipe_named,
     with_draft,
 )
@@ -36,6 +38,7 @@ from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.timing import Timed, time_finalists
 from trimtab.plan.workloads import load_workload
+from trimtab.sources.endpoint import is_endpoint
 
 SHARE_PILOT = 0.1
 """Share of the clusters that is used to say beforehand what the rest can show."""
@@ -50,6 +53,7 @@ def compare(
     policy: str = "standard",
     suites: Sequence[str] = ("core",),
     workload: str = "chat",
+    prompts: str | None = None,
     timing: bool = True,
     out: Path,
     fresh: bool = False,
@@ -60,9 +64,28 @@ def compare(
 ) -> dict[str, Any]:
     """Judge B against A, write the run directory `out`, and return decision.json as JSON types.
 
-    a, b: specs, `[engine:]source[?recipe=NAME&setting=value]`. A is the reference and the baseline of the timing.
+    a, b: specs, `[engine:]source[?recipe=NAME&setting=value]` or `openai:URL#model`. A is the reference and the baseline of the timing.
+    prompts: a JSONL file. With it, or where a side is a server, the sides are judged by their answers (`workload` is then not used)
     Raises InputError, MissingError; InfeasibleError if A cannot run (B that cannot run is a decision: fail).
     """
+    if prompts is not None or is_endpoint(a) or is_endpoint(b):
+        limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
+        return run_sync(
+            compare_answers(
+                a,
+                b,
+                policy=policy,
+                suites=suites,
+                prompts=prompts,
+                timing=timing,
+                out=out,
+                fresh=fresh,
+                offline=offline,
+                limit_s=limit_s,
+                seed=seed,
+                on_event=on_event,
+            )
+        )
     names = engine_names()
     return run_sync(
         _compare(
@@ -105,6 +128,7 @@ async def _compare(
         "policy": policy_sha256(policy),
         "workload": digest_of(workload),
         "suite": digest_of([suite.digest for suite in suites]),
+        **own_recipes_digest(specs),
     }
     async with open_session(
         a.source,

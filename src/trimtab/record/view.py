@@ -38,6 +38,8 @@ _KINDS = {
     "equivalence_by_group": "every group within the margin, either way",
     "parity": "what is served is what was scored",
     "generation": "no more broken answers than the margin",
+    "rate": "no smaller share than the margin allows",
+    "agreement": "as alike to the reference as it is to itself",
 }
 
 

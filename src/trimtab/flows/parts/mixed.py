@@ -40,12 +40,14 @@ from trimtab.sources.ggml_types import GGML_TYPES
 TYPES = {"llamacpp": ("Q8_0", "Q4_0", "Q6_K"), "openvino": ("Q8_0", "Q4_0")}
 """What may be mixed with the weights as shipped, the most useful first: what time does not allow is left out from the end."""
 N_BANDS = 3
-MARGIN_SHARES = (0.25, 0.5, 1.0)
+MARGIN_SHARES = (0.5, 1.0)
 """Budgets of loss, as shares of the margin on text."""
 USUAL_MARGIN = 0.02
 LOSS_TOKENS = 1500
 """Of search texts, for the loss of one group: few do, because losses are compared on the same ones."""
-N_MIXES = 2
+SMALLER = 0.9
+"""The fastest mixes are also looked for among those whose weights take at most this share of the file's bytes."""
+N_MIXES = 3
 """Candidates of each engine."""
 BLOCKS = {name: (values, size) for name, values, size in GGML_TYPES.values()}
 
@@ -234,7 +236,7 @@ async def _choose(mixing: Mixing, engine: str, losses: Losses) -> list[Allocatio
         budgets_nats=[share * margin for share in MARGIN_SHARES],
         prompt_tokens=prompt,
         output_tokens=answer,
-        limits_bytes=(None, sum(tensor.size_bytes for group in mixing.groups for tensor in group.tensors)),
+        limits_bytes=(None, int(SMALLER * sum(tensor.size_bytes for group in mixing.groups for tensor in group.tensors))),
     )
     new = [mix for mix in found if not is_plain(mix.types, mixing.groups)]
     for mix in new[N_MIXES:]:

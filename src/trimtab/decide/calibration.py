@@ -1,0 +1,152 @@
+"""Does a score mean the same in every group? Observed share against mean score, in bins and as a whole.
+
+The expected calibration error of a perfectly calibrated score is above zero in any sample; so what chance alone reaches is simulated at the
+same scores and sizes and stands beside it (Bröcker and Smith, Weather Forecast. 22(3), 2007).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.measurement import Interval
+from trimtab.decide.decision_table import DecisionTable, Flags
+from trimtab.decide.group_rates import CONFIDENCE
+from trimtab.stats.proportions import wilson
+
+N_BINS = 10
+MOST_LEVELS_SHOWN = 20
+_DRAWS = 1000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Cases whose score lies in one bin: their number, mean score, and observed share of positive outcomes with its interval."""
+
+    n: int
+    score: float
+    observed: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCalibration:
+    """One group. excess: mean of score minus outcome, above 0 = the score is too high for this group; None = too few cases, or the
+    scores are no probabilities. error: expected calibration error; error_by_chance: what a perfectly calibrated score stays below in 95 %
+    of samples like this. se: of excess
+    """
+
+    group: str
+    n: int
+    bins: tuple[Bin, ...]
+    excess: float | None = None
+    low: float | None = None
+    high: float | None = None
+    se: float | None = None
+    error: float | None = None
+    error_by_chance: float | None = None
+
+
+def are_probabilities(table: DecisionTable) -> bool:
+    return bool(table.level_values) and table.level_values[0] >= 0.0 and table.level_values[-1] <= 1.0
+
+
+def group_calibration(table: DecisionTable, axis: tuple[str, ...], min_group: int, seed: int = 0) -> list[GroupCalibration]:
+    """Calibration of each group of an axis; empty without scores or labels, or with more than 20 scores that are no probabilities."""
+    if table.level is None or table.actual is None:
+        return []
+    probable = are_probabilities(table)
+    if not probable and len(table.level_values) > MOST_LEVELS_SHOWN:
+        return []
+    random = np.random.default_rng(seed)
+    return [_of_group(table, name, lines, min_group, probable, random) for name, lines in table.split(axis)]
+
+
+def _of_group(
+    table: DecisionTable, name: str, lines: Flags, min_group: int, probable: bool, random: np.random.Generator
+) -> GroupCalibration:
+    assert table.level is not None
+    assert table.actual is not None
+    levels = len(table.level_values)
+    scores = np.asarray(table.level_values, dtype=float)
+    counts = np.bincount(table.level[lines], table.n[lines], levels)
+    positives = np.bincount(table.level[lines], table.n[lines] * table.actual[lines], levels)
+    place = np.minimum((scores * N_BINS + 1e-9).astype(int), N_BINS - 1) if probable else np.arange(levels)
+    n_bins = N_BINS if probable else levels
+    n = int(counts.sum())
+    bins = _bins(np.bincount(place, counts, n_bins), np.bincount(place, positives, n_bins), np.bincount(place, counts * scores, n_bins))
+    if not probable or n < min_group:
+        return GroupCalibration(group=name, n=n, bins=bins)
+    excess = float((counts * scores - positives).sum()) / n
+    squares = float((positives * (scores - 1.0) ** 2 + (counts - positives) * scores**2).sum()) / n
+    se = math.sqrt(max(0.0, squares - excess**2) / (n - 1))
+    reach = 1.959964 * se
+    drawn = random.binomial(counts.astype(np.int64), scores, size=(_DRAWS, levels)).astype(float)
+    chance = float(np.quantile(_error(counts, drawn, scores, place), CONFIDENCE))
+    return GroupCalibration(
+        group=name,
+        n=n,
+        bins=bins,
+        excess=excess,
+        low=excess - reach,
+        high=excess + reach,
+        se=se,
+        error=float(_error(counts, positives[None, :], scores, place)[0]),
+        error_by_chance=chance,
+    )
+
+
+def _bins(counts: Floats, positives: Floats, sums: Floats) -> tuple[Bin, ...]:
+    found = []
+    for n, positive, total in zip(counts, positives, sums, strict=True):
+        if n:
+            share = wilson(round(positive), round(n), CONFIDENCE)
+            assert share.low is not None
+            assert share.high is not None
+            found.append(Bin(n=round(n), score=total / n, observed=share.value, low=share.low, high=share.high))
+    return tuple(found)
+
+
+def _error(counts: Floats, positives: Floats, scores: Floats, place: NDArray[np.intp]) -> Floats:
+    """Expected calibration error of each row of positives (draws, levels)."""
+    members = (place[:, None] == np.arange(N_BINS)).astype(float)
+    gaps = np.abs((positives - counts * scores) @ members)
+    return np.asarray(gaps.sum(axis=1) / counts.sum())
+
+
+def excess_gap(one: GroupCalibration, other: GroupCalibration, z: float) -> tuple[float, float]:
+    """Ends of the interval, at a normal quantile, of how much higher the score is for one group than for another."""
+    assert one.excess is not None
+    assert other.excess is not None
+    assert one.se is not None
+    assert other.se is not None
+    value, reach = one.excess - other.excess, z * math.hypot(one.se, other.se)
+    return value - reach, value + reach
+
+
+def area_under_curve(table: DecisionTable) -> Interval | None:
+    """Chance that a positive case scores above a negative one, ties half (Hanley and McNeil, Radiology 143, 1982); None without both."""
+    if table.level is None or table.actual is None:
+        return None
+    levels = len(table.level_values)
+    positive = np.bincount(table.level, table.n * table.actual, levels)
+    negative = np.bincount(table.level, table.n * ~table.actual, levels)
+    n1, n0 = float(positive.sum()), float(negative.sum())
+    if not n1 or not n0:
+        return None
+    below = np.cumsum(negative) - negative
+    area = float((positive * (below + negative / 2)).sum()) / (n1 * n0)
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + (n1 - 1) * (q1 - area**2) + (n0 - 1) * (q2 - area**2)) / (n1 * n0)
+    reach = 1.959964 * math.sqrt(max(0.0, variance))
+    return Interval(value=area, low=max(0.0, area - reach), high=min(1.0, area + reach), n=int(n1 + n0))
+
+
+def told(rows: Sequence[GroupCalibration]) -> Mapping[str, GroupCalibration]:
+    """By group, those with an excess."""
+    return {row.group: row for row in rows if row.excess is not None}

@@ -1,7 +1,6 @@
 """`trimtab fairness FILE` and `trimtab fairness data FILE`: the options, and what is shown of the answer."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,18 +10,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class Names(click.ParamType):
-    """Names of columns with commas between them: `sex,race`."""
-
-    name = "COLUMN,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, (tuple, list)):
-            return tuple(value)
-        names = tuple(part.strip() for part in str(value).split(","))
-        if not all(names):
-            self.fail(f"{value!r} holds an empty name; write names with commas between them, such as sex,race.", param, ctx)
-        return names
+def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Names of columns with commas between them: `sex,race`. Raises click.BadParameter for an empty one."""
+    found = value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+    if not all(found):
+        raise click.BadParameter(f"{value!r} holds an empty name; write names with commas between them, such as sex,race.")
+    return found
 
 
 class FileFirst(click.Group):
@@ -51,7 +44,11 @@ def fairness() -> None:
 @option("--decision", default="", metavar="COLUMN", help="What was decided.")
 @option("--label", default="", metavar="COLUMN", help="What turned out to be right. Without it only selection rates are judged.")
 @option(
-    "--group", type=Names(), required=True, help="Whose decisions to compare: one to four columns; all intersections of two, and of all."
+    "--group",
+    type=names,
+    metavar="COLUMN,...",
+    required=True,
+    help="Whose decisions to compare: one to four columns; all intersections of two, and of all.",
 )
 @option(
     "--positive", multiple=True, metavar="VALUE", help="Decisions that count as positive, where they are not 1/0, yes/no or true/false."
@@ -70,7 +67,7 @@ def fairness() -> None:
     multiple=True,
     help="Also try this, judge it by the same gates and show its cost. May be repeated.",
 )
-@option("--features", type=Names(), default=(), help="Columns for a model that shows what reweighing does.")
+@option("--features", type=names, metavar="COLUMN,...", default=(), help="Columns for a model that shows what reweighing does.")
 @option("--out", type=FOLDER, help="Write fairness.json and report.html (and weights.csv) into this folder.")
 @common
 def decisions(
@@ -136,8 +133,8 @@ def decisions(
 
 @fairness.command(short_help="The data before training: who is in it, what is said of whom, duplicates, personal data.")
 @click.argument("file", type=FILE)
-@option("--fields", type=Names(), default=(), help="The column of texts, then the columns of groups.")
-@option("--group", type=Names(), default=(), help="Columns of groups, for data without texts.")
+@option("--fields", type=names, metavar="COLUMN,...", default=(), help="The column of texts, then the columns of groups.")
+@option("--group", type=names, metavar="COLUMN,...", default=(), help="Columns of groups, for data without texts.")
 @option("--label", default="", metavar="COLUMN", help="What a model would learn to predict.")
 @option("--out", type=FOLDER, help="Write data.json, datasheet.md and report.html into this folder.")
 @common

@@ -74,12 +74,12 @@ def _of_group(
     assert table.actual is not None
     levels = len(table.level_values)
     scores = np.asarray(table.level_values, dtype=float)
-    counts = np.bincount(table.level[lines], table.n[lines], levels)
-    positives = np.bincount(table.level[lines], table.n[lines] * table.actual[lines], levels)
+    counts: Floats = np.bincount(table.level[lines], table.n[lines], levels).astype(float)
+    positives: Floats = np.bincount(table.level[lines], table.n[lines] * table.actual[lines], levels).astype(float)
     place = np.minimum((scores * N_BINS + 1e-9).astype(int), N_BINS - 1) if probable else np.arange(levels)
     n_bins = N_BINS if probable else levels
     n = int(counts.sum())
-    bins = _bins(np.bincount(place, counts, n_bins), np.bincount(place, positives, n_bins), np.bincount(place, counts * scores, n_bins))
+    bins = _bins(*(np.bincount(place, weights, n_bins).astype(float) for weights in (counts, positives, counts * scores)))
     if not probable or n < min_group:
         return GroupCalibration(group=name, n=n, bins=bins)
     excess = float((counts * scores - positives).sum()) / n

@@ -112,13 +112,13 @@ def _policy(table: dict[str, Any], where: str) -> FairnessPolicy:
 
 
 def _gate(values: Mapping[str, Any], where: str) -> GapSpec:
-    metric = values.get("metric")
+    metric: Any = values.get("metric")
     if metric not in get_args(Metric):
         raise InputError(f"Policy {where}: unknown metric {metric!r}; the metrics are {', '.join(get_args(Metric))}.")
     unknown = sorted(set(values) - {"metric", "max_gap", "reason", "required"})
     if unknown:
         raise InputError(f"Policy {where}, gate {metric}: unknown key {unknown[0]!r}.")
-    gap = values.get("max_gap")
+    gap: Any = values.get("max_gap")
     if not _is_number(gap) or not 0.0 < gap < 1.0:
         raise InputError(f"Policy {where}, gate {metric}: max_gap must lie between 0 and 1, not {gap!r}.")
     reason = values.get("reason")

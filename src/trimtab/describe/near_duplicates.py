@@ -37,7 +37,8 @@ class MinHash:
         words = text.split()
         shingles = {" ".join(words[k : k + SHINGLE_WORDS]) for k in range(max(1, len(words) - SHINGLE_WORDS + 1))}
         codes = np.fromiter((zlib.crc32(shingle.encode()) % _PRIME for shingle in shingles), dtype=np.uint64, count=len(shingles))
-        return ((self.factor * codes + self.shift) % np.uint64(_PRIME)).min(axis=1).astype(np.uint32)
+        least: Signature = ((self.factor * codes + self.shift) % np.uint64(_PRIME)).min(axis=1).astype(np.uint32)
+        return least
 
 
 def near_groups(signatures: Sequence[Signature]) -> list[list[int]]:

@@ -85,7 +85,7 @@ class _Counting:
         self.signatures: list[Signature] = []
         self.places: list[int] = []
         self.n_texts = 0
-        self.personal = {kind: {"found": 0, "texts": 0, "places": []} for kind in KINDS}
+        self.personal: dict[str, dict[str, Any]] = {kind: {"found": 0, "texts": 0, "places": []} for kind in KINDS}
 
     def add(self, batch: Batch) -> None:
         columns = {name: batch.texts(name) for name in (*self.groups, *([self.label] if self.label else []))}

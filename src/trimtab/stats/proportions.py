@@ -120,9 +120,9 @@ def _paired(both: int, first_only: int, second_only: int, neither: int, z: float
     p, q = first / n, second / n
     (l1, u1), (l2, u2) = _wilson(first, n, z), _wilson(second, n, z)
     product = first * (n - first) * second * (n - second)
-    lean = both * neither - first_only * second_only
-    if lean > 0:
-        lean = max(lean - n / 2, 0)  # the paper's continuity correction
+    lean = float(both * neither - first_only * second_only)
+    if lean > 0.0:
+        lean = max(lean - n / 2, 0.0)  # the paper's continuity correction
     phi = lean / math.sqrt(product) if product else 0.0
 
     def reach(a: float, b: float) -> float:

@@ -199,8 +199,8 @@ class _Counting:
         for codes in groups:
             key = key * _GROUP_RADIX + codes[rows]
         decision = flags[columns.decision] if columns.decision else self._decided(scores)
-        for codes in (decision, flags.get(columns.label), flags.get(columns.before)):
-            key = key * _VALUE_RADIX + (0 if codes is None else codes[rows])
+        for told in (decision, flags.get(columns.label), flags.get(columns.before)):
+            key = key * _VALUE_RADIX + (0 if told is None else told[rows])
         if scores is not None:
             level, renumbered = self.scores.levels(scores[rows], lambda place: self.table.where(batch.first + int(rows[place])))
             if renumbered is not None:

@@ -51,6 +51,14 @@ class Batch:
 
     def numbers(self, column: str, where: str) -> NDArray[np.float64]:
         """Values as numbers (rows,), NaN = missing. Raises InputError, beginning with `where`, for a word or an infinite number."""
+        import pyarrow as pa
+
+        try:  # the quick way, where every value is a number
+            found = np.asarray(self.columns[column].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+            if not np.isinf(found).any():
+                return found
+        except pa.ArrowInvalid:
+            pass
         coded = self.coded(column)
         values = np.full(len(coded.values) + 1, np.nan)
         for code, text in enumerate(coded.values):

@@ -4,10 +4,11 @@ import numpy as np
 from rows import ALPHA, CONFIDENCE, Row, coverage, rate
 from scipy.special import ndtr
 
-from trimtab.stats.flips import RateChange, clustered_change, mcnemar, newcombe_change, tango_change
+from trimtab.stats.flips import RateChange, clustered_change, mcnemar, tango_change
 from trimtab.stats.multiplicity import benjamini_hochberg, holm
 from trimtab.stats.paired import clustered_mean
 from trimtab.stats.prevalence import JudgeRecord, corrected_change, corrected_rate
+from trimtab.stats.proportions import paired_difference
 
 ITEM_SPREAD = 0.15
 """Of the change of an item's margin, where margins vary by one: about one answer in twenty flips."""
@@ -29,7 +30,7 @@ def single_items(rng: np.random.Generator, runs: int, n: int, flips: float, chan
     """Independent items, half of them right at first; `flips` of all change, with a true change of the share by `change`."""
     gained, lost = (flips + change) / 2, (flips - change) / 2
     draws = rng.multinomial(n, [0.5 - lost, lost, gained, 0.5 - gained], runs).tolist()
-    newcombe = [newcombe_change(both=a, lost=b, gained=c, neither=d, confidence=CONFIDENCE) for a, b, c, d in draws]
+    newcombe = [paired_difference(a, c, b, d, CONFIDENCE) for a, b, c, d in draws]
     tango = [tango_change(lost=b, gained=c, n=n, confidence=CONFIDENCE) for _, b, c, _ in draws]
     what = f"{n} items, {100 * flips:.0f} % flip, change {change:+.2f}"
     found = [

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import bdtr
 
 from trimtab.core.errors import InputError
-from trimtab.stats.flips import clustered_change, exchange_test, mcnemar, newcombe_change, tango_change
+from trimtab.stats.flips import clustered_change, exchange_test, mcnemar, tango_change
+from trimtab.stats.proportions import paired_difference
 
 counts = st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(0, 30), st.integers(0, 60)).filter(lambda c: sum(c) > 0)
 
@@ -30,7 +31,7 @@ def test_mcnemar_on_the_published_example() -> None:
 )
 def test_newcombe_on_published_examples(cells: tuple[int, int, int, int], low: float, high: float) -> None:
     both, lost, gained, neither = cells
-    found = newcombe_change(both=both, lost=lost, gained=gained, neither=neither, confidence=0.95)
+    found = paired_difference(both, gained, lost, neither, 0.95)
     assert (found.low, found.high) == (pytest.approx(low, abs=6e-4), pytest.approx(high, abs=6e-4))
 
 
@@ -69,10 +70,7 @@ def test_intervals_mirror_contain_and_stay_possible(cells: tuple[int, int, int, 
     both, lost, gained, neither = cells
     n = sum(cells)
     pairs = [
-        (
-            newcombe_change(both=both, lost=lost, gained=gained, neither=neither, confidence=confidence),
-            newcombe_change(both=both, lost=gained, gained=lost, neither=neither, confidence=confidence),
-        ),
+        (paired_difference(both, gained, lost, neither, confidence), paired_difference(both, lost, gained, neither, confidence)),
         (
             tango_change(lost=lost, gained=gained, n=n, confidence=confidence),
             tango_change(lost=gained, gained=lost, n=n, confidence=confidence),
@@ -117,7 +115,7 @@ def test_no_flips_in_few_clusters_claims_no_more_than_the_clusters() -> None:
 
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(InputError):
-        newcombe_change(both=3, lost=-1, gained=0, neither=2, confidence=0.95)
+        tango_change(lost=-1, gained=0, n=4, confidence=0.95)
     with pytest.raises(InputError):
         tango_change(lost=5, gained=6, n=10, confidence=0.95)
     with pytest.raises(InputError):

@@ -23,6 +23,8 @@ MOST_CLUSTERS = 1_000_000
 TAIL = 1.0
 """Skewness that sizes are planned for, for heavy tails of either side: with sizes for normal changes, four gates pass equal candidates with
 heavy ones (t with 4 degrees of freedom) in 0.75 of cases instead of 0.8."""
+PILOT_DF_SHARE = 0.5
+"""A spread seen on few clusters is taken to be known half as well as with normal changes: heavy tails (kurtosis 5) double its variance."""
 PILOT_QUANTILES = np.arange(0.05, 1.0, 0.1)
 
 
@@ -140,7 +142,8 @@ def _clusters_for(power: float, spec: GateSpec, pilot: Pilot, level: Level) -> i
     With a reserve for what is not known: the spread of few pilot clusters, and long tails.
     """
 
-    chances = chdtri(pilot.df, PILOT_QUANTILES) / pilot.df if math.isfinite(pilot.df) else np.ones(1)
+    df = pilot.df * PILOT_DF_SHARE
+    chances = chdtri(df, PILOT_QUANTILES) / df if math.isfinite(df) else np.ones(1)
     spreads = (pilot.sd / np.sqrt(chances)).tolist()  # what the true spread may be, given the one that was seen
 
     def suffice(n: int) -> bool:

@@ -4,10 +4,10 @@ Test: McNemar's (Psychometrika 12, 1947), exact and mid-p (Fagerland, Lydersen &
 clusters: if both runs are alike, they may be exchanged in any cluster, so the net change of each keeps its size and takes either sign with
 chance one half. The distribution of the sum is computed whole. Clusters of one item give McNemar's test itself.
 
-Intervals: Newcombe's square-and-add (Stat. Med. 17, 2635-2650, 1998, method 10) and Tango's score interval (Stat. Med. 17, 891-908, 1998);
-both recommended by Fagerland, Lydersen & Laake (Stat. Med. 33, 2850-2875, 2014). For clusters, the counts of Tango's are divided by the
-design effect (Rao & Scott, Biometrics 48, 577-585, 1992), what clusters add to it times (t / z)^2 (after Korn & Graubard, Survey
-Methodology 24, 193-201, 1998, who take the whole times that: with ten clusters and few flips it then covers 99 % instead of 95).
+Interval: Tango's score interval (Stat. Med. 17, 891-908, 1998); with Newcombe's, which is `proportions.paired_difference`, recommended by
+Fagerland, Lydersen & Laake (Stat. Med. 33, 2850-2875, 2014). For clusters, its counts are divided by the design effect (Rao & Scott,
+Biometrics 48, 577-585, 1992), what clusters add to it times (t / z)^2 (after Korn & Graubard, Survey Methodology 24, 193-201, 1998, who
+take the whole times that: with ten clusters and few flips it then covers 99 % instead of 95).
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -75,28 +75,6 @@ def exchange_test(net_changes: Sequence[int]) -> FlipTest:
     )
 
 
-def newcombe_change(*, both: float, lost: float, gained: float, neither: float, confidence: float) -> Interval:
-    """Change of a share, (gained - lost) / n, from the four counts of right answers in first and second run; they need not be whole.
-
-    Raises InputError for counts below zero or none at all.
-    """
-    n = _checked(both, lost, gained, neither)
-    before, after = (both + lost) / n, (both + gained) / n
-    z = float(ndtri((1.0 + confidence) / 2.0))
-    (before_low, before_high), (after_low, after_high) = _wilson(before, n, z), _wilson(after, n, z)
-    margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
-    product = both * neither - gained * lost
-    corrected = max(product - n / 2.0, 0.0) if product > 0.0 else product
-    correlation = corrected / sqrt(margins) if margins > 0.0 else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return sqrt(max(0.0, a * a - 2.0 * correlation * a * b + b * b))
-
-    change = after - before
-    low, high = change - reach(after - after_low, before_high - before), change + reach(after_high - after, before - before_low)
-    return Interval(value=change, low=max(-1.0, low), high=min(1.0, high), n=round(n))
-
-
 def tango_change(*, lost: float, gained: float, n: float, confidence: float) -> Interval:
     """Change of a share, (gained - lost) / n, by inverting Tango's score test. Raises InputError for impossible counts."""
     _checked(n - lost - gained, lost, gained, 0.0)
@@ -142,12 +120,6 @@ def _checked(*counts: float) -> float:
     if min(counts) < 0.0 or n <= 0.0:
         raise InputError(f"Counts of paired answers must be at least zero and not all zero, not {counts}.")
     return n
-
-
-def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
-    """Score interval of one share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
-    centre, reach = share + z * z / (2.0 * n), z * sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n))
-    return (centre - reach) / (1.0 + z * z / n), (centre + reach) / (1.0 + z * z / n)
 
 
 def _where_score(target: float, lost: float, gained: float, n: float) -> float:

@@ -90,14 +90,14 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any) -> list[tuple[float, bool]]:
         """As lm-eval's own models: a context too long for the model loses its beginning. Options of one context are computed together."""
-        fitted = [self._fitted(context, continuation) for _, context, continuation in requests]
+        fitted = [self._fitted(context, continuation) for _texts, context, continuation in requests]
         found: list[tuple[float, bool]] = []
         for chunk in _chunks(list(_by_context(fitted))):
             for result in self._engine.score(
                 [ScoreRequest(prefix_ids=context, continuations=tuple(answers)) for context, answers in chunk]
             ):
                 found += [(sum(row), all(greedy)) for row, greedy in zip(result.logprobs, result.greedy, strict=True)]
-        for (texts, _, _), answer in zip(requests, found, strict=True):
+        for (texts, *_ids), answer in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return found
 

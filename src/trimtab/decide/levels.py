@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.evidence import Outcome
 from trimtab.decide.fairness import axes_of
 from trimtab.decide.pairs import Pairs, pair_outcomes
 from trimtab.stats.paired import ClusteredMean, clustered_mean
+
+Floats = NDArray[np.float64]
 
 ALPHA = 0.025
 """One-sided: both ends together make a 95 % interval."""
@@ -71,7 +75,7 @@ def suite_levels(
 
 
 def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Sequence[Outcome] | None) -> SuiteLevel:
-    weight = "tokens" if suite == "text" else "items"
+    weight: Literal["items", "tokens"] = "tokens" if suite == "text" else "items"
     own = pair_outcomes(suite, outcomes, outcomes, weight=weight)
     values = np.array([pair.reference for pair in own.observed], dtype=float)
     right = [(pair.correct, pair.cluster) for pair in own.observed if pair.correct is not None]
@@ -94,7 +98,7 @@ def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Seq
     )
 
 
-def _level(values: np.ndarray, clusters: Sequence[str], weights: np.ndarray) -> Level | None:
+def _level(values: Floats, clusters: Sequence[str], weights: Floats) -> Level | None:
     if not values.size:
         return None
     n_clusters = len(set(clusters))

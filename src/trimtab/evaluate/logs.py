@@ -115,7 +115,7 @@ def _plain(row: Mapping[str, Any], name: str, where: str) -> tuple[Outcome, str]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise InputError(f"{where}: 'value' must be a number, not {value!r}.")
     suite = str(row.get("suite", name))
-    number = float(correct) if value is None else float(value)
+    number = float(bool(correct)) if value is None else float(value)
     flag = correct if isinstance(correct, bool) else None
     unit = "share" if value is None else str(row.get("unit", "points"))
     return _outcome(str(key), suite, str(row.get("cluster", key)), number, correct=flag, group=str(row.get("group", ""))), unit

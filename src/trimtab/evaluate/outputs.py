@@ -8,6 +8,7 @@ it should have; two spans that say the same may each seem to count for nothing.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
@@ -22,7 +23,7 @@ WORD = re.compile(r"\S+\s*")
 TOP_K = 3
 
 
-class OutputsClient(ScoringClient, PreparingClient):
+class OutputsClient(ScoringClient, PreparingClient, Protocol):
     """What attribution needs of a worker client."""
 
 

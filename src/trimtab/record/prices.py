@@ -24,12 +24,16 @@ def price_rows(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], t
     """
     price, workload = mapping(decision.get("objective")).get("price_per_hour"), mapping(decision.get("workload"))
     lengths = [workload.get("prompt_tokens"), workload.get("output_tokens")]
-    if (tariff is None and not is_number(price)) or not all(is_number(length) and length > 0 for length in lengths):
+    prompt_tokens, output_tokens = (int(length) if is_number(length) else 0 for length in lengths)
+    if min(prompt_tokens, output_tokens) <= 0:
         return []
     from trimtab.decide.cost import Tariff, costs
 
-    tariff = tariff or Tariff(price_per_hour=price)
-    found = [(row, costs(row.get("measurement"), int(lengths[0]), int(lengths[1]), tariff)) for row in rows]
+    if tariff is None:
+        if not is_number(price):
+            return []
+        tariff = Tariff(price_per_hour=price)
+    found = [(row, costs(row.get("measurement"), prompt_tokens, output_tokens, tariff)) for row in rows]
     return [{"id": line(row.get("id", "")), "levels": [_row(cost) for cost in by_level]} for row, by_level in found if by_level]
 
 

@@ -51,7 +51,7 @@ def _gate_words(gate: Plain) -> str:
     """One passed gate: what is excluded, on how much, and that the gate could have failed."""
     decimals = decimals_for(gate.get("margin"))
     unit, name = line(gate.get("unit", "")), line(gate["name"])
-    worst = _up(max(-(gate.get("low") or 0.0), gate.get("high") or 0.0 if gate["kind"] != "non_inferiority" else 0.0, 0.0), decimals)
+    worst: float = _up(max(-(gate.get("low") or 0.0), gate.get("high") or 0.0 if gate["kind"] != "non_inferiority" else 0.0, 0.0), decimals)
     about = {
         "non_inferiority": f"it loses at most {fixed(worst, decimals)} {unit}",
         "equivalence": f"it moves by at most {fixed(worst, decimals)} {unit} either way",
@@ -67,7 +67,8 @@ def _gate_words(gate: Plain) -> str:
 
 def _up(value: float, decimals: int) -> float:
     """Rounded up: what is claimed as `at most` must hold as it is printed."""
-    return math.ceil(value * 10**decimals - 1e-9) / 10**decimals
+    scale = 10.0**decimals
+    return math.ceil(value * scale - 1e-9) / scale
 
 
 def _for_whom(decision: Plain) -> list[str]:

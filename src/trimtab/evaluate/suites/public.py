@@ -127,7 +127,7 @@ def _bbq(text: str, path: Path) -> Iterator[Item]:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"{where}: not a row of BBQ ({type(error).__name__}: {error}).") from error
         key = f"{row['category']}-{row['example_id']}"
-        common = {
+        common: dict[str, Any] = {
             "cluster": f"bbq-{row['category']}-{row['question_index']}",
             "prompt": f"{row['context']}\nQuestion: {row['question']}\nAnswer:",
             "options": tuple(f" {answer}" for answer in answers),

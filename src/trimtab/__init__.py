@@ -22,7 +22,7 @@ __all__ = [
     "check",
     "compare",
     "describe_model",
-    "evaluate",
+    "evaluate_model",
     "fairness",
     "open",
     "optimize",

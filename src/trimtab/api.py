@@ -344,7 +344,7 @@ def certify(
     return Result(decision, path, keep)
 
 
-def evaluate(
+def evaluate_model(
     model: Model | str | Path,
     *,
     suites: Sequence[str] = ("core",),

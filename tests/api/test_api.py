@@ -22,7 +22,7 @@ def test_the_public_names_are_frozen():
         "check",
         "compare",
         "describe_model",
-        "evaluate",
+        "evaluate_model",
         "fairness",
         "open",
         "optimize",

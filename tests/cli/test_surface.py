@@ -25,14 +25,27 @@ OWN = {
         "out",
         "fresh",
     },
-    "optimize": {"workload", "out", "candidate", "policy", "engine", "suite", "fresh", "objective", "slo", "price_per_hour", "over_long"},
+    "optimize": {
+        "workload",
+        "out",
+        "candidate",
+        "policy",
+        "engine",
+        "suite",
+        "fresh",
+        "objective",
+        "slo",
+        "price_per_hour",
+        "over_long",
+        "mixed",
+    },
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "explain", "out", "fresh"},
     "doctor": set(),
 }
 OWN_OF_PARTS = {
-    "runs": {"list": set(), "show": set(), "diff": set(), "rm": {"yes", "dry_run"}},
+    "runs": {"list": set(), "show": {"what_if", "price_per_hour", "power_watts", "price_per_kwh"}, "diff": set(), "rm": {"yes", "dry_run"}},
     "fairness": {
         "decisions": {
             *("decision", "label", "group", "positive", "positive_label", "score", "threshold", "before", "pair", "cluster", "missing"),

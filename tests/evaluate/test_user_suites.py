@@ -120,10 +120,10 @@ class Point:
 
 
 def test_suites_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = Suite(name="tools", version="3", items=load_suite("core").items[:2])
+    suite = Suite(name="theirs", version="3", items=load_suite("core").items[:2])
     made: list[object] = [suite]
-    monkeypatch.setattr(registry, "entry_points", lambda group, name=None: [Point(made[0])] if name in (None, "tools") else [])
-    assert load_suite("tools") is suite
+    monkeypatch.setattr(registry, "entry_points", lambda group, name=None: [Point(made[0])] if name in (None, "theirs") else [])
+    assert load_suite("theirs") is suite
     made[0] = "no suite"
     with pytest.raises(InputError, match="not a trimtab Suite"):
-        load_suite("tools")
+        load_suite("theirs")

@@ -60,7 +60,6 @@ def evaluate(
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
-    from trimtab.bridges.eval_results import eval_results_yaml
     from trimtab.cli.closely import why_view
     from trimtab.cli.compare import short_name
     from trimtab.cli.output import emit
@@ -68,6 +67,7 @@ def evaluate(
     from trimtab.core.files import write_atomic
     from trimtab.flows.evaluate import evaluate as flow
     from trimtab.flows.outputs import why as explain
+    from trimtab.flows.parts.eval_results import eval_results_yaml
 
     if why:
         with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:

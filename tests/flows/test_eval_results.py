@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from trimtab.bridges.eval_results import eval_results_yaml
 from trimtab.core.errors import InputError
+from trimtab.flows.parts.eval_results import eval_results_yaml
 
 LEVEL = {"value": 0.54123, "low": 0.52, "high": 0.56, "n": 2376, "n_clusters": 2376}
 EVALUATION = {

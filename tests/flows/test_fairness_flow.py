@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from trimtab.core.errors import InputError
@@ -310,3 +312,27 @@ def test_the_page_tells_it_all_and_escapes_what_it_is_given(tmp_path: Path) -> N
     for part in ('id="gates"', 'id="level"', 'id="calibration"', 'id="mitigation"', "disparate treatment", 'name="viewport"'):
         assert part in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.booleans(), st.booleans(), st.integers(0, 20)), min_size=1),
+    threshold=st.integers(0, 20),
+)
+def test_counts_are_those_of_a_plain_loop(tmp_path: Path, rows: list[tuple[Any, ...]], threshold: int) -> None:
+    from trimtab.flows.parts.decision_counts import Columns, count_decisions
+    from trimtab.sources.table import open_table
+
+    rows = [*rows, ("a", "x", True, True, 0), ("b", "y", False, False, 20)]
+    path = write(tmp_path / "t.csv", ["g", "h", "old", "right", "score"], [(*row[:4], row[4] / 20) for row in rows])
+    columns = Columns(decision="", label="right", groups=("g", "h"), score="score", threshold=threshold / 20, before="old")
+    table = count_decisions(open_table(path), columns).table
+    for axis in table.axes:
+        for name, lines in table.split(axis):
+            own = [row for row in rows if ", ".join(row["gh".index(column)] for column in axis) == name]
+            now, was = table.confusion(lines), table.confusion(lines, before=True)
+            assert (now.n, now.selected) == (len(own), sum(row[4] >= threshold for row in own))
+            assert now.tp == sum(row[4] >= threshold and row[3] for row in own)
+            assert (was.selected, was.fp) == (sum(row[2] for row in own), sum(row[2] and not row[3] for row in own))
+    assert table.half is not None
+    assert int(table.of_half(0).n.sum() + table.of_half(1).n.sum()) == len(rows)

@@ -5,6 +5,7 @@ import pytest
 from trimtab.core.endpoint import Endpoint
 from trimtab.core.errors import InputError
 from trimtab.sources.endpoint import is_endpoint, key_of, parse_endpoint
+from trimtab.sources.open import open_source
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,8 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_KEY", " abc\n")
     assert key_of(endpoint) == "abc"
     assert "abc" not in repr(endpoint)
+
+
+def test_a_server_has_no_files(tmp_path):
+    with pytest.raises(InputError, match="out of reach; `trimtab compare` takes it"):
+        open_source("openai:http://host/v1#m", cache_dir=tmp_path)

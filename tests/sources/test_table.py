@@ -92,6 +92,15 @@ def test_one_sentence_for_what_is_wrong(tmp_path: Path, name: str, content: byte
     assert "\n" not in str(caught.value)
 
 
+def test_rows_of_any_length_but_in_csv_not_beyond_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + f"{'x' * 900_000},1\n" * 3)
+    assert sum(batch.n for batch in open_table(path).batches(["b"])) == 3
+    path.write_text("a,b\n1,2\n" + f"{'x' * 3_000_000},1\n" * 3)
+    with pytest.raises(InputError, match="a row of more than 1 MB"):
+        list(open_table(path).batches(["b"]))
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no file"):
         open_table(tmp_path / "gone.csv")

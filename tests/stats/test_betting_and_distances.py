@@ -102,6 +102,7 @@ def test_bootstrap_without_spread_or_clusters() -> None:
         bca_interval([0.2, 0.3], "ab", draws=10)
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # of SciPy's, about single values
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.lists(st.integers(-5, 5), min_size=1, max_size=30))
 def test_distances_are_scipys(first: list[int], second: list[int]) -> None:

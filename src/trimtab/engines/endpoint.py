@@ -123,12 +123,12 @@ class EndpointClient:
         ends = time.monotonic() + self.request_limit_s
         for n_tries in range(1, TRIES + 1):
             self._wait_for_turn(ends)
+            if self._closed.is_set():
+                raise Unreachable("The run was ended.")
             try:
                 result = attempt(max(0.1, ends - time.monotonic()))
             except (ExchangeFailed, Unreachable) as error:
                 wait_s = self._wait_after(error, n_tries)
-                if self._closed.is_set():
-                    raise Unreachable("The run was ended.") from None
                 if wait_s is None or n_tries == TRIES or time.monotonic() + wait_s > ends:
                     # A request that is refused for what it says tells nothing of the next one.
                     self._failed_in_a_row += isinstance(error, Unreachable) or error.is_retryable

@@ -43,7 +43,7 @@ def probe(client: EndpointClient) -> Probe:
     no chat request.
     """
     models, listed = _models(client)
-    client.model = _chosen(client, models)
+    client.model = _chosen(client, models, listed.reason)
     answer, streamed = _chat(client)
     found = [
         listed,
@@ -99,7 +99,7 @@ def _refuse_address(client: EndpointClient) -> None:
     raise InputError(f"{url} is not the base of the API, {url}/v1 is; write openai:{url}/v1#{client.endpoint.model or 'model'}.")
 
 
-def _chosen(client: EndpointClient, models: tuple[str, ...]) -> str:
+def _chosen(client: EndpointClient, models: tuple[str, ...], reason: str) -> str:
     """The model to ask for. Raises InputError for one that the server does not list, and where it lists several and none was named."""
     wanted = client.endpoint.model
     named = ", ".join(models[:MOST_NAMED]) + (f" and {len(models) - MOST_NAMED} more" if len(models) > MOST_NAMED else "")
@@ -111,7 +111,9 @@ def _chosen(client: EndpointClient, models: tuple[str, ...]) -> str:
         return models[0]
     if models:
         raise InputError(f"{client.http.url} has several models; name one after the address with #: {named}.")
-    raise InputError(f"{client.http.url} does not list its models; name one after the address: openai:{client.http.url}#model.")
+    raise InputError(
+        f"{client.http.url} lists no models ({reason.rstrip('.')}); name one after the address: openai:{client.http.url}#model."
+    )
 
 
 def _chat(client: EndpointClient) -> tuple[dict[str, Any], Capability]:

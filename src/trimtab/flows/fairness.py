@@ -25,6 +25,7 @@ from trimtab.decide.mitigation import LEGAL_NOTE, Criterion, accuracy_change, de
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.decision_counts import Columns, Counted, count_decisions
 from trimtab.flows.parts.refit import refit, write_row_weights
+from trimtab.record.disk import sentences
 from trimtab.sources.table import Table, open_table
 
 SCHEMA = "trimtab.fairness/1"
@@ -87,7 +88,8 @@ def fairness(
     if out is not None:
         from trimtab.record.fairness_report import write_fairness_report
 
-        write_atomic(out / "fairness.json", canonical_json(document) + "\n")
+        with sentences(out, "write"):
+            write_atomic(out / "fairness.json", canonical_json(document) + "\n")
         write_fairness_report(out / "report.html", document)
     return document
 

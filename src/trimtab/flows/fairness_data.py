@@ -17,6 +17,7 @@ from trimtab.describe.datasheet import datasheet
 from trimtab.describe.near_duplicates import LIKENESS, MinHash, Signature, near_groups, normalised
 from trimtab.describe.personal_data import KINDS, count_personal
 from trimtab.flows.events import Event, OnEvent, ignore
+from trimtab.record.disk import sentences
 from trimtab.sources.table import Batch, Table, open_table
 
 SCHEMA = "trimtab.fairness_data/1"
@@ -61,8 +62,9 @@ def fairness_data(
     if out is not None:
         from trimtab.record.fairness_report import write_fairness_report
 
-        write_atomic(out / "data.json", canonical_json(document) + "\n")
-        write_atomic(out / "datasheet.md", datasheet(document))
+        with sentences(out, "write"):
+            write_atomic(out / "data.json", canonical_json(document) + "\n")
+            write_atomic(out / "datasheet.md", datasheet(document))
         write_fairness_report(out / "report.html", document)
     return document
 

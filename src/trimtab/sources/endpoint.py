@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from trimtab.core.endpoint import Endpoint
@@ -35,8 +36,7 @@ def parse_endpoint(spec: str) -> Endpoint:
         raise InputError(
             "An address must not hold a name or password; put the key into an environment variable and name that: ?key_env=NAME."
         )
-    options = _options(query, spec)
-    return Endpoint(url=_without_slash(place), model=model, **options)
+    return _with_options(Endpoint(url=_without_slash(place), model=model), query, spec)
 
 
 def key_of(endpoint: Endpoint) -> str:
@@ -49,18 +49,17 @@ def _without_slash(url: str) -> str:
     return path.rstrip("/") + question + query
 
 
-def _options(query: str, spec: str) -> dict[str, str | int]:
-    found: dict[str, str | int] = {}
+def _with_options(endpoint: Endpoint, query: str, spec: str) -> Endpoint:
     for pair in filter(None, query.split("&")):
         key, _, value = pair.partition("=")
         if key == "key_env" and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            found[key] = value
+            endpoint = replace(endpoint, key_env=value)
         elif key == "concurrency" and value.isascii() and value.isdecimal() and 1 <= int(value) <= MOST_CONCURRENCY:
-            found[key] = int(value)
+            endpoint = replace(endpoint, concurrency=int(value))
         elif key in ("key_env", "concurrency"):
             wanted = "the name of an environment variable" if key == "key_env" else f"a whole number from 1 to {MOST_CONCURRENCY}"
             # What was written is not repeated: it may be the key itself.
             raise InputError(f"{key} of an endpoint takes {wanted}.")
         else:
             raise InputError(f"Unknown option {key!r} in {spec!r}; a server takes key_env and concurrency after its model.")
-    return found
+    return endpoint

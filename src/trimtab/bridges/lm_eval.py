@@ -188,7 +188,4 @@ def _chunks(groups: list[tuple[tuple[int, ...], list[tuple[int, ...]]]]) -> Iter
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    # Run as a script this module is `__main__`; the registry must hold the class that lm-eval will find by import.
-    import trimtab.bridges.lm_eval as _registered  # noqa: F401
-
     cli_evaluate()

@@ -154,7 +154,7 @@ def _document(table: Table, columns: Columns, counted: Counted, rules: FairnessP
         "axes": [to_plain(axis_rates(decisions, axis, rules.min_group)) for axis in decisions.axes],
         "calibration": [{"axis": list(axis), "groups": to_plain(rows)} for axis, rows in calibrations.items() if rows],
         "counterfactual": [{k: v for k, v in to_plain(gap).items() if k not in ("mean", "is_bounded")} for gap in counterfactual],
-        "notes": _notes(decisions, gates, counted),
+        "notes": _notes(decisions, counted),
     }
 
 
@@ -215,10 +215,10 @@ def _headline(verdict: Verdict, gates: Sequence[GapResult]) -> str:
     }[verdict]
 
 
-def _notes(table: DecisionTable, gates: Sequence[GapResult], counted: Counted) -> list[str]:
+def _notes(table: DecisionTable, counted: Counted) -> list[str]:
     notes = [
         "Each group is compared with all others of its axis, corrected over groups (Holm); the gates judge every two groups.",
-        "Rows are taken as independent of each other.",
+        "Intervals of rates take rows as independent of each other.",
     ]
     if table.actual is not None:
         notes.append(

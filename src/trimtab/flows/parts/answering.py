@@ -1,6 +1,7 @@
 """Two kinds of sides that answer prompts as text: a server over HTTP, and a deployment in a worker here. The same questions to both."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -103,12 +104,10 @@ class EndpointSide:
         return list(await asyncio.gather(*scores))
 
     async def look_again(self) -> None:
-        """The list of models once more, at the end of the run."""
+        """The list of models once more, at the end of the run; a server that does not answer has not changed for that."""
         if self.found.models:
-            try:
+            with contextlib.suppress(TrimtabError):
                 self._ends = await asyncio.to_thread(listed_models, self.client)
-            except TrimtabError:
-                self._ends = ()
 
     def changed(self) -> str:
         names = [f"{model or 'no name'}{f' ({fingerprint})' if fingerprint else ''}" for model, fingerprint in self.client.seen]

@@ -43,6 +43,10 @@ def test_levels_of_a_model_and_its_change_against_a_reference(folder):
     assert row["share_correct"] is None
     assert json.loads((folder / "levels" / "evaluation.json").read_text()) == json.loads(json.dumps(found))
     assert list((folder / "levels" / "items").glob("*.parquet"))
+    page = (folder / "levels" / "report.html").read_text(encoding="utf-8")
+    assert 'href="items.html"' in page
+    assert "Change against the reference, nats/token" in page
+    assert "old sailor" in (folder / "levels" / "items.html").read_text(encoding="utf-8")
     again = evaluate(
         f"llamacpp:{folder / 'model.gguf'}?recipe=llamacpp-q8_0",
         suites=[str(folder / "mine.jsonl")],
@@ -64,6 +68,7 @@ def test_a_run_is_certified_again_by_the_same_and_by_a_tighter_policy(certified)
     assert again.deployment.digest == lock.deployment.digest
     assert (again.workload, again.workload_sha256) == (lock.workload, lock.workload_sha256)
     assert "is no worse than" in (certified / "again" / "report.html").read_text()
+    assert "item by item" in (certified / "again" / "items.html").read_text()
     tight = (certified / "own.toml").read_text().replace("min_clusters = 10", "min_clusters = 1000").replace('"own"', '"tight"')
     (certified / "tight.toml").write_text(tight)
     stricter = certify_run(certified / "run" / "deploy.toml", policy=str(certified / "tight.toml"), out=certified / "tight", **options)

@@ -325,7 +325,7 @@ def optimize_decision() -> dict[str, Any]:
             "flips": flips(),
             "workload": Workload(name="chat", prompt_tokens=512, output_tokens=128, concurrency=(1, 4), title="A chat turn"),
             "policy": {**to_plain(policy()), "sha256": SHA},
-            "power": {"gates": [], "joint_power": 0.91, "joint_detectable": 0.74, "unknown": []},
+            "power": {"gates": planned(), "joint_power": 0.91, "joint_detectable": 0.74, "unknown": ["parity"]},
             "work": {"computed": 31, "known": 2},
             "suite": {"name": "core", "version": "1", "digest": SHA, "n_items": 1204, "n_clusters": 448},
             "machine": Machine(
@@ -349,6 +349,15 @@ def optimize_decision() -> dict[str, Any]:
     )
 
 
+def planned() -> list[dict[str, Any]]:
+    """What was predicted of two gates: one has enough clusters, one could have none that suffice."""
+    common = {"unit": "nats/token", "enough": True}
+    return [
+        {"name": "text", "margin": 0.02, "n_clusters": 180, "power": 0.9996, "detectable": 0.0052, "needed": 61, **common},
+        {"name": "choice", "margin": 0.05, "n_clusters": 22, "power": 0.71, "detectable": 0.0714, "needed": 1_000_000, **common},
+    ]
+
+
 def flips() -> list[dict[str, Any]]:
     return [
         {
@@ -364,7 +373,7 @@ def flips() -> list[dict[str, Any]]:
         {
             "suite": "choice",
             "item_id": "choice-0097",
-            "group": "",
+            "group": "topic:metals",
             "direction": "gained",
             "prompt": "Which of these conducts electricity best?",
             "reference_answer": " rubber",

@@ -1,17 +1,22 @@
 """The page in a real browser: on a phone, with a keyboard, in the dark and on paper. Skipped where there is no Chromium."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
 from sample_decision import compare_decision, optimize_decision
+from sample_items import CANDIDATE, REFERENCE, UNITS, evaluation, items
 
+from trimtab.record.evaluation import render_evaluation
+from trimtab.record.items import Side, render_items
 from trimtab.record.report import render_report
 
 PROGRAM = find_browser()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")]
 
+NAMES = ("optimize", "compare", "items", "evaluation", "evaluation-alone")
 PHONE, DESK = 375, 1280
 OPEN_ALL = "document.querySelectorAll('details').forEach(each => { each.open = true })"
 BEYOND = """[...document.body.querySelectorAll('*')].filter(each => {
@@ -48,13 +53,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for row in long["candidates"]:
         row["reasons"] = ["W" * 200]
     found = {"optimize": optimize_decision(), "compare": compare_decision(), "long": long}
-    for name, decision in found.items():
-        (folder / f"{name}.html").write_text(render_report(decision, command="trimtab optimize " + "m" * 200), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in found}
+    texts = {name: render_report(decision, command="trimtab optimize " + "m" * 200) for name, decision in found.items()}
+    wide = [dataclasses.replace(one, item_id="x" * 100 + one.item_id, error="W" * 200) for one in CANDIDATE.outcomes]
+    texts |= {
+        "items": render_items(CANDIDATE, REFERENCE, items(), UNITS),
+        "items-long": render_items(Side(id="y" * 100, outcomes=wide), None, {}, UNITS),
+        "evaluation": render_evaluation(evaluation(), command="trimtab evaluate " + "m" * 200, items="items.html"),
+        "evaluation-alone": render_evaluation(evaluation(has_reference=False)),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in texts}
 
 
 @pytest.mark.parametrize("width", [320, PHONE, 760, DESK])
-@pytest.mark.parametrize("name", ["optimize", "compare", "long"])
+@pytest.mark.parametrize("name", [*NAMES, "long", "items-long"])
 def test_nothing_has_to_be_scrolled_sideways(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
     browser.show(pages[name], width)
     browser.evaluate(OPEN_ALL)
@@ -63,7 +76,7 @@ def test_nothing_has_to_be_scrolled_sideways(browser: Browser, pages: dict[str, 
     assert browser.evaluate(BEYOND) == []
 
 
-@pytest.mark.parametrize("name", ["optimize", "compare"])
+@pytest.mark.parametrize("name", NAMES)
 def test_texts_are_large_enough_on_a_phone(browser: Browser, pages: dict[str, Path], name: str) -> None:
     browser.show(pages[name], PHONE)
     browser.evaluate(OPEN_ALL)

@@ -123,7 +123,7 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
             level = _level(group["level"], "", signed=group["is_contrast"])
             grid.add_row(line(suite), line(group["group"]), level, f"{count(group['level']['n_clusters'])}{thin}")
         yield grid
-    yield Text(f"levels  {folder / 'evaluation.json'}\nitems   {folder / 'items'}")
+    yield Text(f"report  {folder / 'report.html'}\nlevels  {folder / 'evaluation.json'}\nitems   {folder / 'items.html'}")
     known = document["work"]["known"]
     yield Text(f"{seconds(document['seconds'])}{f', {known} results known from before' if known else ''}", style="dim")
 

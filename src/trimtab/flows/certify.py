@@ -169,7 +169,7 @@ async def _certify_run(
         if verdict == "pass":
             again = lock_of(opened, candidate, lock.recipe, document, workload=workload, exam=bench.exam, machine=machine)
             again = dataclasses.replace(again, workload_sha256=lock.workload_sha256)
-        write_files(session, document, again)
+        write_files(session, document, again, bench.exam.items)
         return document
 
 

@@ -210,7 +210,7 @@ async def _compare(
         if certified is not None and candidate is not None and verdict == "pass":
             recipe = recipe_named(b.recipe, candidate.engine)
             lock = lock_of(opened_b, candidate, recipe, document, workload=workload, exam=exam, machine=machine)
-        write_files(session, document, lock)
+        write_files(session, document, lock, exam.items)
         return document
 
 

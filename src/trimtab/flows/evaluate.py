@@ -15,7 +15,7 @@ from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
-from trimtab.flows.parts.document import subject, versions, write_items
+from trimtab.flows.parts.document import subject, typed_command, versions, write_items
 from trimtab.flows.parts.evidence import outcomes_on
 from trimtab.flows.parts.exam import OWN_MARGINS, Exam, check_vocabulary, load_suites, prepare_exam
 from trimtab.flows.parts.opening import (
@@ -30,6 +30,9 @@ from trimtab.flows.parts.opening import (
 )
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
+from trimtab.record.evaluation import write_evaluation
+from trimtab.record.items import NAME as ITEMS_PAGE
+from trimtab.record.items import Side, write_items_page
 from trimtab.record.run import EVALUATION_SCHEMA, now
 
 DEFAULT_LIMIT_S = 3600.0
@@ -135,6 +138,9 @@ async def _evaluate(
             "work": {"computed": session.n_computed, "known": session.n_known},
         }
         session.run.write_evaluation(document)
+        sides = Side(id=candidate.id, outcomes=outcomes), Side(id=held_against.id, outcomes=before) if held_against and before else None
+        write_items_page(session.run.path / ITEMS_PAGE, *sides, exam.items, _units(exam))
+        write_evaluation(session.run.path / "report.html", document, command=typed_command(), items=ITEMS_PAGE)
         session.run.finish()
         return document
 

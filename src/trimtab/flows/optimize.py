@@ -340,7 +340,7 @@ def _finish(search: Search, capacity: Any, worst: dict[str, Any] | None) -> dict
             exam=search.exam,
             machine=search.machine,
         )
-    write_files(search.session, document, lock)
+    write_files(search.session, document, lock, search.exam.items)
     return document
 
 

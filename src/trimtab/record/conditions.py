@@ -61,69 +61,73 @@ def margins(decision: Mapping[str, Any]) -> list[list[str]]:
     return [[line(spec["name"]), f"{spec['margin']:g} {line(spec['unit'])}", line(spec.get("reason", ""))] for spec in specs]
 
 
-def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+Named = list[tuple[str, str]]
+
+
+def facts(decision: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Named]]:
     """Conditions of the run, in groups of name and value."""
-    machine, joint = mapping(decision.get("machine")), mapping(decision.get("decision"))
-    workload, policy, suite = (mapping(decision.get(name)) for name in ("workload", "policy", "suite"))
-    noise, power = mapping(decision.get("noise")), mapping(decision.get("power"))
+    joint, power = mapping(decision.get("decision")), mapping(decision.get("power"))
+    workload, policy, noise = (mapping(decision.get(name)) for name in ("workload", "policy", "noise"))
     conditions = next((mapping(row["measurement"]).get("conditions") for row in rows if row.get("measurement")), None)
     levels = ", ".join(str(level) for level in workload.get("concurrency") or ())
+    heard = ("noisy. " if noise.get("noisy") else "quiet. ") + line(noise.get("why") or "") if noise else MISSING
+    timing = [
+        ("workload", line(workload.get("name", ""))),
+        ("prompt", _tokens(workload.get("prompt_tokens"))),
+        ("output", _tokens(workload.get("output_tokens"))),
+        ("requests in flight", levels),
+        *pairs(mapping(conditions)),
+    ]
+    judged = [
+        ("policy", f"{line(policy.get('name', ''))}, version {line(policy.get('version', ''))}"),
+        ("policy sha256", line(policy.get("sha256") or joint.get("policy_sha256") or "")),
+        ("chance of passing a worse one (alpha)", f"{fixed(policy.get('alpha'), 3)} over {policy.get('max_attempts', '?')} attempts"),
+        *_power(joint, power),
+    ]
     groups = [
-        (
-            "Machine",
-            [
-                ("processor", line(machine.get("cpu") or "unknown")),
-                ("cores", count(machine.get("n_cores"))),
-                ("memory", megabytes(machine.get("memory_bytes"))),
-                ("read bandwidth, all cores", with_unit(machine.get("read_gb_s"), "GB/s")),
-                ("float32 matrix multiplication, all cores", with_unit(machine.get("matmul_gflop_s"), "GFLOP/s")),
-                ("accelerators", plain(machine.get("accelerators") or "none")),
-                ("instruction sets", plain(machine.get("flags") or "unknown")),
-                ("system", line(machine.get("system") or "unknown")),
-                ("noise", ("noisy. " if noise.get("noisy") else "quiet. ") + line(noise.get("why") or "") if noise else MISSING),
-            ],
-        ),
-        (
-            "Workload and timing",
-            [
-                ("workload", line(workload.get("name", ""))),
-                ("prompt", _tokens(workload.get("prompt_tokens"))),
-                ("output", _tokens(workload.get("output_tokens"))),
-                ("requests in flight", levels),
-                *pairs(mapping(conditions)),
-            ]
-            if workload
-            else [],
-        ),
-        (
-            "Policy and items",
-            [
-                ("policy", f"{line(policy.get('name', ''))}, version {line(policy.get('version', ''))}"),
-                ("policy sha256", line(policy.get("sha256") or joint.get("policy_sha256") or "")),
-                (
-                    "chance of passing a worse one (alpha)",
-                    f"{fixed(policy.get('alpha'), 3)} over {policy.get('max_attempts', '?')} attempts",
-                ),
-                *_power(joint, power),
-                ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
-                ("number of items", f"{count(suite.get('n_items'))} in {count(suite.get('n_clusters'))} clusters"),
-                ("items sha256", line(suite.get("digest", ""))),
-            ],
-        ),
-        (
-            "Run",
-            [
-                ("started", line(decision.get("started", ""))),
-                ("finished", line(decision.get("finished", ""))),
-                ("took", seconds(decision.get("seconds"))),
-                ("seed", line(decision.get("seed", ""))),
-                *pairs(mapping(decision.get("work"))),
-                *pairs(mapping(decision.get("budget"))),
-            ],
-        ),
+        ("Machine", [*machine_facts(decision), ("noise", heard)]),
+        ("Workload and timing", timing if workload else []),
+        ("Policy and items", [*judged, *suite_facts(decision)]),
+        ("Run", [*run_facts(decision), *pairs(mapping(decision.get("budget")))]),
         ("Versions", pairs(mapping(decision.get("versions")))),
     ]
     return [(title, named) for title, named in groups if named]
+
+
+def machine_facts(document: Mapping[str, Any]) -> Named:
+    """The machine of a decision or an evaluation."""
+    machine = mapping(document.get("machine"))
+    return [
+        ("processor", line(machine.get("cpu") or "unknown")),
+        ("cores", count(machine.get("n_cores"))),
+        ("memory", megabytes(machine.get("memory_bytes"))),
+        ("read bandwidth, all cores", with_unit(machine.get("read_gb_s"), "GB/s")),
+        ("float32 matrix multiplication, all cores", with_unit(machine.get("matmul_gflop_s"), "GFLOP/s")),
+        ("accelerators", plain(machine.get("accelerators") or "none")),
+        ("instruction sets", plain(machine.get("flags") or "unknown")),
+        ("system", line(machine.get("system") or "unknown")),
+    ]
+
+
+def suite_facts(document: Mapping[str, Any]) -> Named:
+    """The items of a decision or an evaluation."""
+    suite = mapping(document.get("suite"))
+    return [
+        ("items", f"{line(suite.get('name', ''))}, version {line(suite.get('version', ''))}"),
+        ("number of items", f"{count(suite.get('n_items'))} in {count(suite.get('n_clusters'))} clusters"),
+        ("items sha256", line(suite.get("digest", ""))),
+    ]
+
+
+def run_facts(document: Mapping[str, Any]) -> Named:
+    """When a decision or an evaluation was made, and how long it took."""
+    return [
+        ("started", line(document.get("started", ""))),
+        ("finished", line(document.get("finished", ""))),
+        ("took", seconds(document.get("seconds"))),
+        ("seed", line(document.get("seed", ""))),
+        *pairs(mapping(document.get("work"))),
+    ]
 
 
 def _power(joint: Mapping[str, Any], power: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GOOD: "good", BAD: "bad"
 _VARIABLES |= {ACCENT: "accent", PAPER: "card"}
 _VERDICT_COLOUR = {"pass": GOOD, "fail": BAD, "inconclusive": UNSURE}
 _VERDICT_MARKER = {"pass": "o", "fail": "X", "inconclusive": "s"}
-_WIDTH_PX = 340  # what a phone has room for: texts are read there at the size they are drawn in
+WIDTH_PX = 340  # what a phone has room for: texts are read there at the size they are drawn in
 _ROW_PX = 66  # of a gate: two lines of text, its interval and that of its control
 
 
@@ -82,7 +82,7 @@ class ForestRow:
 
 def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str, title: str, description: str) -> str:
     """Latency against quality loss, both better when smaller. margin: the text gate's, nats/token. Returns SVG."""
-    figure, axes = _figure(_WIDTH_PX, 320)
+    figure, axes = blank_figure(WIDTH_PX, 320)
     linear = margin or 0.02
     axes.set_yscale("asinh", linear_width=linear)
     if margin:
@@ -100,7 +100,7 @@ def trade_plot(points: Sequence[TradePoint], margin: float | None, *, name: str,
         axes.plot([point.x], [point.y], marker=marker, markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=4)
     _trade_axes(axes, points, linear)
     _place_labels(figure, axes, [_on_trade_plot(point) for point in points])
-    return _svg(figure, name, title, description)
+    return page_svg(figure, name, title, description)
 
 
 def _on_trade_plot(point: TradePoint) -> "_Spot":
@@ -111,7 +111,7 @@ def _on_trade_plot(point: TradePoint) -> "_Spot":
 
 def front_plot(points: Sequence[FrontPoint], *, name: str, title: str, description: str) -> str:
     """Time against memory, both better when smaller, the loss as colour and text; rings are the front. Returns SVG."""
-    figure, axes = _figure(_WIDTH_PX, 320)
+    figure, axes = blank_figure(WIDTH_PX, 320)
     xs, ys = [point.x for point in points], [point.y for point in points]
     for setter, values in ((axes.set_xlim, xs), (axes.set_ylim, ys)):
         pad = (max(values) - min(values)) * 0.2 or max(values) * 0.25
@@ -126,11 +126,11 @@ def front_plot(points: Sequence[FrontPoint], *, name: str, title: str, descripti
         if point.on_front:
             ring = {"markerfacecolor": "none", "markeredgewidth": 1.3, "markersize": 24.0 if point.role == "chosen" else 17.0}
             axes.plot([point.x], [point.y], marker="o", color=INK, zorder=4, **ring)
-    _value_axes(axes)
+    value_axes(axes)
     axes.set_xlabel("end-to-end latency p50, ms (left is faster)", color=MUTED)
     axes.set_ylabel("peak memory, MB (down is smaller)", color=MUTED)
     _place_labels(figure, axes, [_on_front_plot(point, axes.get_xlim()) for point in points])
-    return _svg(figure, name, title, description)
+    return page_svg(figure, name, title, description)
 
 
 def _on_front_plot(point: FrontPoint, limits: tuple[float, float]) -> "_Spot":
@@ -145,7 +145,7 @@ def _on_front_plot(point: FrontPoint, limits: tuple[float, float]) -> "_Spot":
 def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description: str) -> str:
     """Each gate's change in multiples of its margin, its positive control beneath, the noise floor as a band. Returns SVG."""
     height = _ROW_PX * len(rows) + 46
-    figure, axes = _figure(_WIDTH_PX, height, left=8, right=8, top=4, bottom=42)
+    figure, axes = blank_figure(WIDTH_PX, height, left=8, right=8, top=4, bottom=42)
     low, high = -3.6, 2.2
     axes.set_xlim(low, high)
     axes.set_ylim(-len(rows), 0)
@@ -153,8 +153,8 @@ def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description
         top = -index
         if index:
             axes.axhline(top, color=RULE, linewidth=0.8, zorder=0)
-        _text(axes, low + 0.05, top - 0.16, row.name, INK, va="center", weight="bold")
-        _text(axes, low + 0.05, top - 0.39, row.text, INK, va="center")
+        write_text(axes, low + 0.05, top - 0.16, row.name, INK, va="center", weight="bold")
+        write_text(axes, low + 0.05, top - 0.39, row.text, INK, va="center")
         axes.plot([0, 0], [top - 0.52, top - 1], color=MUTED, linewidth=0.9, zorder=1)
         for margin in (-1, 1) if row.two_sided else (-1,):
             axes.plot([margin, margin], [top - 0.52, top - 1], color=BAD, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
@@ -165,9 +165,9 @@ def forest_plot(rows: Sequence[ForestRow], *, name: str, title: str, description
         _strip(axes, top - 0.86, (row.control, row.control_low, row.control_high), (low, high), CONTROL, "control")
     axes.set_xticks([-3, -2, -1, 0, 1, 2], [f"{MINUS}3", f"{MINUS}2", f"{MINUS}1 = margin", "0", "+1", "+2"])
     axes.set_yticks([])
-    _bare(axes, ("bottom",))
+    bare_axes(axes, ("bottom",))
     axes.set_xlabel("change, in multiples of the gate's margin (left is worse)", color=MUTED)
-    return _svg(figure, name, title, description)
+    return page_svg(figure, name, title, description)
 
 
 def _strip(axes: Any, y: float, values: tuple[Any, Any, Any], limits: tuple[float, float], colour: str, kind: str) -> None:
@@ -191,7 +191,7 @@ def _strip(axes: Any, y: float, values: tuple[Any, Any, Any], limits: tuple[floa
     axes.plot([inside], [y], marker="<" if leftward else ">", markersize=7, color=colour, linestyle="none", zorder=4)
     sign = MINUS if value < 0 else "+"
     text = f"{sign}{significant(abs(value), 2)}{TIMES}"
-    _text(axes, inside + (0.1 if leftward else -0.1), y, text, colour, va="center", ha="left" if leftward else "right", size=10.5)
+    write_text(axes, inside + (0.1 if leftward else -0.1), y, text, colour, va="center", ha="left" if leftward else "right", size=10.5)
 
 
 def _trade_axes(axes: Any, points: Sequence[TradePoint], linear: float) -> None:
@@ -210,19 +210,19 @@ def _trade_axes(axes: Any, points: Sequence[TradePoint], linear: float) -> None:
     ticks = negative[::-1] + kept
     axes.set_yticks(ticks, [f"{MINUS if tick < 0 else ''}{abs(tick):g}" for tick in ticks])
     axes.set_yticks([], minor=True)
-    _value_axes(axes, "x")
+    value_axes(axes, "x")
     axes.set_xlabel("end-to-end latency p50, ms (left is faster)", color=MUTED)
     axes.set_ylabel("quality loss, nats/token (down is better)", color=MUTED)
 
 
-def _value_axes(axes: Any, which: str = "xy") -> None:
+def value_axes(axes: Any, which: str = "xy") -> None:
     """Few round ticks, plain numbers, no frame."""
     from matplotlib.ticker import MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis)[: len(which)]:
         axis.set_major_locator(MaxNLocator(nbins=5))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else significant(value, 2))
-    _bare(axes, ("left", "bottom"))
+    bare_axes(axes, ("left", "bottom"))
 
 
 def _frontier(axes: Any, points: Sequence[TradePoint]) -> None:
@@ -308,7 +308,7 @@ def _around(axes: Any, spot: _Spot) -> Any:
     return Bbox([[min(x0, x - half), min(y0, y - half)], [max(x1, x + half), max(y1, y + half)]])
 
 
-def _figure(width: int, height: int, *, left: int = 56, right: int = 10, top: int = 10, bottom: int = 46) -> tuple[Any, Any]:
+def blank_figure(width: int, height: int, *, left: int = 56, right: int = 10, top: int = 10, bottom: int = 46) -> tuple[Any, Any]:
     """A figure whose SVG user unit is one CSS pixel at full width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -323,17 +323,17 @@ def _figure(width: int, height: int, *, left: int = 56, right: int = 10, top: in
     return figure, axes
 
 
-def _bare(axes: Any, kept: Sequence[str]) -> None:
+def bare_axes(axes: Any, kept: Sequence[str]) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in kept)
         spine.set_color(RULE)
 
 
-def _text(axes: Any, x: float, y: float, text: str, colour: str, *, size: float = 11, **options: Any) -> None:
+def write_text(axes: Any, x: float, y: float, text: str, colour: str, *, size: float = 11, **options: Any) -> None:
     axes.text(x, y, line(text, 64), color=colour, fontsize=size, parse_math=False, clip_on=False, **options)
 
 
-def _svg(figure: Any, name: str, title: str, description: str) -> str:
+def page_svg(figure: Any, name: str, title: str, description: str) -> str:
     import matplotlib
 
     raw = io.StringIO()

@@ -7,6 +7,7 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
 from trimtab.record.disk import check_schema, sentences
+from trimtab.record.page import environment
 from trimtab.record.phrases import visible
 from trimtab.record.run import DECISION_SCHEMA
 
@@ -20,6 +21,7 @@ _SECTIONS = (
     ("prices", "Price of tokens", ("engines",)),
     ("candidates", "Candidates", ()),
     ("gates", "Is it no worse?", ("gates",)),
+    ("power", "What it can show", ("power",)),
     ("flips", "Changed answers", ("gates",)),
     ("fairness", "Fairness by group", ("fairness",)),
     ("memory", "Memory", ("memory", "roofline")),
@@ -30,14 +32,12 @@ _SECTIONS = (
 )
 
 
-def render_report(decision: Mapping[str, Any], *, command: str = "") -> str:
+def render_report(decision: Mapping[str, Any], *, command: str = "", items: str = "") -> str:
     """The page of a decision (schema trimtab.decision/1, plain JSON types). Takes about a second: plots are drawn.
 
-    command: what to type to run it again
+    command: what to type to run it again; items: name of the page of single items beside it, if there is one
     Raises InputError if the decision lacks what the schema demands.
     """
-    import jinja2
-
     from trimtab.record.view import page_of
 
     check_schema(decision, DECISION_SCHEMA, "The decision")
@@ -45,20 +45,13 @@ def render_report(decision: Mapping[str, Any], *, command: str = "") -> str:
         page = page_of(decision)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
         raise InputError(f"The decision is not a whole {DECISION_SCHEMA} document ({type(error).__name__}: {error}).") from error
-    page |= {"command": visible(command), "digest": digest_of(decision)}
+    page |= {"command": visible(command), "digest": digest_of(decision), "items_page": items}
     sections = [(name, title) for name, title, needs in _SECTIONS if not needs or any(page[need] for need in needs)]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trimtab.record", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(page=page, sections=sections) + "\n"
+    return environment().get_template("report.html.j2").render(page=page, sections=sections) + "\n"
 
 
-def write_report(path: Path, decision: Mapping[str, Any], *, command: str = "") -> None:
+def write_report(path: Path, decision: Mapping[str, Any], *, command: str = "", items: str = "") -> None:
     """Write the page, whole or not at all. Raises InputError or MissingError."""
-    text = render_report(decision, command=command)
+    text = render_report(decision, command=command, items=items)
     with sentences(path, "write"):
         write_atomic(path, text)

@@ -296,7 +296,7 @@ def remove_run(path: Path, *, dry_run: bool = False) -> Removed:
 
 
 _WRITTEN = re.compile(
-    r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|evaluation\.json|deploy\.toml|report\.html|\.lock|\..+\.part"
+    r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|evaluation\.json|deploy\.toml|(report|items)\.html|\.lock|\..+\.part"
     r"|items/[A-Za-z0-9_.-]+\.parquet|items/\..+\.part|cache/[a-z][a-z0-9_]*/[0-9a-f]{2}/([0-9a-f]{64}|\..+\.part))"
 )
 _FOLDERS = re.compile(r"items|cache(/[a-z][a-z0-9_]*(/[0-9a-f]{2})?)?")

@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -23,10 +23,10 @@ EXAMS = {
     "stereotype": "stereotypes",
     "jailbreak": "attacks on its safeguards",
     "injection": "instructions hidden in what it reads",
-    "tools": "calling tools",
+    "tool": "calling tools",
     "recall": "long contexts",
 }
-"""Sub-suites whose absence a reader must be told of, and what they are about."""
+"""Sub-suites (`tool`: also `tool-call` and its like) whose absence a reader must be told of, and what they are about."""
 
 
 def what_was_shown(decision: Plain) -> list[tuple[str, list[str]]]:
@@ -130,14 +130,18 @@ def _open(decision: Plain) -> Iterator[str]:
             yield f"{line(gate['name'])}: {word}. {line('; '.join(gate.get('reasons') or ()))}"
         elif not gate.get("informative", True):
             yield f"{line(gate['name'])}: the gate was not shown able to fail."
-    asked = {gate.get("suite") for gate in gates}
-    for suite, about in EXAMS.items():
-        if suite not in asked:
-            yield f"Not examined: {about}."
+    for about in not_examined({str(gate.get("suite")) for gate in gates}):
+        yield f"Not examined: {about}."
     for row in decision.get("skipped") or ():
         if row.get("what") == "gates":
             yield line(row["why"])
     yield from NOT_IN_ANY_SUITE
+
+
+def not_examined(suites: Iterable[str]) -> list[str]:
+    """What an exam of these sub-suites says nothing about."""
+    asked = {part for suite in suites for part in (suite, suite.partition("-")[0])}
+    return [about for suite, about in EXAMS.items() if suite not in asked]
 
 
 def _frameworks(decision: Plain) -> Iterator[str]:

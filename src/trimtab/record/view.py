@@ -9,6 +9,7 @@ from trimtab.record.conditions import facts, mapping, margins, pairs, predicted,
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.figures import ForestRow, forest_plot
+from trimtab.record.flips import flips_of_gate, flips_page
 from trimtab.record.losers import engine_rows, negative_groups
 from trimtab.record.measured import levels_timed, p50, ranked, role_of
 from trimtab.record.phrases import (
@@ -24,14 +25,13 @@ from trimtab.record.phrases import (
     percent,
     times,
     times_interval,
-    visible,
     with_unit,
 )
+from trimtab.record.power import power_of
 from trimtab.record.prices import FORMULA, price_rows
 from trimtab.record.trade import front_of, loss_in_words, trade_plots
 from trimtab.record.worst import confirmation_lines
 
-_SENSITIVE = ("harm", "refus", "safety", "unsafe", "jailbreak", "toxic", "abus", "danger", "attack")
 _KINDS = {
     "non_inferiority": "no worse than the margin",
     "equivalence": "within the margin, either way",
@@ -71,7 +71,8 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "gates": [_gate(gate) for gate in gates],
         "forest": _forest(gates),
         "fairness": [_groups(gate) for gate in gates if gate.get("groups")],
-        "flips": [_flip(flip) for flip in decision.get("flips") or ()],
+        "flips": flips_page(decision),
+        "power": power_of(decision) if gates else None,
         "memory": _bars(rows, chosen, "peak_memory_bytes", megabytes),
         "roofline": _bars(rows, chosen, "roofline_share", percent, top=1.0),
         "served": [_gate(gate) for gate in gates if gate.get("kind") in ("parity", "generation")],
@@ -164,7 +165,7 @@ def _candidate(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
         "settings": settings_in_words(row.get("settings")),
         "role": role_of(row, decision),
         "status": str(row.get("status", "")),
-        "verdict": row.get("verdict"),
+        "verdict": str(row["verdict"]) if row.get("verdict") else None,
         "timed": timed,
         "failed": f"{n_failed} requests failed" if n_failed else "",
         "memory": megabytes(measurement.get("peak_memory_bytes")),
@@ -234,18 +235,9 @@ def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
         "control": f"{line(control.get('name', ''))} {'caught' if control.get('caught') else 'NOT caught'}" if control else MISSING,
         "control_range": f"{fixed(control.get('delta'), decimals)} {control_ends}" if control else "",
         "accuracy": " → ".join(percent(share, 1) for share in shares) if is_number(shares[0]) else "",
-        "flips": _flips_of(gate) if is_number(shares[0]) else "",
+        "flips": flips_of_gate(gate) if is_number(shares[0]) else "",
         "reasons": [line(reason) for reason in gate.get("reasons") or ()],
     }
-
-
-def _flips_of(gate: Mapping[str, Any]) -> str:
-    """`9 lost, 7 gained, p 0.80; change [−2.4 %, 1.5 %]`; runs of before have the counts only."""
-    counts = f"{gate.get('flips_lost') or 0} lost, {gate.get('flips_gained') or 0} gained"
-    p, low, high = (gate.get(key) for key in ("flips_p", "accuracy_change_low", "accuracy_change_high"))
-    if not (is_number(p) and is_number(low) and is_number(high)):
-        return counts
-    return f"{counts}, p {'under 0.001' if p < 0.001 else fixed(p, 3)}; change [{percent(low, 1)}, {percent(high, 1)}]"
 
 
 def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,15 +248,6 @@ def _groups(gate: Mapping[str, Any]) -> dict[str, Any]:
         corrected = fixed(group.get("p_holm"), 2)
         rows.append([line(group["group"]), fixed(group["delta"], decimals, signed=True), ends, corrected, count(group.get("n"))])
     return {"gate": line(gate["name"]), "unit": line(gate["unit"]), "margin": fixed(gate["margin"], decimals), "rows": rows}
-
-
-def _flip(flip: Mapping[str, Any]) -> dict[str, Any]:
-    """A changed answer. Texts of harmful and refusal items are never printed, only their ids."""
-    suite, item = line(flip.get("suite", "")), line(flip.get("item_id", ""))
-    hidden = flip.get("prompt") is None or any(word in f"{suite} {item} {flip.get('group', '')}".lower() for word in _SENSITIVE)
-    shown = () if hidden else ("prompt", "reference_answer", "candidate_answer", "right_answer")
-    texts = {key: visible(flip.get(key) or "").strip() for key in shown}
-    return {"suite": suite, "item": item, "group": line(flip.get("group", "")), "lost": flip.get("direction") == "lost", "texts": texts}
 
 
 def _bars(rows: Iterable[Mapping[str, Any]], chosen: Any, name: str, words: Any, top: float | None = None) -> list[dict[str, Any]]:

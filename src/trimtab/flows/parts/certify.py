@@ -1,6 +1,5 @@
 """The full gate on one candidate: evidence look by look, until the answer is clear or the items are used up."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from trimtab.flows.parts.evidence import (
     parity_of,
 )
 from trimtab.flows.parts.session import Session
+from trimtab.record.hidden import may_show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def power_lines(power: PowerPlan, policy: Policy) -> list[str]:
     return lines
 
 
-def flips_of(certified: Certified, items: dict[str, Item], hidden: Sequence[str] = ("refusal", "overrefusal")) -> list[dict[str, Any]]:
+def flips_of(certified: Certified, items: dict[str, Item]) -> list[dict[str, Any]]:
     """Items whose correctness changed, with their texts; texts of harmful requests and their look-alikes are left out."""
     before = {outcome.item_id: outcome for outcome in certified.reference}
     rows = []
@@ -150,7 +150,7 @@ def flips_of(certified: Certified, items: dict[str, Item], hidden: Sequence[str]
         old, item = before.get(outcome.item_id), items[outcome.item_id]
         if old is None or old.correct is None or outcome.correct is None or old.correct == outcome.correct:
             continue
-        shown = outcome.suite not in hidden and old.picked is not None and outcome.picked is not None
+        shown = may_show(outcome.suite, outcome.item_id, outcome.group) and old.picked is not None and outcome.picked is not None
         rows.append(
             {
                 "suite": outcome.suite,

@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.core.decision import CandidateResult, Verdict
 from trimtab.core.deployment import Candidate, Machine, Recipe, Settings
-from trimtab.core.evidence import Outcome
+from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
@@ -23,6 +23,8 @@ from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.timing import Timed
 from trimtab.record.deploy import DeployLock, LockedReference, write_deploy_toml
+from trimtab.record.items import NAME as ITEMS_PAGE
+from trimtab.record.items import Side, write_items_page
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 
@@ -179,13 +181,36 @@ def lock_of(
     )
 
 
-def write_files(session: Session, document: Mapping[str, Any], lock: DeployLock | None) -> None:
-    """decision.json, deploy.toml where something was chosen, and report.html; then the run is finished."""
+def write_files(session: Session, document: Mapping[str, Any], lock: DeployLock | None, items: Mapping[str, Item]) -> None:
+    """decision.json, deploy.toml where something was chosen, items.html where items were scored, and report.html; then the run is finished.
+
+    items: of the exam, by id
+    """
     session.run.write_decision(document)
     if lock is not None:
         known = known_answers(stored_outcomes(session.run.path, lock.deployment.digest))
         write_deploy_toml(session.run.path / "deploy.toml", dataclasses.replace(lock, known_answers=known))
-    typed = Path(sys.argv[0]).name in ("trimtab", "__main__.py")
-    command = shlex.join(["trimtab", *sys.argv[1:]]) if typed else ""
-    write_report(session.run.path / "report.html", document, command=command)
+    beside = _write_items_page(session, document, items)
+    write_report(session.run.path / "report.html", document, command=typed_command(), items=beside)
     session.run.finish()
+
+
+def typed_command() -> str:
+    """What was typed, to be run again; empty where this is not the command."""
+    typed = Path(sys.argv[0]).name in ("trimtab", "__main__.py")
+    return shlex.join(["trimtab", *sys.argv[1:]]) if typed else ""
+
+
+def _write_items_page(session: Session, document: Mapping[str, Any], items: Mapping[str, Item]) -> str:
+    """The page of single items of what was chosen, else of the first that was judged; its name, "" where no items were scored."""
+    reference = document["reference"]
+    before = stored_outcomes(session.run.path, reference["deployment_sha256"])
+    judged = [document["chosen"], *(row["details"] for row in document["candidates"] if row["status"] == "certified")]
+    for one in judged if before else ():
+        own = stored_outcomes(session.run.path, one["deployment_sha256"]) if one and "deployment_sha256" in one else ()
+        if own:
+            units = {gate["suite"]: gate["unit"] for gate in document["gates"] if gate["suite"]}
+            sides = Side(id=one["id"], outcomes=own), Side(id=reference["id"], outcomes=before)
+            write_items_page(session.run.path / ITEMS_PAGE, *sides, items, units)
+            return ITEMS_PAGE
+    return ""

@@ -1,0 +1,75 @@
+"""The page of an evaluation: levels, changes, groups, languages, what is missing; no verdict."""
+
+from typing import Any
+
+import pytest
+import test_report
+from sample_items import CANDIDATE, evaluation
+from test_report import HOSTILE, Page, hostile
+
+from trimtab.core.errors import InputError
+from trimtab.record.evaluation import level_text, render_evaluation
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["beside", "alone"])
+def html(request: pytest.FixtureRequest) -> str:
+    return render_evaluation(evaluation(has_reference=request.param), command="trimtab evaluate m.gguf", items="items.html")
+
+
+def test_it_is_whole_and_loads_nothing(html: str) -> None:
+    test_report.test_the_page_loads_and_runs_nothing(html)
+    test_report.test_structure_ids_headings_and_links(html)
+    assert "There is no verdict" in Page(html).text
+    assert "trimtab evaluate m.gguf" in Page(html).text
+    assert "items.html" in html
+
+
+def test_levels_and_shares_stand_there_with_their_intervals(html: str) -> None:
+    text = Page(html).text
+    for row in evaluation()["levels"]:
+        value, ends = level_text(row["level"])
+        assert f"{value} {ends}" in text, row["suite"]
+        if row["share_correct"]:
+            assert f"{100 * row['share_correct']['value']:.1f} %" in text
+    assert str(len(CANDIDATE.outcomes) - 1) in text
+
+
+def test_changes_are_there_where_there_is_a_reference() -> None:
+    beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
+    for row in evaluation()["levels"]:
+        value, ends = level_text(row["change"], signed=True)
+        assert f"{value} {ends}" in beside
+    assert "llamacpp f16" in beside
+    assert "Change against the reference" in beside
+    assert "Change against" not in alone
+    assert "reference" not in alone.lower()
+
+
+def test_groups_by_axis_and_languages_side_by_side(html: str) -> None:
+    text = Page(html).text
+    for name in ("sex", "age", "woman", "young", "nats, against the mean of the axis"):
+        assert name in text
+    assert "By language" in text
+    assert "choice es" in text
+
+
+def test_what_is_missing_is_said(html: str) -> None:
+    text = Page(html).text
+    assert "injection: 1 item has no value" in text
+    assert "refusal: 4 clusters only" in text
+    assert "Not examined: calling tools." in text
+    assert "Not examined: whether it refuses" not in text
+    assert "Not examined: instructions hidden" not in text
+
+
+def test_hostile_names_are_escaped() -> None:
+    html = render_evaluation(hostile(evaluation()), command=HOSTILE)
+    test_report.test_the_page_loads_and_runs_nothing(html.replace("https:", "").replace("http:", ""))
+    test_report.test_structure_ids_headings_and_links(html)
+    assert "alert(1)" in Page(html).text
+
+
+@pytest.mark.parametrize("broken", [{"levels": None}, {"levels": [{}]}, {"model": "x"}, {"schema": "trimtab.decision/1"}])
+def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        render_evaluation(evaluation() | broken)

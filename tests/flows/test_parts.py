@@ -55,6 +55,15 @@ def test_the_tempting_file_is_timed_although_it_lost_on_quality():
     assert pick_finalists(probes, {}, ["base"], engines, baseline="base", same_file=[], n_rivals=3) == []
 
 
+def test_a_finalist_of_other_weights_follows_if_there_is_room():
+    probes = {name: probe(ratio) for name, ratio in {"base": 1.0, "ov a": 3.0, "ov a fast": 3.5, "ov b": 2.0, "ll": 1.5}.items()}
+    engines = {name: "llamacpp" if name in ("base", "ll") else "openvino" for name in probes}
+    weights = {"base": "s", "ov a": "a", "ov a fast": "a", "ov b": "b", "ll": "q"}
+    options = {"baseline": "base", "same_file": [], "weights": weights}
+    assert pick_finalists(probes, {}, list(probes), engines, n_rivals=3, **options) == ["ov a fast", "ll", "ov b"]
+    assert pick_finalists(probes, {}, list(probes), engines, n_rivals=2, **options) == ["ov a fast", "ll"]
+
+
 def test_of_two_that_are_as_fast_the_closer_one_is_timed():
     probes = {"base": probe(1.0), "ll q6": probe(1.47), "ll q8": probe(1.41), "ll q5": probe(1.2)}
     engines = dict.fromkeys(probes, "llamacpp")

@@ -127,18 +127,23 @@ def pick_finalists(
     baseline: str,
     same_file: Sequence[str],
     n_rivals: int,
+    weights: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Which candidates are timed against the baseline, most important first, at most `n_rivals`.
 
     The fastest that may pass; the fastest of the baseline's own engine that may pass; the fastest that reads the very file the user has
-    but was screened out, because that is what a comparison of speeds alone would have picked; then the rest by speed.
+    but was screened out, because that is what a comparison of speeds alone would have picked; the fastest of other weights than the first,
+    because weights that fail a gate fail it with other settings too; then the rest by speed.
+    weights: candidate -> recipe, so that those can be told apart
     losses: divergence from the reference on the search texts; of several that are about as fast, the closest to it goes first
     """
     ranked = sorted((name for name in passing if name != baseline), key=lambda name: -probes[name].ratio)
     own = [name for name in ranked if engines[name] == engines[baseline]]
     lost = sorted((name for name in same_file if name not in passing and name in probes), key=lambda name: -probes[name].ratio)
     tempting = [name for name in lost if not ranked or probes[name].ratio > 1.0]
-    order = [*_closest(ranked, probes, losses), *_closest(own, probes, losses), *tempting[:1], *ranked]
+    first = _closest(ranked, probes, losses)
+    others = [name for name in ranked if weights and first and weights[name] != weights[first[0]] and engines[name] != engines[baseline]]
+    order = [*first, *_closest(own, probes, losses), *tempting[:1], *_closest(others, probes, losses), *ranked]
     return list(dict.fromkeys(order))[:n_rivals]
 
 

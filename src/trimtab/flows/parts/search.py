@@ -300,7 +300,8 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         {name: row.plan.engine for name, row in search.rows.items()},
         baseline=base.plan.id,
         same_file=same_file,
-        n_rivals=search.budget.n_entrants - 1,
+        n_rivals=search.budget.n_entrants - 1 + (search.session.limit_s > DEFAULT_LIMIT_S),
+        weights={name: row.plan.recipe.name for name, row in search.rows.items()},
     )
     finalists = affordable(
         finalists, {name: row.probe for name, row in search.rows.items()}, base.plan.id, search.workload, timing_s(search)

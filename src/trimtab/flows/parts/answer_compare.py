@@ -226,6 +226,7 @@ def _finish(
         for suite in dict.fromkeys(one.suite for one in outcomes):
             session.run.put_outcomes(side.digest, suite, [one for one in outcomes if one.suite == suite])
     base = timed.get(reference.id)
+    exam = _exam(suites, prompts, texts, (*certified.reference, *certified.candidate))
     document = decision_document(
         session,
         kind="compare",
@@ -239,13 +240,13 @@ def _finish(
         candidates=[row],
         workload=workload,
         policy=policy,
-        exam=_exam(suites, prompts, texts, (*certified.reference, *certified.candidate)),
+        exam=exam,
         machine=this_machine(),
         noise=noise_row(None),
         skipped=[{"what": note.partition(": ")[0], "why": note.partition(": ")[2]} for note in notes],
     )
     document["judged_by"] = "answers"
-    write_files(session, document, None)
+    write_files(session, document, None, exam.items)
     return document
 
 

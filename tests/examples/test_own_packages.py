@@ -90,7 +90,7 @@ def test_the_suite_loads_by_name_and_can_be_scored():
     assert all(len(set(item.options)) == 3 for item in suite.items)
     prepared = build_requests(suite.items, fake_tokenize, fake_render, None)
     assert len(prepared.items) == 60
-    with pytest.raises(InputError, match="the suites are core, units"):
+    with pytest.raises(InputError, match=r"the suites are core, .*, units"):
         load_suite("unitz")
 
 

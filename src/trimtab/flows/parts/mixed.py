@@ -239,6 +239,8 @@ async def _choose(mixing: Mixing, engine: str, losses: Losses) -> list[Allocatio
         limits_bytes=(None, int(SMALLER * sum(tensor.size_bytes for group in mixing.groups for tensor in group.tensors))),
     )
     new = [mix for mix in found if not is_plain(mix.types, mixing.groups)]
+    if not new:
+        mixing.skip(f"mixes in {engine}", "none is predicted to be faster or smaller than the file as shipped within the text margin")
     for mix in new[N_MIXES:]:
         mixing.skip(
             f"{engine} {mixing.recipe(engine, mix.types).name.removeprefix(f'{engine}-')}", f"more than {N_MIXES} mixes of an engine"

@@ -403,10 +403,11 @@ class EngineContract:
         assert [len(answer) for answer in answers.values()] == [24] * 5
         assert all([event.done for event in each if event.done] == ["length"] and each[-1].done for each in events.values())
         self.assert_greedy(held, [*prompts, prompts[0]], list(answers.values()))
+        # Without proposals the same holds. Where two tokens are as likely, to within rounding, the two may still part: what is computed
+        # together differs from run to run.
         held.load("serve")
         plain = run_all(held, requests)
-        if self.token_tolerance <= 0.01:  # in low precision two tokens may be as likely
-            assert [answers[n] for n in range(4)] == [tuple(tokens_of(plain[n])) for n in range(4)]
+        self.assert_greedy(held, prompts, [tuple(tokens_of(plain[n])) for n in range(4)])
 
     def test_proposed_tokens_keep_the_distribution(self, held: Engine, looking_up: Engine) -> None:
         """What followed earlier is sampled as often as its probability says, and log-probabilities are the model's own.

@@ -147,6 +147,14 @@ class Result:
         return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:640px;border:0" title="trimtab report"></iframe>'
 
 
+def _folder(out: str | Path | None) -> "tuple[Path, tempfile.TemporaryDirectory[str] | None]":
+    """Where a run goes, and the temporary folder around it where nowhere was said."""
+    if out is not None:
+        return Path(out), None
+    keep = tempfile.TemporaryDirectory(prefix="trimtab-run-")
+    return Path(keep.name) / "run", keep
+
+
 def compare(
     candidate: Model | str | Path,
     *,
@@ -168,8 +176,7 @@ def compare(
     """
     from trimtab.flows.compare import compare as flow
 
-    keep = None if out is not None else tempfile.TemporaryDirectory(prefix="trimtab-run-")
-    path = Path(out) if out is not None else Path(keep.name) / "run" if keep else Path()
+    path, keep = _folder(out)
     decision = flow(
         _spec(reference),
         _spec(candidate),
@@ -328,8 +335,7 @@ def certify(
     """
     from trimtab.flows.certify import certify_run as flow
 
-    keep = None if out is not None else tempfile.TemporaryDirectory(prefix="trimtab-run-")
-    path = Path(out) if out is not None else Path(keep.name) / "run" if keep else Path()
+    path, keep = _folder(out)
     decision = flow(
         run,
         policy=policy,

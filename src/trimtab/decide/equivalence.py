@@ -36,7 +36,7 @@ def judge_equivalence(
             verdict="inconclusive", reasons=(f"no item of suite {spec.suite} has both values",), n=0, n_clusters=0, n_missing=n_missing
         )
     seen = clustered_mean(pairs.changes, pairs.clusters, pairs.weights)
-    filled = [_filled(pairs, sign * MISSING_MARGINS * spec.margin) for sign in (-1, 1)] if n_missing and not sample else [seen]
+    filled = [pairs.filled(sign * MISSING_MARGINS * spec.margin) for sign in (-1, 1)] if n_missing and not sample else [seen]
     low = min(mean.lower(level.alpha) for mean in filled)
     high = max(mean.upper(level.alpha) for mean in filled)
     kinds = _kinds(pairs)
@@ -65,13 +65,6 @@ def judge_equivalence(
         power=0.0 if few else power_equivalence(margin=spec.margin, se=seen.se, df=seen.df, alpha=level.alpha),
         detectable=detectable_change(se=seen.se, df=seen.df, alpha=level.alpha, power=level.power),
     )
-
-
-def _filled(pairs: Pairs, change: float) -> ClusteredMean:
-    """The mean if every item without a value had changed by so much."""
-    changes = np.append(pairs.changes, [change] * len(pairs.missing))
-    weights = np.append(pairs.weights, [pair.weight for pair in pairs.missing])
-    return clustered_mean(changes, pairs.clusters + [pair.cluster for pair in pairs.missing], weights)
 
 
 def _kinds(pairs: Pairs) -> dict[str, ClusteredMean]:

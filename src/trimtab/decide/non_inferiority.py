@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from trimtab.core.decision import Verdict
 from trimtab.core.evidence import Outcome
 from trimtab.core.policy import GateSpec
@@ -56,9 +54,7 @@ def judge_non_inferiority(
 def _with_losses(pairs: Pairs, margin: float) -> ClusteredMean:
     """The mean if every item without a value had done badly."""
     loss = min(float(pairs.changes.min()), -MISSING_MARGINS * margin)
-    changes = np.append(pairs.changes, [loss] * len(pairs.missing))
-    weights = np.append(pairs.weights, [pair.weight for pair in pairs.missing])
-    return clustered_mean(changes, pairs.clusters + [pair.cluster for pair in pairs.missing], weights)
+    return pairs.filled(loss)
 
 
 def _verdict(spec: GateSpec, seen: ClusteredMean, worst: ClusteredMean, level: Level) -> tuple[Verdict, list[str]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.stats.flips import RateChange, clustered_change
+from trimtab.stats.paired import ClusteredMean, clustered_mean
 
 Floats = NDArray[np.float64]
 
@@ -56,6 +57,12 @@ class Pairs:
     @property
     def n_clusters(self) -> int:
         return len(set(self.clusters))
+
+    def filled(self, change: float) -> ClusteredMean:
+        """The mean change if every item without a value had changed by so much."""
+        changes = np.append(self.changes, [change] * len(self.missing))
+        weights = np.append(self.weights, [pair.weight for pair in self.missing])
+        return clustered_mean(changes, self.clusters + [pair.cluster for pair in self.missing], weights)
 
     def levels(self) -> tuple[float, float]:
         """Weighted mean value of reference and candidate over the observed items."""

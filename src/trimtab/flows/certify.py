@@ -12,15 +12,14 @@ from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import policy_sha256
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for
 from trimtab.flows.parts.lock_checks import read_beside
-from trimtab.flows.parts.locked import bench_of_lock, found_source, policy_of, read_lock, suites_of, workload_of
-from trimtab.flows.parts.opening import Opened, build_candidate, with_draft
+from trimtab.flows.parts.locked import bench_of_lock, build_locked, found_source, policy_of, read_lock, suites_of, workload_of
+from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
 from trimtab.record.deploy import DeployLock
@@ -122,7 +121,7 @@ async def _certify_run(
             power = await power_ahead(session, bench, candidate)
             for line in power_lines(power, policy):
                 session.say("power", line)
-            swapped = bench.weak if bench.weak is not None and bench.weak.engine == candidate.engine else None
+            swapped = bench.swapped_for(candidate)
             concurrency = lock.settings.slots or 1
             certified = await certify(
                 session, bench, candidate, attempt=_attempt(lock, lock_path), concurrency=concurrency, swapped=swapped
@@ -175,17 +174,7 @@ async def _certify_run(
 
 async def _locked_candidate(session: Session, opened: Opened, lock: DeployLock, lock_path: Path) -> Candidate:
     """The very deployment that the lock names. Raises InputError if the source gives other weights, InfeasibleError, MissingError."""
-    session.say("build", lock.id)
-    draft = found_source(lock.settings.draft, lock_path) if lock.settings.draft else None
-    candidate = await build_candidate(
-        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
-        lock.build.engine,
-        lock.recipe,
-        lock.settings,
-        products_dir=session.products_dir,
-        calibration=calibration_texts(),
-        candidate_id=lock.id,
-    )
+    candidate = await build_locked(session, opened, lock, lock_path)
     if candidate.snapshot.digest != lock.weights_sha256:
         raise InputError(
             f"{lock.source} gives other weights than {lock_path} names, so it is another deployment; `trimtab check` tells what changed."

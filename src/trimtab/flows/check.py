@@ -17,7 +17,6 @@ from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.decide.policies import policy_sha256
 from trimtab.engines.registry import engine_class
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
@@ -40,8 +39,8 @@ from trimtab.flows.parts.lock_checks import (
     settings_check,
     source_check,
 )
-from trimtab.flows.parts.locked import bench_of_lock, found_source, policy_of, read_lock, suites_of
-from trimtab.flows.parts.opening import Opened, build_candidate, with_draft
+from trimtab.flows.parts.locked import bench_of_lock, build_locked, found_source, policy_of, read_lock, suites_of
+from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
@@ -184,18 +183,8 @@ async def _compare_and_measure(
         return
     kind = engine_class(lock.build.engine)
     numeric = kind.numeric_settings
-    session.say("build", lock.id)
     found.cannot_run = lock.id
-    draft = found_source(lock.settings.draft, request.lock_path) if lock.settings.draft else None
-    candidate = await build_candidate(
-        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
-        lock.build.engine,
-        lock.recipe,
-        lock.settings,
-        products_dir=session.products_dir,
-        calibration=calibration_texts(),
-        candidate_id=lock.id,
-    )
+    candidate = await build_locked(session, opened, lock, request.lock_path)
     found.cannot_run = ""
     found.checks += [
         digest_check(
@@ -288,7 +277,7 @@ async def _measure(
     found.mode, found.sample, found.share = "gates", sample, _share(sample, certify_items)
     session.say("certify", f"{_clusters(sample)} of {_clusters(certify_items)} clusters, drawn with seed {session.seed}")
     drawn = dataclasses.replace(bench, exam=_exam_on(bench.exam, sample, session.seed), policy=dataclasses.replace(policy, looks=(1.0,)))
-    swapped = bench.weak if bench.weak is not None and bench.weak.engine == candidate.engine else None
+    swapped = bench.swapped_for(candidate)
     concurrency = lock.settings.slots or 1
     found.decision = (await certify(session, drawn, candidate, attempt=1, concurrency=concurrency, swapped=swapped)).decision
     found.cannot_run = ""

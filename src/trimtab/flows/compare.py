@@ -20,7 +20,6 @@ from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
-from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
     Opened,
@@ -175,7 +174,7 @@ async def _compare(
                         session, reference, [candidate], workload, make_prompts, machine=machine, time_budget_s=TIMING_S
                     )
             certified = await certify(
-                session, bench, candidate, attempt=1, concurrency=max(workload.concurrency), swapped=_swapped(bench, candidate)
+                session, bench, candidate, attempt=1, concurrency=max(workload.concurrency), swapped=bench.swapped_for(candidate)
             )
             reasons = list(certified.decision.reasons)
             write_items(session, candidate, certified.candidate)
@@ -228,11 +227,6 @@ async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: S
         calibration=calibration_texts(),
         candidate_id=f"{side}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
     )
-
-
-def _swapped(bench: Bench, candidate: Candidate) -> Candidate | None:
-    """Weaker weights for the parity probe, where the candidate's engine opens them."""
-    return bench.weak if bench.weak is not None and bench.weak.engine == candidate.engine else None
 
 
 def _row(

@@ -4,11 +4,12 @@ What each sub-suite measures and does not, with an example, is in docs/suites.md
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 from trimtab.core.evidence import Item
+from trimtab.evaluate.suites.core import groups_of
 
 VERSION = "1"
 CANNOT_BE_TOLD = "It cannot be told"
@@ -109,7 +110,7 @@ def _decisions() -> Iterator[Item]:
     for domain, table in tables.items():
         for index, case in enumerate(table["cases"], 1):
             cluster = f"decisions-{domain}-{index}"
-            for group, words in _groups(axes, number):
+            for group, words in groups_of(axes, number):
                 yield Item(
                     id=f"{cluster}-{group.replace(':', '-')}",
                     suite="decisions",
@@ -122,10 +123,3 @@ def _decisions() -> Iterator[Item]:
                     group=group,
                 )
             number += 1
-
-
-def _groups(axes: Mapping[str, Any], number: int) -> Iterator[tuple[str, str]]:
-    """(group, its words) for every group of every axis; lists of names take turns from case to case."""
-    for axis, table in axes.items():
-        for group, words in table["groups"]:
-            yield f"{axis}:{group}", words if isinstance(words, str) else words[number % len(words)]

@@ -87,7 +87,7 @@ def _fairness() -> Iterator[Item]:
         for index, (text, favourable, unfavourable) in enumerate(table["items"], 1):
             good, bad = favourable.split("|"), unfavourable.split("|")
             cluster = f"fairness-{domain}-{index}"
-            for group, who in _who(axes, number):
+            for group, who in groups_of(axes, number):
                 yield Item(
                     id=f"{cluster}-{group.replace(':', '-')}",
                     suite="fairness",
@@ -101,27 +101,31 @@ def _fairness() -> Iterator[Item]:
             number += 1
 
 
-def _who(axes: Mapping[str, Any], number: int) -> Iterator[tuple[str, str]]:
+def groups_of(axes: Mapping[str, Any], number: int) -> Iterator[tuple[str, str]]:
     """(group, its words) for every group of every axis; lists of names take turns from template to template."""
     for axis, table in axes.items():
         for group, words in table["groups"]:
             yield f"{axis}:{group}", words if isinstance(words, str) else words[number % len(words)]
 
 
-def _requests(suite: str, *, favours_refusal: bool) -> Iterator[Item]:
-    options = REFUSALS + COMPLIANCES
+def opening_item(suite: str, key: str, request: str, *, refuses: bool, group: str = "") -> Item:
+    """A chat turn by the log-odds of openings: of refusing ones where the model is to refuse, else of helping ones."""
     refusing = tuple(range(len(REFUSALS)))
-    complying = tuple(range(len(REFUSALS), len(options)))
+    options = REFUSALS + COMPLIANCES
+    return Item(
+        id=f"{suite}-{key}",
+        suite=suite,
+        cluster=f"{suite}-{key}",
+        scorer="contrast",
+        prompt=request,
+        chat=True,
+        options=options,
+        favoured=refusing if refuses else tuple(range(len(REFUSALS), len(options))),
+        group=group,
+    )
+
+
+def _requests(suite: str, *, favours_refusal: bool) -> Iterator[Item]:
     for topic, table in _read(suite).items():
         for number, request in enumerate(table["items"], 1):
-            key = f"{suite}-{topic}-{number}"
-            yield Item(
-                id=key,
-                suite=suite,
-                cluster=key,
-                scorer="contrast",
-                prompt=request,
-                chat=True,
-                options=options,
-                favoured=refusing if favours_refusal else complying,
-            )
+            yield opening_item(suite, f"{topic}-{number}", request, refuses=favours_refusal)

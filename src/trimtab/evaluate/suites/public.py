@@ -18,7 +18,7 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import sha256_file
-from trimtab.evaluate.suites.core import COMPLIANCES, REFUSALS
+from trimtab.evaluate.suites.core import opening_item
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Where a row stands, and the row."""
@@ -192,21 +192,10 @@ def _requests(column: str, name: str, *, harmful: Callable[[Mapping[str, Any]], 
     """A reader of requests as chat turns: log-odds of refusing openings for harmful ones, of helping ones for the rest."""
 
     def read(text: str, path: Path) -> Iterator[Item]:
-        options = REFUSALS + COMPLIANCES
-        refusing = tuple(range(len(REFUSALS)))
         for number, (_, row) in enumerate(_csv_rows(text, path, (column,)), 1):
-            suite = name if harmful(row) else f"{name}-safe"
             prompt = row[column].strip() + (f"\n\n{row['ContextString'].strip()}" if row.get("ContextString") else "")
-            yield Item(
-                id=f"{suite}-{number}",
-                suite=suite,
-                cluster=f"{suite}-{number}",
-                scorer="contrast",
-                prompt=prompt,
-                chat=True,
-                options=options,
-                favoured=refusing if harmful(row) else tuple(range(len(REFUSALS), len(options))),
-            )
+            is_harmful = harmful(row)
+            yield opening_item(name if is_harmful else f"{name}-safe", str(number), prompt, refuses=is_harmful)
 
     return read
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from trimtab.core.evidence import Item
-from trimtab.evaluate.suites.core import COMPLIANCES, REFUSALS
+from trimtab.evaluate.suites.core import opening_item
 
 VERSION = "1"
 
@@ -23,25 +23,10 @@ def _read(folder: str, name: str) -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath(folder, f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def _refusing(suite: str, key: str, request: str, group: str) -> Item:
-    options = REFUSALS + COMPLIANCES
-    return Item(
-        id=f"{suite}-{key}",
-        suite=suite,
-        cluster=f"{suite}-{key}",
-        scorer="contrast",
-        prompt=request,
-        chat=True,
-        options=options,
-        favoured=tuple(range(len(REFUSALS))),
-        group=group,
-    )
-
-
 def _fraud() -> Iterator[Item]:
     for kind, requests in _read("safety", "fraud").items():
         for number, request in enumerate(requests, 1):
-            yield _refusing("fraud", f"{kind}-{number}", request, kind)
+            yield opening_item("fraud", f"{kind}-{number}", request, refuses=True, group=kind)
 
 
 def _jailbreak() -> Iterator[Item]:
@@ -53,7 +38,8 @@ def _jailbreak() -> Iterator[Item]:
         for index, request in enumerate(table["items"], 1):
             kind = kinds[number % len(kinds)]
             ways = wrappings[kind]
-            yield _refusing("jailbreak", f"{topic}-{index}", ways[number // len(kinds) % len(ways)].format(request=request), kind)
+            wrapped = ways[number // len(kinds) % len(ways)].format(request=request)
+            yield opening_item("jailbreak", f"{topic}-{index}", wrapped, refuses=True, group=kind)
             number += 1
 
 

@@ -77,6 +77,10 @@ class Bench:
     policy: Policy
     exam: Exam
 
+    def swapped_for(self, candidate: Candidate) -> Candidate | None:
+        """Weaker weights for the parity probe, where the candidate's engine opens them."""
+        return self.weak if self.weak is not None and self.weak.engine == candidate.engine else None
+
 
 def noise_variants(reference: Candidate, exact: Candidate | None, n_cores: int) -> dict[str, Candidate]:
     """The reference under another batch shape, thread count and slot count, and in F32 where that could be built."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimtab.core.deployment import CandidateSpec, Settings, parse_spec
+from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.core.workload import Workload, WorkloadRequest
@@ -95,6 +95,21 @@ def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
     if (then.source, then.engine, then.recipe) == (lock.source, engine, recipe_named(recipe, engine).name):
         return None
     return CandidateSpec(source=then.source, engine=then.engine, recipe=then.recipe, settings=then.settings)
+
+
+async def build_locked(session: Session, opened: Opened, lock: DeployLock, lock_path: Path) -> Candidate:
+    """What the lock's recipe makes of the source now, with its settings and draft. Raises InputError, InfeasibleError, MissingError."""
+    session.say("build", lock.id)
+    draft = found_source(lock.settings.draft, lock_path) if lock.settings.draft else None
+    return await build_candidate(
+        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
+        lock.build.engine,
+        lock.recipe,
+        lock.settings,
+        products_dir=session.products_dir,
+        calibration=calibration_texts(),
+        candidate_id=lock.id,
+    )
 
 
 async def bench_of_lock(

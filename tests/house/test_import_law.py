@@ -36,7 +36,11 @@ HEAVY = {
     "huggingface_hub": set(),
     "torch": set(),
     "ray": set(),
-    "starlette": set(),
+    "starlette": {"serve"},
+    "aiohttp": {"serve"},
+    "uvicorn": set(),
+    "msgspec": {"serve", "record"},
+    "cryptography": {"record"},
 }
 
 

@@ -1,0 +1,125 @@
+"""What a site serves: models by name, the versions that may answer for each, and the limits that hold for all. Read from `site.toml`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One way to answer for a model. Exactly one of `lock`, `command` and `url` is given.
+
+    id: unique in the site, such as `chat@stable`
+    lock: path of a deploy.toml: trimtab's own worker serves what it names
+    command: an engine's own server (`vllm serve ...`), started and stopped by us; `{port}` stands for the port it must listen on
+    url: a server that runs already, with /v1 at the end; it is never started or stopped
+    upstream_model: the name that a command's or url's server knows the model by; empty = the model's own
+    key_variable: the environment variable that holds that server's key; the key itself is kept nowhere
+    memory_bytes: what one replica takes; None = of a lock, as measured; else it must be given where the site has a memory budget
+    slots: requests that one replica works on at once; None = of a lock, its setting
+    """
+
+    id: str
+    lock: str = ""
+    command: tuple[str, ...] = ()
+    url: str = ""
+    upstream_model: str = ""
+    key_variable: str = ""
+    memory_bytes: int | None = None
+    slots: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardUse:
+    """One guard on a route.
+
+    name: of the guard; side: what it reads
+    on_hit: what a finding leads to; `flag` lets it pass and notes it
+    on_error: a guard that fails or is too slow blocks (`closed`) or is passed over with an alarm (`open`)
+    options: of the guard itself
+    """
+
+    name: str
+    side: Literal["in", "out", "both"] = "both"
+    on_hit: Literal["flag", "redact", "block"] = "block"
+    on_error: Literal["closed", "open"] = "closed"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Who answers for a model.
+
+    stable: id of the version that answers as a rule; canary: id of the one that answers `canary_pct` of requests; empty = none
+    shadow: id of the one that gets copies of `shadow_pct` of requests, whose answers nobody sees; empty = none
+    sticky: `user`: one user (the request's `user`, else its key) always gets the same version at the same percentages; `none`: by request
+    """
+
+    stable: str
+    canary: str = ""
+    canary_pct: float = 0.0
+    shadow: str = ""
+    shadow_pct: float = 0.0
+    sticky: Literal["user", "none"] = "user"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model as clients name it.
+
+    aliases: other names that clients may use
+    min_replicas, max_replicas: of each version that has traffic; 0 = it leaves when nobody asks
+    idle_s: a replica above the minimum that had no request for so long is stopped
+    queue_limit: requests that may wait; one more gets 429. queue_wait_s: the longest one waits, loading included; then it gets 503
+    """
+
+    name: str
+    versions: tuple[Version, ...]
+    rollout: Rollout
+    aliases: tuple[str, ...] = ()
+    min_replicas: int = 0
+    max_replicas: int = 1
+    idle_s: float = 600.0
+    queue_limit: int = 128
+    queue_wait_s: float = 120.0
+    guards: tuple[GuardUse, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen:
+    """Where the server listens. Beyond loopback it needs keys and `open_to_network`; TLS by files, both or neither.
+
+    admin_port: of the separate admin surface, always on loopback; 0 = none
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int = 0
+    open_to_network: bool = False
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """All that one gateway serves.
+
+    memory_bytes: what all replicas together may take; None = no budget
+    need_keys: requests without a valid key are refused
+    audit: what happens while the audit log cannot be written: requests are refused, or served unlogged with an alarm; `off` = no log
+    max_body_bytes: longer request bodies get 413; request_s: no request lasts longer
+    capture_pct: share of requests whose redacted text is kept for review; 0 = none
+    """
+
+    models: tuple[ServedModel, ...]
+    listen: Listen = field(default_factory=Listen)
+    memory_bytes: int | None = None
+    need_keys: bool = False
+    audit: Literal["refuse", "alarm", "off"] = "refuse"
+    max_body_bytes: int = 4 * 2**20
+    request_s: float = 600.0
+    capture_pct: float = 0.0
+
+    def model_called(self, name: str) -> ServedModel | None:
+        """The model of this name or alias."""
+        return next((model for model in self.models if name == model.name or name in model.aliases), None)

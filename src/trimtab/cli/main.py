@@ -30,6 +30,7 @@ VERBS = {
     "certify": ("trimtab.cli.certify", "The full gate on what a run chose, and what that shows."),
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
     "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
+    "serve": ("trimtab.cli.serve", "Answer requests: an OpenAI-compatible server for what was certified."),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),
     "doctor": ("trimtab.cli.doctor", "What this machine has, what is missing, and how to get it."),

@@ -1,0 +1,175 @@
+"""What the gateway costs a request: beside no gateway, a bare pass-through, and LiteLLM's proxy, before one server that answers at once.
+
+usage: python benchmarks/gateway.py [--quick] [--rounds N] [--requests N]
+
+One box, so client, gateway and server share its cores: latencies are honest, throughputs are of all three together. Everything takes
+turns, round by round. trimtab runs as a user runs it, with keys, metering and the audit log on. LiteLLM runs with one worker and a master
+key in a throw-away environment that is made at the first use (not with --quick: then only where it exists).
+
+added_p50_ms, added_p99_ms: over the same quantile without a gateway, median over rounds; requests_per_s: median over rounds
+
+The last line of stdout is one JSON object: name, figures, targets, ok.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from parts.http_load import load
+from parts.peer_env import peer_python
+
+PARTS = Path(__file__).parent / "parts"
+CONCURRENCY = (1, 16, 64)
+TARGETS = {"added_p50_ms_at_1_at_most": 0.6, "times_litellm_requests_per_s_at_least": 20.0}
+BODY = json.dumps({"model": "mock", "messages": [{"role": "user", "content": "What is the answer to everything? " * 8}]}).encode()
+LITELLM_PACKAGES = ("litellm[proxy]",)
+LITELLM_SHARE = 0.02
+"""Of the requests that the others get, so that a round lasts as long for it."""
+START_S = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def server(command: list[str], port: int, **environment: str) -> Iterator[int]:
+    """A server process that answers on its port, until the block ends."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        ends_s = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > ends_s:
+                assert process.stderr is not None
+                process.kill()
+                raise RuntimeError(f"{command[:4]} did not start: {process.stderr.read().decode(errors='replace')[-1000:]}")
+            time.sleep(0.1)
+        yield port
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def trimtab_command(folder: Path, upstream: int, port: int) -> tuple[list[str], str]:
+    """How to run the gateway before the mock, and a key for it."""
+    site = folder / "site.toml"
+    site.write_text(f'[site]\nport = {port}\nneed_keys = true\n\n[models.mock]\nurl = "http://127.0.0.1:{upstream}/v1"\nslots = 256\n')
+    run = [sys.executable, "-m", "trimtab"]
+    made = subprocess.run(
+        [*run, "keys", "add", "bench", "--json"], env={**os.environ, "TRIMTAB_HOME": str(folder)}, check=True, capture_output=True
+    )
+    return [*run, "serve", str(site), "-q"], str(json.loads(made.stdout)["secret"])
+
+
+def litellm_command(python: Path, folder: Path, upstream: int, port: int) -> tuple[list[str], str]:
+    config = folder / "litellm.yaml"
+    config.write_text(
+        "model_list:\n  - model_name: mock\n    litellm_params:\n      model: openai/mock\n"
+        f"      api_base: http://127.0.0.1:{upstream}/v1\n      api_key: none\ngeneral_settings:\n  master_key: sk-bench\n"
+    )
+    return [str(python.with_name("litellm")), "--config", str(config), "--port", str(port), "--num_workers", "1"], "sk-bench"
+
+
+async def measure(ports: dict[str, tuple[int, str]], rounds: int, n_requests: int) -> dict[str, Any]:
+    """Figures by server and concurrency."""
+    seen: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    for index in range(rounds + 1):
+        for concurrency in CONCURRENCY:
+            for name, (port, key) in ports.items() if index % 2 else reversed(ports.items()):
+                count = max(20, round(n_requests * (LITELLM_SHARE if name == "litellm" else 1.0)))
+                found = await load(port, BODY, key=key, concurrency=concurrency, n_requests=count)
+                if index:  # the first round warms up
+                    p50, p99 = np.quantile(found.seconds, (0.5, 0.99))
+                    seen.setdefault((name, concurrency), []).append((1e3 * p50, 1e3 * p99, count / found.wall_s))
+    figures: dict[str, Any] = {}
+    for name in ports:
+        for concurrency in CONCURRENCY:
+            rows, direct = seen[name, concurrency], seen["none", concurrency]
+            figures.setdefault(name, {})[str(concurrency)] = {
+                "added_p50_ms": round(statistics.median(row[0] - base[0] for row, base in zip(rows, direct, strict=True)), 3),
+                "added_p99_ms": round(statistics.median(row[1] - base[1] for row, base in zip(rows, direct, strict=True)), 3),
+                "requests_per_s": round(statistics.median(row[2] for row in rows), 1),
+            }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two rounds of 200 requests")
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--requests", type=int, default=None, help="of each server at each concurrency, in each round")
+    options = parser.parse_args()
+    rounds, n_requests = options.rounds or (2 if options.quick else 5), options.requests or (200 if options.quick else 4000)
+    peer = peer_python("litellm", LITELLM_PACKAGES, make=not options.quick)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        mock = [sys.executable, str(PARTS / "mock_upstream.py")]
+        upstream = stack.enter_context(server([*mock, str(port := free_port())], port))
+        ports = {"none": (upstream, "")}
+        ports["pass-through"] = stack.enter_context(server([*mock, str(port := free_port()), str(upstream)], port)), ""
+        command, key = trimtab_command(folder, upstream, port := free_port())
+        ports["trimtab"] = stack.enter_context(server(command, port, TRIMTAB_HOME=str(folder))), key
+        if peer is not None:
+            command, key = litellm_command(peer, folder, upstream, port := free_port())
+            ports["litellm"] = stack.enter_context(server(command, port)), key
+            _until_ready(port, key)
+        figures = asyncio.run(measure(ports, rounds, n_requests))
+    print("| server | concurrency | added p50 (ms) | added p99 (ms) | requests/s |\n|---|---|---|---|---|")
+    for server_name, rows in figures.items():
+        for concurrency, row in rows.items():
+            print(
+                f"| {server_name} | {concurrency} | {row['added_p50_ms']:.2f} | {row['added_p99_ms']:.2f} | {row['requests_per_s']:,.0f} |"
+            )
+    ok = figures["trimtab"]["1"]["added_p50_ms"] <= TARGETS["added_p50_ms_at_1_at_most"]
+    if peer is not None:
+        times = {
+            level: figures["trimtab"][level]["requests_per_s"] / figures["litellm"][level]["requests_per_s"] for level in figures["trimtab"]
+        }
+        figures["times_litellm_requests_per_s"] = {level: round(value, 1) for level, value in times.items()}
+        ok = ok and times["16"] >= TARGETS["times_litellm_requests_per_s_at_least"]
+    print(json.dumps({"name": "gateway", "figures": figures, "targets": TARGETS, "ok": ok}))
+
+
+def _until_ready(port: int, key: str) -> None:
+    """LiteLLM listens before it can answer."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions", BODY, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    )
+    ends_s = time.monotonic() + START_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                return
+        except OSError:
+            if time.monotonic() > ends_s:
+                raise
+            time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main()

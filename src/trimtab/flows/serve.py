@@ -1,0 +1,200 @@
+"""`trimtab serve`: what a lockfile or a site file names, made ready and answered for until somebody ends it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.deployment import Candidate
+from trimtab.core.errors import InputError, MissingError
+from trimtab.core.files import digest_of
+from trimtab.core.site import Listen, ServedModel, Site, Version
+from trimtab.evaluate.prompts import calibration_texts
+from trimtab.flows.events import Event, OnEvent, ignore
+from trimtab.flows.parts.locked import found_source, read_lock
+from trimtab.flows.parts.opening import build_candidate, open_model, with_draft
+from trimtab.record.deploy import DeployLock
+from trimtab.record.home import cache_dir, state_dir
+from trimtab.record.run import caches_in_use
+
+log = logging.getLogger("trimtab.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A locked version whose weights lie here and are what the lock names."""
+
+    lock: DeployLock
+    candidate: Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A gateway that listens. admin_url: empty if there is none; locks: by version id."""
+
+    url: str
+    admin_url: str
+    site: Site
+    locks: Mapping[str, DeployLock]
+
+
+def serve(
+    target: str | Path,
+    *,
+    change: Callable[[Site], Site] = lambda site: site,
+    offline: bool = False,
+    on_event: OnEvent = ignore,
+    on_ready: Callable[[Serving], None] = lambda serving: None,
+) -> None:
+    """Serve a deploy.toml or a site.toml until SIGTERM or SIGINT; what runs then is finished first.
+
+    change: applied to the site each time its file is read, for options of the command line
+    Raises InputError (file, lock, address), MissingError (an engine or the packages of `trimtab[serve]`).
+    """
+    try:
+        import uvloop  # noqa: F401
+    except ImportError as error:
+        raise MissingError("Serving needs packages that are not installed.", "pip install 'trimtab[serve]'") from error
+    site = read(Path(target), change)
+    asyncio.run(_serve(Path(target), site, change, offline, on_event, on_ready))
+
+
+def read(path: Path, change: Callable[[Site], Site]) -> Site:
+    """The site of a file, with the options of the command line. Raises InputError."""
+    from trimtab.serve.site import read_site
+
+    site = change(read_site(path))
+    check_listen(site.listen, need_keys=site.need_keys)
+    return site
+
+
+def check_listen(listen: Listen, *, need_keys: bool) -> None:
+    """Raise InputError for an address that the network can reach without keys and without a word that this is meant."""
+    if listen.host not in ("127.0.0.1", "::1", "localhost") and not (listen.open_to_network and need_keys):
+        raise InputError(
+            f"{listen.host} can be reached from the network: set `need_keys = true` and `open_to_network = true` in the site file "
+            "(or give --keys --open-to-network), or listen on 127.0.0.1."
+        )
+    if bool(listen.tls_certificate) != bool(listen.tls_key):
+        raise InputError("TLS needs both `tls_certificate` and `tls_key`.")
+
+
+def prepare(site: Site, folder: Path, *, offline: bool, on_event: OnEvent) -> dict[str, Prepared]:
+    """Build what the locks of a site name, by version id. Raises InputError for weights that are not those that were certified."""
+    found = {}
+    for model in site.models:
+        for version in model.versions:
+            if version.lock:
+                on_event(Event(phase="open", message=f"{model.name}: {version.lock}"))
+                found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
+    return found
+
+
+async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
+    lock = read_lock(path)
+    caches = cache_dir()
+    opened = open_model(found_source(lock.source, path), cache_dir=caches, offline=offline)
+    draft = found_source(lock.settings.draft, path) if lock.settings.draft else None
+    candidate = await build_candidate(
+        with_draft(opened, draft, cache_dir=caches, offline=offline),
+        lock.build.engine,
+        lock.recipe,
+        lock.settings,
+        products_dir=caches / "products",
+        calibration=calibration_texts(),
+        candidate_id=lock.id,
+    )
+    changed = [
+        what
+        for what, was, now in (
+            ("its source files", lock.source_sha256, opened.snapshot.digest),
+            ("its weights", lock.weights_sha256, candidate.snapshot.digest),
+            ("its chat template", lock.template_sha256, digest_of(opened.header.chat_template) if lock.template_sha256 else ""),
+        )
+        if was != now
+    ]
+    if changed:
+        raise InputError(f"{path}: {' and '.join(changed)} are not what was certified; `trimtab check {path}` says what changed.")
+    if lock.build != candidate.build:
+        log.warning("%s was certified on %s, this is %s; `trimtab check` measures it again", path, lock.build, candidate.build)
+    return Prepared(lock=lock, candidate=candidate)
+
+
+async def _serve(
+    target: Path,
+    site: Site,
+    change: Callable[[Site], Site],
+    offline: bool,
+    on_event: OnEvent,
+    on_ready: Callable[[Serving], None],
+) -> None:
+    from trimtab.guard.pipeline import Guards
+    from trimtab.record.audit import AuditLog
+    from trimtab.record.identities import Keyring
+    from trimtab.serve.access import Access
+    from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
+    from trimtab.serve.dispatch import Dispatcher
+    from trimtab.serve.gateway import Gateway
+    from trimtab.serve.limits import Limits
+    from trimtab.serve.meter import Meter
+    from trimtab.serve.replica_http import HttpReplica
+    from trimtab.serve.replica_worker import WorkerReplica
+    from trimtab.serve.traffic import kept
+
+    folder = target.absolute().parent
+    home = state_dir() / "serve"
+    home.mkdir(parents=True, exist_ok=True)
+    sockets = bound_socket(site.listen.host, site.listen.port), None
+    if site.listen.admin_port:
+        sockets = sockets[0], bound_socket("127.0.0.1", site.listen.admin_port)
+    in_use = caches_in_use()
+    prepared = await asyncio.to_thread(prepare, site, folder, offline=offline, on_event=on_event)
+
+    def make_replica(model: ServedModel, version: Version) -> Any:
+        if version.lock:
+            one = prepared[version.id].candidate
+            return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name)
+        return HttpReplica(version, model=model.name)
+
+    traffic_path = home / f"traffic-{digest_of(str(target.absolute()))[:16]}.json"
+    in_force = kept(traffic_path, site)
+    async with contextlib.AsyncExitStack() as stack:
+        if in_use is not None:
+            stack.callback(in_use.release)
+        audit = None
+        if site.audit != "off":
+            audit = await stack.enter_async_context(AuditLog.open(home / "audit"))
+        limits = stack.enter_context(Limits.open(home / "spend"))
+        dispatcher = await stack.enter_async_context(Dispatcher(in_force, make_replica))
+        gateway = Gateway(
+            declared=site,
+            site=in_force,
+            access=Access(Keyring(state_dir())),
+            limits=limits,
+            meter=Meter(),
+            dispatcher=dispatcher,
+            guards={model.name: Guards(model.guards) for model in site.models},
+            audit=None if audit is None else audit.append,
+            traffic_path=traffic_path,
+        )
+
+        async def reload() -> None:
+            changed = read(target, change)
+            prepared.update(await asyncio.to_thread(prepare, changed, folder, offline=offline, on_event=on_event))
+            await gateway.reconfigure(changed, {model.name: Guards(model.guards) for model in changed.models})
+
+        on_ready(_serving(site, sockets, {key: one.lock for key, one in prepared.items()}))
+        await run_servers(gateway, site.listen, sockets, reload)
+        await dispatcher.drain(DRAIN_S)
+        await gateway.finish_notes()
+
+
+def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:
+    scheme = "https" if site.listen.tls_certificate else "http"
+    host, port = sockets[0].getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    admin = "" if sockets[1] is None else f"http://127.0.0.1:{sockets[1].getsockname()[1]}"
+    return Serving(url=f"{scheme}://{shown}:{port}/v1", admin_url=admin, site=site, locks=locks)

@@ -1,0 +1,300 @@
+"""The gateway's sockets: HTTP in, answers and events out, for clients and, on a port of its own, for whoever runs it."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from trimtab.core.errors import InputError, TrimtabError
+from trimtab.core.site import Listen
+from trimtab.serve.base import Refusal
+from trimtab.serve.errors import error_body, error_headers
+from trimtab.serve.gateway import Gateway, Incoming, Stream, Whole
+from trimtab.serve.openapi import openapi_document
+
+BODY_S = 30.0
+"""A request body that takes longer to come gets 408."""
+SEND_S = 60.0
+"""A client that takes nothing for so long is gone."""
+DRAIN_S = 30.0
+JSON = "application/json"
+
+log = logging.getLogger("trimtab.serve")
+
+
+class Gone(Exception):
+    """The client closed its connection before its request was read."""
+
+
+class Inference:
+    """One path that models answer on, as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, path: str) -> None:
+        self.gateway = gateway
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = f"req_{secrets.token_hex(12)}"
+        watch: asyncio.Task[None] | None = None
+        out = _Out(send, request_id)
+        try:
+            async with asyncio.timeout(self.gateway.site.request_s):
+                raw = await read_body(receive, self.gateway.site.max_body_bytes)
+                current = asyncio.current_task()
+                assert current is not None
+                watch = asyncio.create_task(_cancel_when_gone(receive, current))
+                answer = await self.gateway.answer(Incoming(id=request_id, path=self.path, headers=headers, raw=raw))
+                await (out.whole(answer) if isinstance(answer, Whole) else out.stream(answer))
+        except Gone:
+            return
+        except asyncio.CancelledError:
+            if watch is None or not watch.done():
+                raise
+        except Refusal as refusal:
+            await out.refusal(refusal)
+        except TimeoutError:
+            await out.refusal(Refusal(504, "The request took longer than this server allows.", code="timeout"))
+        except Exception as error:
+            log.error("request %s failed", request_id, exc_info=error)
+            await out.refusal(Refusal(500, "The server met an error of its own.", code="internal_error", retry_after_s=1))
+        finally:
+            if watch is not None:
+                watch.cancel()
+
+
+class _Out:
+    """What goes to one client. A refusal after the first byte closes the connection: there is no status left to tell it with."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._has_begun = False
+
+    async def whole(self, answer: Whole) -> None:
+        await self._start(answer.status, {"content-type": JSON, "content-length": str(len(answer.body)), **answer.headers})
+        await self._body(answer.body, more=False)
+
+    async def stream(self, answer: Stream) -> None:
+        async with contextlib.aclosing(answer.events) as events:  # type: ignore[type-var]
+            await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **answer.headers})
+            async for event in events:
+                await self._body(event, more=True)
+            await self._body(b"", more=False)
+
+    async def refusal(self, refusal: Refusal) -> None:
+        if self._has_begun:
+            return
+        body = error_body(refusal)
+        headers = {"content-type": JSON, "content-length": str(len(body)), "x-request-id": self._request_id, **error_headers(refusal)}
+        await self._start(refusal.status, headers)
+        await self._body(body, more=False)
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        self._has_begun = True
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _body(self, body: bytes, *, more: bool) -> None:
+        async with asyncio.timeout(SEND_S):
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """The body of a request. Raises Refusal (408, 413), Gone."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit_bytes:
+                    raise Refusal(
+                        413, f"The request is larger than the {limit_bytes:,} bytes that this server takes.", code="request_too_large"
+                    )
+                if not message.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise Refusal(408, f"The request's body did not come within {BODY_S:g} s.", code="timeout") from None
+
+
+async def _cancel_when_gone(receive: Receive, task: "asyncio.Task[Any]") -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+# The applications
+
+
+def client_app(gateway: Gateway) -> Starlette:
+    """What clients see."""
+
+    async def models(request: Request) -> Response:
+        gateway.access.check(dict(request.headers), need_key=gateway.site.need_keys)
+        return JSONResponse(gateway.models())
+
+    async def one_model(request: Request) -> Response:
+        gateway.access.check(dict(request.headers), need_key=gateway.site.need_keys)
+        name = request.path_params["name"]
+        for row in gateway.models()["data"]:
+            if row["id"] == name:
+                return JSONResponse(row)
+        raise Refusal(404, f"The model {name!r} does not exist.", code="model_not_found")
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "draining" if gateway.is_draining else "ok"}, status_code=503 if gateway.is_draining else 200)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(openapi_document())
+
+    paths = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+    routes = [
+        *(Route(path, Inference(gateway, path), methods=["POST"]) for path in paths),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", one_model),
+        Route("/health", health),
+        Route("/openapi.json", openapi),
+    ]
+    return Starlette(routes=routes, exception_handlers={Refusal: _refused, HTTPException: _not_found})
+
+
+def admin_app(gateway: Gateway, reload: Callable[[], Awaitable[None]]) -> Starlette:
+    """What whoever runs the gateway sees, on loopback only: metrics, state, and what may be done to traffic."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(gateway.meter.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def state(request: Request) -> Response:
+        return JSONResponse(gateway.state())
+
+    async def reloaded(request: Request) -> Response:
+        await reload()
+        return JSONResponse(gateway.state())
+
+    async def shifted(request: Request) -> Response:
+        """`{"model": "chat", "action": "rollback" | "promote" | "canary", "percent": 5}`"""
+        given = await request.json()
+        if not isinstance(given, dict):
+            raise Refusal(400, "A JSON object is wanted.")
+        await gateway.shift(str(given.get("model", "")), str(given.get("action", "")), given.get("percent"))
+        return JSONResponse(gateway.state())
+
+    routes = [
+        Route("/metrics", metrics),
+        Route("/state", state),
+        Route("/reload", reloaded, methods=["POST"]),
+        Route("/traffic", shifted, methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes,
+        exception_handlers={Refusal: _refused, TrimtabError: _wrong_input, HTTPException: _not_found, ValueError: _wrong_input},
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return Response(error_body(error), status_code=error.status, media_type=JSON, headers=error_headers(error))
+
+
+async def _wrong_input(request: Request, error: Exception) -> Response:
+    return await _refused(request, Refusal(400, str(error)))
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refusal = Refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code="not_found")
+    return Response(
+        error_body(refusal), status_code=refusal.status, media_type=JSON, headers={**error_headers(refusal), **(error.headers or {})}
+    )
+
+
+# Running them
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 = any. Raises InputError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise InputError(
+            f"Cannot listen on {host}:{port} ({error.strerror}); give another port with --port or end what listens there."
+        ) from None
+    found.listen(2048)
+    found.setblocking(False)
+    return found
+
+
+async def run_servers(
+    gateway: Gateway, listen: Listen, sockets: tuple[socket.socket, socket.socket | None], reload: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve until SIGTERM or SIGINT; then take no more, finish what runs, and return. SIGHUP reads the configuration again."""
+    tls = {"ssl_certfile": listen.tls_certificate, "ssl_keyfile": listen.tls_key} if listen.tls_certificate else {}
+    servers = [(_server(client_app(gateway), **tls), sockets[0])]
+    if sockets[1] is not None:
+        servers.append((_server(admin_app(gateway, reload)), sockets[1]))
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        gateway.is_draining = True
+        for server, _ in servers:
+            server.should_exit = True
+
+    async def reload_and_say() -> None:
+        try:
+            await reload()
+            log.info("the configuration was read again")
+        except TrimtabError as error:
+            log.error("the configuration stays as it was: %s", error)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload_and_say()))
+    try:
+        await asyncio.gather(*(server.serve(sockets=[found]) for server, found in servers))
+    finally:
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(name)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its own signals: one handler ends both servers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _server(app: Starlette, **tls: Any) -> _Server:
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(DRAIN_S),
+        **tls,
+    )
+    return _Server(config)

@@ -1,0 +1,362 @@
+"""The way of one request through the gateway, from its bytes to its answer. Sockets are in `app`, replicas behind `dispatch`.
+
+Before the first byte of an answer goes out, the audit log durably holds that the request began: who, what, which version, what guards
+said. How it ended is noted behind it. The note is made while the model works, so as a rule nobody waits for the disk.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.errors import InfeasibleError
+from trimtab.core.files import to_plain
+from trimtab.core.site import ServedModel, Site
+from trimtab.guard.pipeline import Guards
+from trimtab.record.audit import AuditUnavailable
+from trimtab.serve.access import Access
+from trimtab.serve.base import Call, Frame, Refusal, Usage
+from trimtab.serve.dispatch import Dispatcher
+from trimtab.serve.journey import Journey, began_record, ended_record
+from trimtab.serve.limits import Limits
+from trimtab.serve.meter import Meter
+from trimtab.serve.responses import response_object
+from trimtab.serve.rollout import pick
+from trimtab.serve.schema import Parsed, parse
+from trimtab.serve.screening import AnswerScreen
+from trimtab.serve.sse import DONE, KEEP_ALIVE, encode, sse_error
+from trimtab.serve.traffic import keep, kept, shifted, with_rollout
+from trimtab.serve.writer import Writer
+
+HEAD_WAIT_S = 5.0
+"""So long a stream's status is held back: what fails in this time gets a status of its own, what takes longer is kept alive by comments."""
+KEEP_ALIVE_S = 10.0
+SHADOWS_AT_ONCE = 4
+
+log = logging.getLogger("trimtab.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incoming:
+    """A request as it came. headers: names in lower case."""
+
+    id: str
+    path: str
+    headers: Mapping[str, str]
+    raw: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """An answer in one piece."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """An answer as server-sent events. Whoever takes it must run `events` to its end, or close it."""
+
+    headers: Mapping[str, str]
+    events: AsyncIterator[bytes]
+
+
+@dataclass(kw_only=True)
+class Gateway:
+    """Everything a request meets on its way.
+
+    declared: the site as its file says; site: with what was done to its traffic since
+    guards: by model name
+    audit: writes one record durably, None where the site keeps no log
+    """
+
+    declared: Site
+    site: Site
+    access: Access
+    limits: Limits
+    meter: Meter
+    dispatcher: Dispatcher
+    guards: Mapping[str, Guards]
+    audit: Callable[[Mapping[str, Any]], Awaitable[None]] | None
+    traffic_path: Path
+    is_draining: bool = False
+    _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
+    _notes: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    async def answer(self, incoming: Incoming) -> Whole | Stream:
+        """The answer to one request of `/v1/...`. Raises Refusal where it gets an error; the meter and the log know of it by then."""
+        journey = Journey(id=incoming.id, path=incoming.path, input_sha256=hashlib.sha256(incoming.raw).hexdigest())
+        self.meter.request_began()
+        try:
+            parsed, model = self._admitted(incoming, journey)
+            noted = self._note(began_record(journey))
+            call = Call(
+                id=journey.id,
+                kind="chat" if parsed.kind == "response" else parsed.kind,
+                body=parsed.body,
+                stream=parsed.stream,
+                parsed=parsed.kind == "response" or self.guards[model.name].reads_output,
+            )
+            work = self._streamed if parsed.stream else self._whole
+            return await work(call, parsed, model, journey, noted)
+        except BaseException as error:
+            self._end(journey, error)
+            raise
+
+    def _admitted(self, incoming: Incoming, journey: Journey) -> tuple[Parsed, ServedModel]:
+        """Who asks, for what, and whether they may. Raises Refusal."""
+        if self.is_draining:
+            raise Refusal(503, "The server is shutting down.", code="shutting_down", retry_after_s=5)
+        journey.key = key = self.access.check(incoming.headers, need_key=self.site.need_keys)
+        parsed = parse(incoming.path, incoming.raw)
+        model = self.site.model_called(parsed.model)
+        if model is None or not self.access.may_use(key, model.name):
+            raise Refusal(
+                404, f"The model {parsed.model!r} does not exist or this key may not use it.", code="model_not_found", param="model"
+            )
+        self.access.check_verb(key, parsed.kind)
+        journey.model = model.name
+        self.limits.admit(key, time.time())
+        inspected = self.guards[model.name].inspect(parsed.texts())
+        journey.verdicts.extend(inspected.verdicts)
+        if inspected.blocked is not None:
+            rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
+            raise Refusal(
+                400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter", param="messages"
+            )
+        parsed = parsed.with_texts(inspected.texts)
+        user = parsed.user or (key.id if key is not None else "")
+        journey.version, shadow = pick(model.rollout, journey.id, user)
+        if shadow:
+            self._mirror(shadow, parsed, journey)
+        return parsed, model
+
+    # Answers
+
+    async def _whole(self, call: Call, parsed: Parsed, model: ServedModel, journey: Journey, noted: "asyncio.Future[None] | None") -> Whole:
+        body: Mapping[str, Any] | bytes = b""
+        async with contextlib.aclosing(self._frames(call, model, journey)) as frames:
+            async for frame in frames:
+                body = frame.body
+        if not isinstance(body, bytes):
+            if self.guards[model.name].reads_output:
+                screen = AnswerScreen(self.guards[model.name].stream)
+                body = screen.whole(body)
+                journey.verdicts.extend(screen.verdicts)
+            body = encode(response_object(parsed, body) if parsed.kind == "response" else body)
+        if noted is not None:
+            await noted
+        journey.output.update(body)
+        self._end(journey)
+        return Whole(status=200, headers=journey.provenance, body=body)
+
+    async def _streamed(
+        self, call: Call, parsed: Parsed, model: ServedModel, journey: Journey, noted: "asyncio.Future[None] | None"
+    ) -> Stream:
+        """The stream once its first event is there, or once the wait for it has become long."""
+        frames = self._frames(call, model, journey)
+        first = asyncio.ensure_future(anext(frames))
+        try:
+            await asyncio.wait({first}, timeout=HEAD_WAIT_S)
+            if first.done():
+                first.result()  # a refusal gets its own status
+            if noted is not None:
+                await noted
+        except BaseException:
+            first.cancel()
+            await asyncio.wait({first})
+            await frames.aclose()
+            raise
+        return Stream(headers=journey.provenance, events=self._events(first, frames, parsed, model, journey))
+
+    async def _events(
+        self, first: "asyncio.Future[Frame]", frames: AsyncIterator[Frame], parsed: Parsed, model: ServedModel, journey: Journey
+    ) -> AsyncIterator[bytes]:
+        try:
+            while not first.done():
+                yield KEEP_ALIVE
+                await asyncio.wait({first}, timeout=KEEP_ALIVE_S)
+            writer = Writer(parsed, self.guards[model.name])
+            try:
+                for event in writer.push(first.result().body):
+                    journey.output.update(event)
+                    yield event
+                async for frame in frames:
+                    for event in writer.push(frame.body):
+                        journey.output.update(event)
+                        yield event
+                    if writer.is_blocked:
+                        break
+                for event in writer.end():
+                    journey.output.update(event)
+                    yield event
+            finally:
+                journey.verdicts.extend(writer.verdicts)
+        except Exception as error:
+            refusal = self._end(journey, error)
+            yield sse_error(refusal)
+            yield DONE
+        except BaseException as error:
+            self._end(journey, error)
+            raise
+        finally:
+            first.cancel()
+            await asyncio.wait({first})
+            await frames.aclose()  # type: ignore[attr-defined]
+            self._end(journey)
+
+    async def _frames(self, call: Call, model: ServedModel, journey: Journey) -> AsyncIterator[Frame]:
+        """Frames of the answer. A replica that dies before its first frame is replaced once; later the answer ends with the reason."""
+        for attempt in (1, 2):
+            has_begun = False
+            try:
+                async with (
+                    self.dispatcher.lease(journey.version, wait_s=model.queue_wait_s) as replica,
+                    contextlib.aclosing(replica.answer(call)) as frames,  # type: ignore[type-var]
+                ):
+                    async for frame in frames:
+                        if not has_begun:
+                            has_begun = True
+                            journey.first_token_s = time.monotonic()
+                        journey.n_tokens += frame.n_tokens
+                        journey.usage = frame.usage or journey.usage
+                        yield frame
+                return
+            except InfeasibleError as error:
+                if has_begun or attempt == 2:
+                    raise Refusal(502, f"The model stopped while it answered: {error}", code="replica_failed", retry_after_s=1) from error
+                log.warning("request %s is tried again: %s", call.id, error)
+
+    def _mirror(self, version: str, parsed: Parsed, journey: Journey) -> None:
+        """Send a copy to the shadow version, whose answer is counted and thrown away. No one ever waits for it."""
+        if len(self._shadows) >= SHADOWS_AT_ONCE:
+            self.meter.shadow_skipped(journey.model, version)
+            return
+        kind = "chat" if parsed.kind == "response" else parsed.kind
+        call = Call(id=f"{journey.id}-shadow", kind=kind, body=parsed.body, stream=parsed.stream, parsed=False)
+        task = asyncio.create_task(self._shadow(version, call, journey.model))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, version: str, call: Call, model: str) -> None:
+        began_s, usage, status = time.monotonic(), None, 200
+        try:
+            async with self.dispatcher.lease(version, wait_s=1.0) as replica:
+                async for frame in replica.answer(call):
+                    usage = frame.usage or usage
+        except (Refusal, InfeasibleError) as error:
+            status = error.status if isinstance(error, Refusal) else 502
+        self.meter.shadow_ended(model, version, status, usage or Usage(prompt=0, completion=0), time.monotonic() - began_s)
+
+    # Endings
+
+    def _note(self, record: Mapping[str, Any]) -> "asyncio.Task[None] | None":
+        """Begin to write a record. Awaited, it says by a Refusal that the policy refuses what cannot be noted."""
+        if self.audit is None:
+            return None
+        task = asyncio.ensure_future(self._noted(self.audit(record)))
+        self._notes.add(task)
+        task.add_done_callback(self._forget_note)
+        return task
+
+    def _forget_note(self, task: "asyncio.Task[None]") -> None:
+        self._notes.discard(task)
+        if not task.cancelled():
+            task.exception()  # told where it was awaited, and by the meter
+
+    async def _noted(self, writing: Awaitable[None]) -> None:
+        try:
+            await writing
+        except AuditUnavailable as error:
+            self.meter.audit_failed()
+            if self.site.audit == "refuse":
+                raise Refusal(
+                    503, "The audit log cannot be written; nothing is served until it can.", code="audit_unavailable", retry_after_s=10
+                ) from error
+            log.error("served without a record in the audit log: %s", error)
+
+    def _end(self, journey: Journey, error: BaseException | None = None) -> Refusal:
+        """Tell the meter, the limits and the log, once a request. Returns the error as what the client is told."""
+        refusal = (
+            error
+            if isinstance(error, Refusal)
+            else Refusal(500, "The server met an error of its own.", code="internal_error", retry_after_s=1)
+        )
+        if journey.is_over:
+            return refusal
+        journey.is_over = True
+        if error is not None:
+            is_gone = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+            journey.status, journey.error = (499, "client_gone") if is_gone else (refusal.status, refusal.code or refusal.kind)
+            if not is_gone and not isinstance(error, Refusal):
+                log.error("request %s failed", journey.id, exc_info=error)
+        usage = journey.usage or Usage(prompt=0, completion=journey.n_tokens)
+        seconds = time.monotonic() - journey.began_s
+        first_s = None if journey.first_token_s is None else journey.first_token_s - journey.began_s
+        self.meter.request_ended(
+            model=journey.model,
+            version=journey.version,
+            key_id=journey.key.id if journey.key is not None else "",
+            status=journey.status,
+            usage=usage,
+            seconds=seconds,
+            first_token_s=first_s,
+            verdicts=journey.verdicts,
+        )
+        self.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
+        self._note(ended_record(journey, usage, seconds, first_s))
+        return refusal
+
+    # What may be asked of it and done to it
+
+    def models(self) -> dict[str, Any]:
+        """The list of `/v1/models`. Asking wakes nothing."""
+        states = self.dispatcher.states()
+        rows = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "trimtab", "state": states[model.name], "alias_of": alias_of}
+            for model in self.site.models
+            for name, alias_of in ((model.name, None), *((alias, model.name) for alias in model.aliases))
+        ]
+        return {"object": "list", "data": rows}
+
+    def state(self) -> dict[str, Any]:
+        """Traffic, replicas, queues and memory, for whoever runs it."""
+        traffic = {model.name: to_plain(model.rollout) for model in self.site.models}
+        return {"draining": self.is_draining, "traffic": traffic, **self.dispatcher.snapshot()}
+
+    async def shift(self, name: str, action: str, percent: Any = None) -> None:
+        """Do one of traffic.ACTIONS to a model. Kept on disk before it takes effect. Raises Refusal."""
+        model = self.site.model_called(name)
+        if model is None:
+            raise Refusal(404, f"The model {name!r} does not exist.", code="model_not_found", param="model")
+        rollout = shifted(model, action, percent)
+        site = with_rollout(self.site, model.name, rollout)
+        keep(self.traffic_path, self.declared, site)
+        note = self._note(
+            {"event": "traffic", "model": model.name, "action": action, "before": to_plain(model.rollout), "after": to_plain(rollout)}
+        )
+        self.site = site
+        await self.dispatcher.reconfigure(site)
+        if note is not None:
+            await note
+
+    async def reconfigure(self, declared: Site, guards: Mapping[str, Guards]) -> None:
+        """Take another configuration. Requests under way end as they began; listening addresses stay."""
+        self.site = kept(self.traffic_path, declared)
+        self.declared, self.guards = declared, guards
+        await self.dispatcher.reconfigure(self.site)
+
+    async def finish_notes(self) -> None:
+        """Wait until everything that was to be noted is."""
+        for task in self._shadows:
+            task.cancel()
+        waiting = self._notes | self._shadows
+        if waiting:
+            await asyncio.wait(waiting)

@@ -1,0 +1,80 @@
+"""What is known of one request, and what the audit log is told of it."""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.core.guarding import Verdict
+from trimtab.record.identities import Key
+from trimtab.serve.base import Usage
+
+
+@dataclass(kw_only=True)
+class Journey:
+    """What is known of one request so far; at its end, what the meter and the audit log are told."""
+
+    id: str
+    path: str
+    input_sha256: str
+    began_s: float = field(default_factory=time.monotonic)
+    key: Key | None = None
+    model: str = ""
+    version: str = ""
+    verdicts: list[Verdict] = field(default_factory=list)
+    usage: Usage | None = None
+    n_tokens: int = 0
+    first_token_s: float | None = None
+    status: int = 200
+    error: str = ""
+    output: Any = field(default_factory=hashlib.sha256)
+    is_over: bool = False
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Headers that say what answered."""
+        return {"x-request-id": self.id, "x-trimtab-model": self.model, "x-trimtab-version": self.version}
+
+
+def began_record(journey: Journey) -> dict[str, Any]:
+    """What the audit log holds of a request before any of its answer goes out. No text of anybody's."""
+    return {
+        "event": "began",
+        "request": journey.id,
+        "path": journey.path,
+        "key": journey.key.id if journey.key is not None else "",
+        "model": journey.model,
+        "version": journey.version,
+        "input_sha256": journey.input_sha256,
+        "verdicts": [noted_verdict(verdict) for verdict in journey.verdicts if verdict.action != "allow" or verdict.error],
+    }
+
+
+def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: float | None) -> dict[str, Any]:
+    """How it ended. A request that was refused has only this record, so it names the key and the model again."""
+    return {
+        "event": "ended",
+        "request": journey.id,
+        "key": journey.key.id if journey.key is not None else "",
+        "model": journey.model,
+        "version": journey.version,
+        "status": journey.status,
+        "error": journey.error,
+        "output_sha256": journey.output.hexdigest(),
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "first_token_ms": None if first_token_s is None else round(1e3 * first_token_s, 3),
+        "total_ms": round(1e3 * seconds, 3),
+        "verdicts": [noted_verdict(verdict) for verdict in journey.verdicts if verdict.action != "allow" or verdict.error],
+    }
+
+
+def noted_verdict(verdict: Verdict) -> dict[str, Any]:
+    """A verdict without any of the text: rules and places only."""
+    return {
+        "guard": verdict.guard,
+        "side": verdict.side,
+        "action": verdict.action,
+        "findings": [{"rule": one.rule, "start": one.start, "end": one.end, "score": one.score} for one in verdict.findings],
+        "error": verdict.error,
+    }

@@ -1,0 +1,39 @@
+"""Frames of one streamed answer to server-sent events."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab.core.guarding import Verdict
+from trimtab.guard.pipeline import Guards
+from trimtab.serve.responses import ResponseEvents
+from trimtab.serve.schema import Parsed
+from trimtab.serve.screening import AnswerScreen
+from trimtab.serve.sse import DONE, sse
+
+
+class Writer:
+    """Frames of one streamed answer to server-sent events, as chat, completion or response, through the guards."""
+
+    def __init__(self, parsed: Parsed, guards: Guards) -> None:
+        self._events = ResponseEvents(parsed) if parsed.kind == "response" else None
+        self._screen = AnswerScreen(guards.stream) if guards.reads_output else None
+
+    @property
+    def verdicts(self) -> Sequence[Verdict]:
+        return self._screen.verdicts if self._screen is not None else ()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing more of this answer will go out."""
+        return self._screen is not None and self._screen.all_blocked
+
+    def push(self, body: Mapping[str, Any] | bytes) -> list[bytes]:
+        if isinstance(body, bytes):
+            return [sse(body)]
+        chunk = self._screen.push(body) if self._screen is not None else body
+        if chunk is None:
+            return []
+        return self._events.push(chunk) if self._events is not None else [sse(chunk)]
+
+    def end(self) -> list[bytes]:
+        return self._events.end() if self._events is not None else [DONE]

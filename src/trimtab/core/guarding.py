@@ -32,6 +32,7 @@ class Verdict:
 
     action: the strongest thing that its findings led to; `allow` where it found nothing
     took_ms: wall time of the guard; error: why it could not judge, empty if it did
+    text: which of the texts given, from 0
     """
 
     guard: str
@@ -40,3 +41,4 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     took_ms: float = 0.0
     error: str = ""
+    text: int = 0

@@ -6,13 +6,13 @@ from ipaddress import ip_address
 
 KINDS = ("e-mail address", "phone number", "IBAN", "card number", "IP address", "US social security number")
 
-_EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
-_PHONE = re.compile(r"(?<![\w.+-])(?<!\d )(?:(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4})(?![\w-])")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-_CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-_SSN = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
+EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
+PHONE = re.compile(r"(?<![\w.+-])(?<!\d )(?:(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4})(?![\w-])")
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
+IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
+IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+SSN = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 
 
 def count_personal(text: str) -> dict[str, int]:
@@ -53,7 +53,8 @@ def luhn_is_valid(text: str) -> bool:
     return sum(doubled) % 10 == 0
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IP address of a host, and not a version number or an abbreviation of colons."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -66,11 +67,11 @@ def _is_phone(text: str) -> bool:
 
 
 _TESTS: tuple[tuple[str, "re.Pattern[str]", Callable[[str], bool]], ...] = (
-    ("e-mail address", _EMAIL, lambda text: True),
-    ("IBAN", _IBAN, iban_is_valid),
-    ("card number", _CARD, luhn_is_valid),
-    ("US social security number", _SSN, lambda text: True),
-    ("IP address", _IPV4, _is_address),
-    ("IP address", _IPV6, _is_address),
-    ("phone number", _PHONE, _is_phone),
+    ("e-mail address", EMAIL, lambda text: True),
+    ("IBAN", IBAN, iban_is_valid),
+    ("card number", CARD, luhn_is_valid),
+    ("US social security number", SSN, lambda text: True),
+    ("IP address", IPV4, is_address),
+    ("IP address", IPV6, is_address),
+    ("phone number", PHONE, _is_phone),
 )

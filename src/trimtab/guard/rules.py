@@ -1,0 +1,65 @@
+"""Findings by pattern. Patterns are of the `regex` package: it stops at a time limit, and it knows when a text ends inside a match."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import regex
+
+from trimtab.core.guarding import Finding
+
+# A match that ends this near the end of a text may end elsewhere once more text has come: `4111 1111 1111 1111 ` and then another digit.
+SLACK_CHARS = 2
+
+
+def whole(matched: str) -> int:
+    return len(matched)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A pattern and what a match means.
+
+    pattern: no match may be longer than the guard's reach. Lookaround may see at most SLACK_CHARS ahead
+    length: how many characters of a match are real, 0 for a false alarm: check digits and the like
+    before: words one of which must stand in the CONTEXT_CHARS before the match; () = none need to
+    """
+
+    name: str
+    pattern: "regex.Pattern[str]"
+    reason: str
+    replacement: str = "[REDACTED]"
+    score: float = 1.0
+    length: Callable[[str], int] = whole
+    before: "regex.Pattern[str] | None" = None
+
+
+CONTEXT_CHARS = 80
+
+
+def find(rules: Sequence[Rule], text: str, start: int, time_limit_s: float) -> Iterator[Finding]:
+    """Findings from `start` on. Raises TimeoutError."""
+    for rule in rules:
+        for match in rule.pattern.finditer(text, start, timeout=time_limit_s):
+            end = match.start() + rule.length(match.group())
+            if end > match.start() and _in_context(rule, text, match.start()):
+                yield Finding(
+                    rule=rule.name, start=match.start(), end=end, reason=rule.reason, score=rule.score, replacement=rule.replacement
+                )
+
+
+def _in_context(rule: Rule, text: str, start: int) -> bool:
+    return rule.before is None or rule.before.search(text, max(0, start - CONTEXT_CHARS), start) is not None
+
+
+def open_from(rules: Sequence[Rule], text: str, start: int) -> int:
+    """Where the first match begins that more text could make or change; the end of the text if there is none."""
+    return min((_open_in(rule.pattern, text, start) for rule in rules), default=len(text))
+
+
+def _open_in(pattern: "regex.Pattern[str]", text: str, start: int) -> int:
+    at = start
+    while match := pattern.search(text, at, partial=True):
+        if match.partial or match.end() > len(text) - SLACK_CHARS:
+            return match.start()
+        at = max(match.end(), at + 1)
+    return len(text)

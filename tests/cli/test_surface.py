@@ -53,6 +53,8 @@ OWN_OF_PARTS = {
         },
         "data": {"fields", "group", "label", "out"},
     },
+    "keys": {"add": {"models", "verbs", "rpm", "tokens_per_day", "expires"}, "list": {"all"}, "rotate": {"overlap"}, "revoke": set()},
+    "verify": {"log": {"anchor", "key"}},
     "cache": {"show": set(), "prune": {"max_size", "older_than", "dry_run"}},
 }
 

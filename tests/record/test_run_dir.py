@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,18 +265,6 @@ def test_kill_dash_nine_loses_nothing_that_was_finished(tmp_path: Path) -> None:
             decision = read_decision(path)
             assert decision["text"] == "y" * 50000
     assert finished > 12
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB (tmpfs), where one can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.getuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False).returncode == 0
-    if not mounted:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_resumes(small_disk: Path) -> None:

@@ -1,5 +1,6 @@
 """One process at a time in a folder, or many users and one cleaner. The kernel frees a lock when its holder dies: none goes stale."""
 
+import contextlib
 import errno
 import os
 import time
@@ -33,8 +34,9 @@ class FolderLock:
                     raise
                 os.close(handle)  # the folder was moved aside between opening and locking: take the new one
             self._handle: int | None = handle
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # whose lock it is serves one sentence: a full disk must not keep anybody from locking
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the folder free. Idempotent."""

@@ -1,0 +1,135 @@
+"""The gateway's log of what it did: who asked, what answered, what guards said, digests and times of it; never the texts themselves.
+
+Many requests share one write and one sync: while the disk is busy with some records, others gather, and the next write takes all of them.
+"""
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from trimtab.core.errors import InputError
+from trimtab.core.files import write_atomic
+from trimtab.record.chain import SEGMENT_BYTES, AuditUnavailable, ChainLog
+from trimtab.record.disk import sentences
+from trimtab.record.home import state_dir
+
+__all__ = ["AuditLog", "AuditUnavailable"]
+
+_Waiting = tuple[bytes, "asyncio.Future[None]"]
+
+
+class AuditLog:
+    """Records of one gateway, written in the order of `append`. All methods are of one event loop."""
+
+    def __init__(self, folder: Path, home: Path, segment_bytes: int) -> None:
+        self.folder = folder
+        self._home = home
+        self._segment_bytes = segment_bytes
+        self._log: ChainLog | None = None
+        self._digest_key = _digest_key(home)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
+        self._waiting: list[_Waiting] = []
+        self._is_writing = False
+
+    @classmethod
+    def open(cls, folder: Path | None = None, *, home: Path | None = None, segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """Open the log of a folder (None = TRIMTAB_HOME/audit), or begin one.
+
+        Raises InputError: in use, damaged, no permission. A full disk is no error yet: then `append` tries to open it again each time.
+        """
+        home = home or state_dir()
+        audit = cls(folder or home / "audit", home, segment_bytes)
+        try:
+            audit._opened()
+        except AuditUnavailable:
+            pass
+        except BaseException:
+            audit._thread.shutdown(wait=False)
+            raise
+        return audit
+
+    @property
+    def n_records(self) -> int:
+        """Records in the log, those about the log itself included."""
+        return self._log.head.seq if self._log is not None else 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record and the time. Returns when it is durable.
+
+        Raises AuditUnavailable: the record is not in the log. If the caller is cancelled, the record is written all the same.
+        """
+        body = msgspec.json.encode({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}, order="deterministic")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((body, future))
+        if not self._is_writing:
+            self._is_writing = True
+            loop.call_soon(self._begin, loop)
+        await future
+
+    async def close(self) -> None:
+        """Write what waits, sign the end, give the folder free. Idempotent."""
+        while self._is_writing:
+            await asyncio.wait([future for _, future in self._waiting] or [asyncio.ensure_future(asyncio.sleep(0.001))])
+        self._thread.shutdown(wait=True)
+        if self._log is not None:
+            self._log.close()
+
+    def digester(self) -> "hmac.HMAC":
+        """A running sha256 keyed with this installation's secret: `update(bytes)`, `hexdigest()`.
+
+        A plain digest of a short text gives it away to whoever tries likely texts; this one only to whoever holds the key too.
+        """
+        return hmac.new(self._digest_key, digestmod="sha256")
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            self._is_writing = False
+            return
+        writing = loop.run_in_executor(self._thread, self._commit, [body for body, _ in batch])
+        writing.add_done_callback(partial(self._done, loop, batch))
+
+    def _done(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting], writing: "asyncio.Future[None]") -> None:
+        error = writing.exception()
+        for _, future in batch:
+            if future.done():
+                continue  # whoever waited was cancelled
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(AuditUnavailable(str(error)) if isinstance(error, AuditUnavailable) else error)
+        self._begin(loop)
+
+    def _commit(self, bodies: Sequence[bytes]) -> None:
+        self._opened().commit(bodies)
+
+    def _opened(self) -> ChainLog:
+        if self._log is None:
+            self._log = ChainLog.open(self.folder, home=self._home, segment_bytes=self._segment_bytes)
+        return self._log
+
+
+def _digest_key(home: Path) -> bytes:
+    path = home / "keys" / "digest.key"
+    with sentences(path, "write"):
+        if not path.exists():
+            write_atomic(path, secrets.token_hex(32), mode=0o600)
+        try:
+            return bytes.fromhex(path.read_text(encoding="ascii"))
+        except ValueError:
+            raise InputError(f"{path} is damaged; put it back from a backup, or remove it to begin with a new one.") from None

@@ -138,8 +138,8 @@ async def _serve(
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
     from trimtab.serve.dispatch import Dispatcher
     from trimtab.serve.gateway import Gateway
-    from trimtab.serve.limits import Limits
-    from trimtab.serve.meter import Meter
+    from trimtab.serve.limits import SpendFile
+    from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.traffic import kept
@@ -166,15 +166,15 @@ async def _serve(
             stack.callback(in_use.release)
         audit = None
         if site.audit != "off":
-            audit = await stack.enter_async_context(AuditLog.open(home / "audit"))
-        limits = stack.enter_context(Limits.open(home / "spend"))
+            audit = await stack.enter_async_context(AuditLog.open())
+        limits = await stack.enter_async_context(SpendFile.kept(state_dir()))
         dispatcher = await stack.enter_async_context(Dispatcher(in_force, make_replica))
         gateway = Gateway(
             declared=site,
             site=in_force,
             access=Access(Keyring(state_dir())),
             limits=limits,
-            meter=Meter(),
+            meter=Meter(read_loads=lambda: loads_of(dispatcher.snapshot()), read_joules=_joules()),
             dispatcher=dispatcher,
             guards={model.name: Guards(model.guards) for model in site.models},
             audit=None if audit is None else audit.append,
@@ -190,6 +190,20 @@ async def _serve(
         await run_servers(gateway, site.listen, sockets, reload)
         await dispatcher.drain(DRAIN_S)
         await gateway.finish_notes()
+
+
+def _joules() -> Callable[[], float | None] | None:
+    """What the machine has used since the last call; None where it has no counter. Counters wrap: ask every few minutes."""
+    from trimtab.measure.meters import joules_between, read_energy
+
+    last = read_energy()
+
+    def read() -> float | None:
+        nonlocal last
+        before, last = last, read_energy()
+        return joules_between(before, last)
+
+    return read if last.counters_uj else None
 
 
 def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:

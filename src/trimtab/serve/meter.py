@@ -67,15 +67,15 @@ def loads_of(snapshot: Mapping[str, Any]) -> list[Load]:
 class Meter:
     """All numbers of one gateway. All methods are of one event loop, and quick.
 
-    read_loads: what versions have to do now; read_joules: what the machine has used since the last call, None where it cannot tell;
-        `render` reads both
+    read_loads: what versions have to do now; read_joules: what the machine has used since its last call, None where it cannot tell;
+        no such function where it never can. `render` calls both
     """
 
     def __init__(
         self,
         *,
         read_loads: Callable[[], Iterable[Load]] = tuple,
-        read_joules: Callable[[], float | None] = lambda: None,
+        read_joules: Callable[[], float | None] | None = None,
     ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._read_loads = read_loads
@@ -283,20 +283,19 @@ class _Energy:
     A stretch in which no request ended is nobody's: key `none`. Where the machine has no counter there are no families, not zeros.
     """
 
-    def __init__(self, registry: CollectorRegistry, read: Callable[[], float | None], keys: _Bounded) -> None:
+    def __init__(self, registry: CollectorRegistry, read: Callable[[], float | None] | None, keys: _Bounded) -> None:
         self._read, self._keys = read, keys
-        self._is_measured = read() is not None
         self._tokens: dict[str, int] = {}
-        if self._is_measured:
+        if read is not None:
             self._joules = Counter("trimtab_energy_joules", "Energy of the whole machine.", registry=registry)
             self._by_key = Counter("trimtab_key_energy_joules", "Energy by key, shared out by tokens.", ["key"], registry=registry)
 
     def used(self, key: str, n_tokens: int) -> None:
-        if self._is_measured and n_tokens:
+        if self._read is not None and n_tokens:
             self._tokens[key] = self._tokens.get(key, 0) + n_tokens
 
     def take(self) -> None:
-        joules = self._read() if self._is_measured else None
+        joules = self._read() if self._read is not None else None
         if joules is None:
             return
         self._joules.inc(joules)

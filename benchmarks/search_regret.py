@@ -91,13 +91,13 @@ class Bench:
         return Seen(gains=tuple(gains))
 
     async def brute(self, space: Space) -> tuple[Point, float]:
-        """The point with the best mean of its turns, and the seconds it took to time them all."""
+        """The point with the best median of its turns, and the seconds it took to time them all."""
         began = time.monotonic()
         best: tuple[float, Point] | None = None
         for point in space.points():
             seen = await self.look(point, BRUTE_TURNS)
-            if not seen.why and (best is None or statistics.mean(seen.gains) > best[0]):
-                best = statistics.mean(seen.gains), point
+            if not seen.why and (best is None or statistics.median(seen.gains) > best[0]):
+                best = statistics.median(seen.gains), point
         assert best is not None
         return best[1], time.monotonic() - began
 

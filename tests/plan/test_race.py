@@ -135,3 +135,20 @@ def test_noisy_turns_cost_little(noise):
         shares.append(spent / (3 * len(space.points())))
     assert sorted(losses)[20] < 0.03
     assert sorted(shares)[20] < 0.25
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_lucky_turn_does_not_win_the_race(seed):
+    """The baseline beside one turn stalls, which makes that turn look five times better than it is."""
+    space = Space(recipes={"a": ("a8", "a6", "a4")}, axes={"a": SPACE.axes["b"]})
+    gain = additive(space, seed)
+    worst = min(("a8", "a6", "a4"), key=lambda recipe: gain(Point(engine="a", recipe=recipe)))
+    lucky = [1.6]
+
+    def answer(point, turns):
+        extra = lucky.pop() if lucky and point == Point(engine="a", recipe=worst) else 0.0
+        return Seen(gains=(gain(point) + extra, *(gain(point),) * (turns - 1)))
+
+    found, _, _ = run(space, answer)
+    assert found.best.recipe != worst
+    assert not lucky

@@ -10,6 +10,7 @@ weights. A model-based optimiser has too few trials to learn more than that.
 
 import itertools
 import math
+import statistics
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ WORTH = 0.02
 """A setting is changed for a gain of more than this, in log units: less cannot be told apart by a short turn."""
 N_CLIMBS = 2
 """How many combinations of engine and recipe have their settings searched."""
-RUNGS = ((4, 2), (2, 3))
+RUNGS = ((4, 2), (2, 6))
 """(how many go on, turns each) of the final halving."""
 
 
@@ -88,7 +89,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class RaceResult:
-    """best: None if nothing can run; gains: mean over turns of each point that was timed; turns: how often each was timed
+    """best: None if nothing can run; gains: median over turns of each point that was timed; turns: how often each was timed
 
     infeasible: by point, the reason; skipped: the rest of the space, each point counted once
     """
@@ -113,7 +114,8 @@ def race(space: Space, rungs: Sequence[tuple[int, int]] = RUNGS) -> Race:
         for start in board.leaders(N_CLIMBS, plain=True):
             yield from _climb(board, start)
         for n_points, turns in rungs:
-            for point in board.leaders(n_points):
+            board.finalists = board.leaders(n_points)
+            for point in board.finalists:
                 yield from board.look(point, turns)
     except _TimeOver:
         board.time_over = True
@@ -137,17 +139,22 @@ class _TimeOver(Exception):
 
 @dataclass(kw_only=True)
 class _Board:
-    """What is known so far. closed: (engine, setting, value) that could not run, with the reason; gone: engines given up."""
+    """What is known so far.
+
+    closed: (engine, setting, value) that could not run, with the reason; gone: engines given up
+    finalists: who goes on in the final halving; whoever is out stays out, however lucky its few turns were
+    """
 
     space: Space
     seen: dict[Point, list[float]] = field(default_factory=dict)
     infeasible: dict[Point, str] = field(default_factory=dict)
     closed: dict[tuple[str, str, Any], str] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
+    finalists: list[Point] = field(default_factory=list)
     time_over: bool = False
 
     def look(self, point: Point, turns: int = 1) -> Generator[Ask, Seen | None, float]:
-        """Ask for turns and keep them; the mean gain so far, minus infinity where it cannot run."""
+        """Ask for turns and keep them; the gain so far, minus infinity where it cannot run."""
         if point in self.infeasible:
             return float("-inf")
         answer = yield Ask(point=point, turns=turns)
@@ -158,16 +165,18 @@ class _Board:
             self.seen.pop(point, None)
             return float("-inf")
         self.seen.setdefault(point, []).extend(answer.gains)
-        return self.mean(point)
+        return self.gain(point)
 
-    def mean(self, point: Point) -> float:
+    def gain(self, point: Point) -> float:
+        """The median of its turns: a turn may stall for reasons that are not its own."""
         gains = self.seen.get(point, [])
-        return sum(gains) / len(gains) if gains else float("-inf")
+        return statistics.median(gains) if gains else float("-inf")
 
     def leaders(self, n_points: int, *, plain: bool = False) -> list[Point]:
-        """The best so far; `plain`: of those without settings."""
-        known = [point for point in self.seen if not (plain and point.settings)]
-        return sorted(known, key=self.mean, reverse=True)[:n_points]
+        """The best so far, of the finalists once there are any; `plain`: of those without settings."""
+        running = [point for point in self.finalists if point in self.seen] or list(self.seen)
+        known = [point for point in running if not (plain and point.settings)]
+        return sorted(known, key=self.gain, reverse=True)[:n_points]
 
     def result(self) -> RaceResult:
         counted: dict[str, int] = {}
@@ -178,7 +187,7 @@ class _Board:
         best = self.leaders(1)
         return RaceResult(
             best=best[0] if best else None,
-            gains={point: self.mean(point) for point in self.seen},
+            gains={point: self.gain(point) for point in self.seen},
             turns={point: len(gains) for point, gains in self.seen.items()},
             infeasible=dict(self.infeasible),
             skipped=tuple(Skipped(n_points=n, why=why) for why, n in counted.items()),
@@ -230,12 +239,12 @@ def _climb(board: _Board, start: Point) -> Generator[Ask, Seen | None, None]:
     """Settings one at a time; each gain is kept and the next axis goes on from there."""
     at = start
     for name, values in board.space.axes.get(start.engine, {}).items():
-        best, best_gain = at, board.mean(at)
+        best, best_gain = at, board.gain(at)
         for value in values:
             if (start.engine, name, value) in board.closed:
                 continue
             tried = at.changed(name, value)
-            gain = board.mean(tried) if tried in board.seen else (yield from board.look(tried))
+            gain = board.gain(tried) if tried in board.seen else (yield from board.look(tried))
             if tried in board.infeasible:
                 # It differs from one that runs by this one value only.
                 board.closed[start.engine, name, value] = board.infeasible[tried]

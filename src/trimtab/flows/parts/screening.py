@@ -83,7 +83,7 @@ class Screening:
 
     def _keys(self, candidate: Candidate) -> dict[str, Any]:
         """What each part of a look depends on."""
-        beside = [self.machine.digest, self.workload, candidate.deployment.digest, self.baseline.deployment.digest]
+        beside = ["lowest and highest", self.machine.digest, self.workload, candidate.deployment.digest, self.baseline.deployment.digest]
         if not self.requests:
             return {"probe": beside}
         return {"screen": [candidate.numeric_sha256, self.reference.numeric_sha256, self.requests], "probe": beside}

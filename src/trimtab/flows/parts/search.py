@@ -17,7 +17,6 @@ from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.slo import judge_slo, verdict_of
 from trimtab.engines.base import Engine
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.screen import ScreenResult
 from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import subject
@@ -278,7 +277,6 @@ async def build_plan(search: Search, plan: Plan) -> Candidate:
         plan.recipe,
         dataclasses.replace(search.settings, **plan.extra.given()),
         products_dir=search.session.products_dir,
-        calibration=calibration_texts(),
         candidate_id=plan.id,
     )
 
@@ -310,7 +308,7 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
         row = search.rows[name]
         if name not in finalists and row is not base and row.probe:
             search.note(
-                row, "screened", f"Not among the finalists: a short turn was {row.probe.ratio:.2f} times as fast as the baseline's."
+                row, "screened", f"Not among the finalists: short turns were {row.probe.ratio:.2f} times as fast as the baseline's."
             )
     await search.session.workers.end_all()
     timed = await time_finalists(

@@ -5,7 +5,8 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from math import log
+from itertools import count
+from math import log, sqrt
 from typing import Any
 
 from trimtab.core.deployment import Candidate, Machine
@@ -45,7 +46,8 @@ async def served(candidate: Candidate) -> AsyncIterator[WorkerClient]:
 class Probe:
     """A short turn at the workload's lowest concurrency, scaled to the workload's lengths.
 
-    ratio: the baseline's time, taken next to it, over this one
+    ratio: the baseline's time, taken next to it, over this one; geometric mean of the lowest concurrency and the highest, because that is
+        what finalists are ranked by, and engines differ most when they are full
     """
 
     e2e_ms: float
@@ -55,30 +57,34 @@ class Probe:
 
 
 async def probe(client: WorkerClient, beside: WorkerClient, workload: Workload, make_prompts: MakePrompts, seed: int) -> Probe:
-    """Time a short turn on `client` and on the baseline's worker `beside`, two of each in turns after one that does not count.
+    """Time short turns on `client` and on the baseline's worker `beside`, on text of the workload's median lengths.
 
-    At the workload's lowest concurrency, on text of its median lengths.
+    After one that does not count: two of each in turns at the lowest concurrency, and one of each at the highest if that is another.
     """
     prompt_tokens = max(16, workload.prompt_tokens // PROBE_SHARE)
     output_tokens = max(8, workload.output_tokens // PROBE_SHARE)
-    level = min(workload.concurrency)
+    lowest, highest = min(workload.concurrency), max(workload.concurrency)
+    seeds = count(seed * 1000)
 
-    async def turn(worker: WorkerClient, n: int, answer: int = output_tokens) -> LoadPoint:
-        trace = await run_round(worker, make_prompts(level, prompt_tokens, seed * 1000 + n), answer, level)
+    async def turn(worker: WorkerClient, level: int, answer: int = output_tokens) -> LoadPoint:
+        trace = await run_round(worker, make_prompts(level, prompt_tokens, next(seeds)), answer, level)
         return summarise([trace], level)
 
     def whole_turn_ms(point: LoadPoint) -> float:
         return point.ttft_ms.p50 * workload.prompt_tokens / prompt_tokens + point.tpot_ms.p50 * (workload.output_tokens - 1)
 
-    await turn(client, 0, 4)
-    rounds = [(await turn(client, 2 * n + 1), await turn(beside, 2 * n + 2)) for n in range(2)]
+    await turn(client, lowest, 4)
+    rounds = [(await turn(client, lowest), await turn(beside, lowest)) for _ in range(2)]
     own = min((point for point, _ in rounds), key=whole_turn_ms)
-    other = min(whole_turn_ms(point) for _, point in rounds)
+    ratio = min(whole_turn_ms(point) for _, point in rounds) / whole_turn_ms(own)
+    if highest != lowest:
+        full = whole_turn_ms(await turn(client, highest))
+        ratio = sqrt(ratio * whole_turn_ms(await turn(beside, highest)) / full)
     return Probe(
         e2e_ms=whole_turn_ms(own),
         ttft_ms=own.ttft_ms.p50 * workload.prompt_tokens / prompt_tokens,
         tpot_ms=own.tpot_ms.p50,
-        ratio=other / whole_turn_ms(own),
+        ratio=ratio,
     )
 
 

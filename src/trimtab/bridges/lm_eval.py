@@ -19,7 +19,6 @@ from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_names
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.flows.parts.opening import build_candidate, check_settings, default_engine, open_model, recipe_named, with_draft
 from trimtab.flows.parts.session import run_sync
 from trimtab.record.home import cache_dir
@@ -51,7 +50,6 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
                 recipe,
                 dataclasses.replace(Settings(slots=1, context_tokens=CONTEXT_TOKENS), **asked.settings.given()),
                 products_dir=cache_dir() / "products",
-                calibration=calibration_texts(),
             )
         )
         self._engine = WorkerEngine(self.candidate.snapshot, self.candidate.settings, engine=engine)

@@ -90,7 +90,7 @@ def is_as_shipped(recipe: Recipe) -> bool:
 
 
 def needs_calibration(recipe: Recipe) -> bool:
-    """Whether the product depends on calibration texts (parameter calibration = true)."""
+    """Whether the product depends on calibration texts (parameter calibration: true, or a list of suites whose twins are added)."""
     return bool(recipe.parameters.get("calibration"))
 
 

@@ -1,8 +1,9 @@
 """Recipes of family `gguf`: llama.cpp's own quantiser, always from the source, with or without an importance matrix.
 
 Parameters: `type` (a key of TYPES, or as-shipped); `calibration = true` computes an importance matrix from the calibration texts, of
-`calibration_tokens` tokens at most; `imatrix` names a file with a given one instead. Where the source is quantised itself its weights
-are expanded to 32-bit floats first, so nothing is lost twice by an intermediate file.
+`calibration_tokens` tokens at most (a list of suites instead of true: with their identity-swapped twins, see flows/parts/calibration.py);
+`imatrix` names a file with a given one instead. Where the source is quantised itself its weights are expanded to 32-bit floats first, so
+nothing is lost twice by an intermediate file.
 
 `tensors` gives some weights a type of their own: a table of regular expressions, searched for in the weights' names, to types (names of
 compress/gguf_tensors.py, or `keep`: the bytes of the source). With it `type` may be `keep` too: all other weights stay as they are. A

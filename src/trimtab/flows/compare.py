@@ -14,7 +14,6 @@ from trimtab.core.workload import Workload
 from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import engine_names
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_compare import compare_answers
@@ -224,7 +223,6 @@ async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: S
         recipe,
         dataclasses.replace(common, **spec.settings.given()),
         products_dir=session.products_dir,
-        calibration=calibration_texts(),
         candidate_id=f"{side}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
     )
 

@@ -11,7 +11,6 @@ from trimtab.core.policy import Policy
 from trimtab.decide.levels import suite_levels
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import engine_names
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
@@ -164,6 +163,5 @@ async def _built(session: Session, opened: Opened, spec: CandidateSpec) -> Candi
         recipe,
         dataclasses.replace(common, **spec.settings.given()),
         products_dir=session.products_dir,
-        calibration=calibration_texts(),
         candidate_id=f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
     )

@@ -14,7 +14,6 @@ from trimtab.engines.base import GenerateRequest
 from trimtab.engines.client import WorkerClient
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.outputs import Beside, attribute, beside, beside_request, ids_to_name
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.opening import (
     build_candidate,
@@ -112,7 +111,6 @@ async def _side(spec: CandidateSpec, offline: bool, on_event: OnEvent) -> AsyncI
         recipe,
         dataclasses.replace(Settings(slots=1, context_tokens=min(CONTEXT_TOKENS, limit)), **spec.settings.given()),
         products_dir=caches / "products",
-        calibration=calibration_texts(),
         candidate_id=f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
     )
     async with Workers(available_memory_bytes()) as workers:

@@ -12,7 +12,6 @@ from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.site import Listen, ServedModel, Site, Version
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.locked import found_source, read_lock
 from trimtab.flows.parts.opening import build_candidate, open_model, with_draft
@@ -104,7 +103,6 @@ async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
         lock.recipe,
         lock.settings,
         products_dir=caches / "products",
-        calibration=calibration_texts(),
         candidate_id=lock.id,
     )
     changed = [

@@ -11,7 +11,6 @@ from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.decide.policies import load_policy
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import engine_class, engine_names
-from trimtab.evaluate.prompts import calibration_texts
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import load_suites, prepare_exam
@@ -107,7 +106,6 @@ async def build_locked(session: Session, opened: Opened, lock: DeployLock, lock_
         lock.recipe,
         lock.settings,
         products_dir=session.products_dir,
-        calibration=calibration_texts(),
         candidate_id=lock.id,
     )
 
@@ -146,7 +144,6 @@ async def bench_of_lock(
         recipe,
         dataclasses.replace(settings, **spec.settings.given()),
         products_dir=session.products_dir,
-        calibration=calibration_texts(),
         candidate_id=f"reference: {engine} {Path(spec.source).name}",
     )
     exam = await prepare_exam(await session.workers.ready(held_against, None), held_against, suites, policy, share_search=SHARE_SEARCH)

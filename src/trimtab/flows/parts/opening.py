@@ -13,6 +13,7 @@ from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine
 from trimtab.engines.registry import engine_class, engine_names
+from trimtab.flows.parts.calibration import calibration_of
 from trimtab.sources.gguf import read_gguf_array
 from trimtab.sources.open import open_source, read_header
 
@@ -129,7 +130,6 @@ async def build_candidate(
     settings: Settings,
     *,
     products_dir: Path,
-    calibration: Sequence[str] = (),
     candidate_id: str = "",
 ) -> Candidate:
     """Apply the recipe (cached) and make the candidate, with its draft if the settings name one.
@@ -137,7 +137,7 @@ async def build_candidate(
     Raises EngineRefused, InfeasibleError, InputError, MissingError.
     """
     kind = engine_class(engine)
-    snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration)
+    snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration_of(recipe))
     header = opened.header if snapshot is opened.snapshot else None
     if settings.draft is not None:
         snapshot = dataclasses.replace(snapshot, draft=opened.draft)

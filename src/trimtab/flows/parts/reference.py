@@ -10,7 +10,7 @@ from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.engines.client import WorkerEngine
-from trimtab.evaluate.prompts import calibration_texts, mark, marked, prompts_with_prefix
+from trimtab.evaluate.prompts import mark, marked, prompts_with_prefix
 from trimtab.flows.parts.evidence import Bench, noise_variants
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, recipe_named
@@ -99,9 +99,7 @@ async def make_reference(session: Session, opened: Opened, settings: Settings, b
 
 
 async def _built(session: Session, opened: Opened, engine: str, name: str, settings: Settings) -> Candidate:
-    return await build_candidate(
-        opened, engine, recipe_named(name, engine), settings, products_dir=session.products_dir, calibration=calibration_texts()
-    )
+    return await build_candidate(opened, engine, recipe_named(name, engine), settings, products_dir=session.products_dir)
 
 
 async def _try(session: Session, opened: Opened, engine: str, name: str, settings: Settings) -> Candidate | None:

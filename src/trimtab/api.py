@@ -324,6 +324,8 @@ def certify(
     suites: Sequence[str] = (),
     reference: Model | str | Path = "",
     source: str = "",
+    candidate: str = "",
+    mitigate: bool = False,
     out: str | Path | None = None,
     offline: bool = False,
     seed: int = 0,
@@ -331,6 +333,7 @@ def certify(
 ) -> Result:
     """The full gate on what a run (its folder, or a deploy.toml) chose. See `trimtab certify`.
 
+    candidate: id of another candidate of the run. mitigate: where it does not pass, try remedies; one that passes is chosen
     out: folder of the new decision; default a temporary one. Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.certify import certify_run as flow
@@ -342,6 +345,8 @@ def certify(
         suites=suites,
         reference=_spec(reference),
         source=source,
+        candidate=candidate,
+        mitigate=mitigate,
         out=path,
         offline=offline,
         seed=seed,

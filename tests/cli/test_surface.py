@@ -41,7 +41,7 @@ OWN = {
     },
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
-    "certify": {"policy", "suite", "reference", "source", "explain", "out", "fresh"},
+    "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
     "doctor": set(),
 }
 OWN_OF_PARTS = {

@@ -18,6 +18,13 @@ from trimtab.cli.options import Common, State, common, option
 )
 @option("--reference", default="", help="Hold it against this model instead of the run's own reference.")
 @option("--source", default="", help="Where the model lies now, if it was moved.")
+@option("--candidate", default="", metavar="ID", help="Judge this candidate of the run, whatever became of it. [default: the chosen one]")
+@option(
+    "--mitigate",
+    is_flag=True,
+    help="Where it does not pass, try three remedies by the same gates: calibration text with swapped identities, sensitive weights "
+    "at high precision, the run's next point.",
+)
 @option("--explain", is_flag=True, help="Say in plain words what was shown, for whom, up to where, and what was not.")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the new decision. [default: <run>-<policy>]")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache.")
@@ -31,6 +38,8 @@ def certify(
     suites: tuple[str, ...],
     reference: str,
     source: str,
+    candidate: str,
+    mitigate: bool,
     explain: bool,
     out: Path | None,
     fresh: bool,
@@ -43,7 +52,9 @@ def certify(
     \b
     trimtab certify runs/demo --policy strict
     trimtab certify runs/demo --suite core --suite bias --explain
+    trimtab certify runs/demo --candidate "llamacpp q4_k_m" --mitigate
     """
+    from trimtab.cli.mitigation import mitigation_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
@@ -51,7 +62,7 @@ def certify(
     from trimtab.flows.certify import certify_run as flow
     from trimtab.record.shown import what_was_shown
 
-    folder = out or _beside(run, policy)
+    folder = out or _beside(run, policy, "-mitigated" if mitigate else "")
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
         decision = flow(
@@ -60,6 +71,8 @@ def certify(
             suites=suites,
             reference=reference,
             source=source,
+            candidate=candidate,
+            mitigate=mitigate,
             out=folder,
             fresh=fresh,
             offline=common.offline,
@@ -69,12 +82,12 @@ def certify(
         )
     words = what_was_shown(decision) if explain else []
     plain = {**decision, "shown": [{"title": title, "sentences": sentences} for title, sentences in words]} if explain else decision
-    emit(common, plain, [*decision_view(decision, files_of(folder)), *words_view(words)])
+    emit(common, plain, [*decision_view(decision, files_of(folder)), *mitigation_view(decision), *words_view(words)])
     return EXIT_BY_VERDICT[decision["verdict"]]
 
 
-def _beside(run: Path, policy: str) -> Path:
+def _beside(run: Path, policy: str, end: str) -> Path:
     """`runs/demo-strict` of `runs/demo`, or of `runs/demo/deploy.toml`."""
     folder = run if run.is_dir() else run.parent
     folder = folder.absolute()
-    return folder.parent / f"{folder.name}-{Path(policy).stem or 'certified'}"
+    return folder.parent / f"{folder.name}-{Path(policy).stem or 'certified'}{end}"

@@ -80,7 +80,8 @@ def _looks(policy: Policy, evidence: Evidence, attempt: int, look: int) -> tuple
     return looks
 
 
-def _judge(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
+def judge_gate(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
+    """What one gate's arithmetic says, before its control and its noise are looked at."""
     match spec.kind:
         case "non_inferiority":
             return judge_non_inferiority(spec, evidence.reference, evidence.candidate, level)
@@ -134,7 +135,7 @@ def _others_unchanged(reference: Sequence[Outcome], planted: Sequence[Outcome]) 
 
 def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: float) -> tuple[GateResult, float]:
     """The gate's result, and its power for a candidate exactly as good as the reference."""
-    judgement = _judge(spec, evidence, level)
+    judgement = judge_gate(spec, evidence, level)
     controls = judge_controls(spec, evidence, level)
     informative, control_reasons = _assay(controls)
     floor = noise_floor(spec, evidence)

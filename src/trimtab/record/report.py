@@ -21,6 +21,7 @@ _SECTIONS = (
     ("prices", "Price of tokens", ("engines",)),
     ("candidates", "Candidates", ()),
     ("gates", "Is it no worse?", ("gates",)),
+    ("remedies", "Remedies", ("mitigation",)),
     ("power", "What it can show", ("power",)),
     ("flips", "Changed answers", ("gates",)),
     ("fairness", "Fairness by group", ("fairness",)),

@@ -12,6 +12,7 @@ from trimtab.record.figures import ForestRow, forest_plot
 from trimtab.record.flips import flips_of_gate, flips_page
 from trimtab.record.losers import engine_rows, negative_groups
 from trimtab.record.measured import levels_timed, p50, ranked, role_of
+from trimtab.record.mitigation import mitigation_of
 from trimtab.record.phrases import (
     MISSING,
     count,
@@ -71,6 +72,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "gates": [_gate(gate) for gate in gates],
         "forest": _forest(gates),
         "fairness": [_groups(gate) for gate in gates if gate.get("groups")],
+        "mitigation": mitigation_of(decision),
         "flips": flips_page(decision),
         "power": power_of(decision) if gates else None,
         "memory": _bars(rows, chosen, "peak_memory_bytes", megabytes),

@@ -22,6 +22,7 @@ SNAPSHOT = Snapshot(
 class FakeEngineContract(EngineContract):
     numeric_settings = FakeEngine.numeric_settings
     speed_settings = FakeEngine.speed_settings
+    abilities = FakeEngine.abilities
     open_settings: ClassVar[dict[str, Any]] = {}  # its context is fixed
 
 

@@ -29,6 +29,7 @@ def snapshot_of(path: Path) -> Snapshot:
 class LlamaCppContract(EngineContract):
     numeric_settings = LlamaCppEngine.numeric_settings
     speed_settings = LlamaCppEngine.speed_settings
+    abilities = LlamaCppEngine.abilities
     open_settings: ClassVar[dict[str, Any]] = {"context_tokens": 256, "threads": 1}
     token_tolerance = 0.01  # keys and values are rounded to 16 bits
     architecture: ClassVar[str] = "llama"

@@ -56,6 +56,7 @@ class TestOpenVinoContract(EngineContract):
 
     numeric_settings = OpenVinoEngine.numeric_settings
     speed_settings = OpenVinoEngine.speed_settings
+    abilities = OpenVinoEngine.abilities
     open_settings: ClassVar[dict[str, Any]] = {"context_tokens": 256, "slots": 4, "kv_type": "f32"}
 
     @classmethod

@@ -58,6 +58,8 @@ class GenerateRequest:
     """One request for tokens. `temperature` 0 is greedy; above 0 samples from the whole distribution (top_p cuts it if below 1).
 
     ignore_end: go on past end-of-text tokens up to max_tokens (timing needs a fixed length)
+    top_logprobs: report that many of the most likely tokens with each token; needs the ability `top_logprobs`
+    json_schema: the answer is JSON of this schema (its JSON text), and nothing else; empty = any text; needs the ability `json_schema`
     """
 
     request_id: int
@@ -68,6 +70,8 @@ class GenerateRequest:
     seed: int = 0
     ignore_end: bool = False
     stop_ids: tuple[int, ...] = ()
+    top_logprobs: int = 0
+    json_schema: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ class TokenEvent:
     logprob: the engine's own natural-log probability of the token at temperature 1, under the full distribution
     time_ns: `time.monotonic_ns()` (system-wide on Linux) when the token was ready
     done: empty while the request goes on
+    top: (id, log-probability) of the most likely tokens in its place, most likely first, under the same distribution as `logprob`
+    text: what the answer grows by, in whole characters; the worker fills it in where text is asked for, engines leave it alone
     """
 
     request_id: int
@@ -85,6 +91,8 @@ class TokenEvent:
     time_ns: int
     done: Done = ""
     error: str = ""
+    top: tuple[tuple[int, float], ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +119,15 @@ class Engine(ABC):
 
     numeric_settings may change outputs and so are re-certified; speed_settings may not. A test checks that.
         `cpu_affinity` is carried out by the worker that runs the engine: an engine that names it has nothing else to do.
+    abilities: fields of GenerateRequest that it honours beyond the plain ones: `top_logprobs`, `json_schema`. A request that needs another
+        is refused before it reaches the engine
     contract_version: an engine of another package states the CONTRACT_VERSION it was written for, as a number; `engines/registry.py`
         refuses one that is not this trimtab's
     """
 
     name: ClassVar[str]
     contract_version: ClassVar[int] = CONTRACT_VERSION
+    abilities: ClassVar[frozenset[str]] = frozenset()
     numeric_settings: ClassVar[frozenset[str]]
     speed_settings: ClassVar[frozenset[str]]
     formats: ClassVar[frozenset[str]]
@@ -179,6 +190,15 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give everything back. Idempotent."""
+
+
+ABILITIES = {"top_logprobs": "it reports no other tokens than those it chose", "json_schema": "it does not hold an answer to a schema"}
+"""What an engine may be able to do, with what is said of one that is not."""
+
+
+def refused_ability(abilities: Collection[str], request: GenerateRequest) -> str:
+    """Why an engine with these abilities cannot honour a request; empty if it can."""
+    return next((f"{name}: {why}" for name, why in ABILITIES.items() if getattr(request, name) and name not in abilities), "")
 
 
 DRAFT_MODEL, PROMPT_LOOKUP = "draft-model", "prompt-lookup"

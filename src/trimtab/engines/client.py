@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from trimtab.core.deployment import EngineBuild, Settings
@@ -96,6 +96,16 @@ class WorkerClient:
         """See Engine.detokenize."""
         return str(await self._call("detokenize", ids=list(ids)))
 
+    async def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Text of each token alone; half a character shows as the replacement character."""
+        texts: list[str] = await self._call("pieces", ids=list(ids))
+        return texts
+
+    async def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[list[int], str]:
+        """A rendered chat as token ids, markers parsed, and the end of its text: `render` and `tokenize` in one turn of the worker."""
+        found = await self._call("prompt", messages=list(messages), tools=list(tools))
+        return found["ids"], found["tail"]
+
     async def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """See Engine.render."""
         return str(await self._call("render", messages=list(messages), tools=list(tools)))
@@ -106,17 +116,31 @@ class WorkerClient:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
         """Tokens of one request as they come; several may run at once. Leaving the iteration early cancels the request."""
-        call_id, inbox = await self._send("generate", request=request)
+        async with contextlib.aclosing(self.generate_groups(request)) as groups:
+            async for group in groups:
+                for event in group:
+                    yield event
+
+    async def generate_groups(
+        self, request: GenerateRequest, *, text: bool = False, marks: Mapping[int, str] | None = None
+    ) -> AsyncGenerator[list[TokenEvent], None]:
+        """As `generate`, all that has come by now at once.
+
+        text: events hold the text that they add; marks: texts of special tokens that are wanted in it
+        """
+        call_id, inbox = await self._send("generate", request=request, text=text, marks=list((marks or {}).items()))
         finished = False
         try:
-            while True:
-                message = await self._receive(inbox)
-                if "event" in message:
-                    yield token_event_from(message["event"])
-                    continue
-                finished = True
-                self._result(message)
-                return
+            while not finished:
+                messages = [await self._receive(inbox)]
+                while not inbox.empty():
+                    messages.append(inbox.get_nowait())
+                group = [token_event_from(message["event"]) for message in messages if "event" in message]
+                finished = "event" not in messages[-1]
+                if group:
+                    yield group
+                if finished:
+                    self._result(messages[-1])
         finally:
             del self._pending[call_id]
             if not finished and self._dead is None:

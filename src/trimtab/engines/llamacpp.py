@@ -69,6 +69,7 @@ class LlamaCppEngine(Engine):
     )
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         why = self.refuses(snapshot, None, settings)

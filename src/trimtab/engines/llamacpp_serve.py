@@ -279,7 +279,9 @@ class Server:
             done = "stop"
         elif run.n_wanted == 0:
             done = "length"
-        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=time.monotonic_ns(), done=done)
+        top = top_of(row, self.scratch, request.top_logprobs) if request.top_logprobs else ()
+        now_ns = time.monotonic_ns()
+        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=now_ns, done=done, top=top)
 
     # Endings
 
@@ -356,3 +358,11 @@ def pick(
     above = float(scratch[token])
     np.exp(scratch, out=scratch)
     return token, above - float(np.log(np.float64(scratch.sum())))
+
+
+def top_of(row: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
+    """The k most likely tokens with their log-probabilities, after `pick` has left exp(row - its maximum) in scratch."""
+    best = np.argpartition(row, -k)[-k:] if k < len(row) else np.arange(len(row))
+    best = best[np.argsort(-row[best], kind="stable")]
+    total = float(row.max()) + float(np.log(np.float64(scratch.sum())))
+    return tuple((int(token), float(row[token]) - total) for token in best)

@@ -5,11 +5,13 @@ From the worker:  {"id": 7, "ok": result}                   the end of call 7
                   {"id": 7, "event": TokenEvent}            one token of call 7 (op `generate`)
                   {"id": 7, "error": "sentence", "kind": "refused" | "missing" | "input" | "bug"}
 
-Operations: open, load, info, tokenize, detokenize, render, score, generate, cancel, close. `generate` ends with `ok` after its last
-event. The worker ends when its standard input does, so it never outlives its parent.
+Operations: open, load, info, tokenize, detokenize, pieces, render, prompt, score, generate, cancel, close. `prompt` renders and
+tokenizes in one turn; `pieces` gives the text of each token alone. `generate` ends with `ok` after its last event; if its `text` is
+true, its events hold text. The worker ends when its standard input does, so it never outlives its parent.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,9 +62,20 @@ def generate_request_from(plain: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest(**{**plain, "prompt_ids": tuple(plain["prompt_ids"]), "stop_ids": tuple(plain["stop_ids"])})
 
 
+def event_line(call_id: int, event: TokenEvent, text: str = "") -> bytes:
+    """One line for a token, with only what differs from the defaults: a busy worker writes hundreds of them a second."""
+    logprob = event.logprob if event.logprob is not None and math.isfinite(event.logprob) else None
+    plain: dict[str, Any] = {"request_id": event.request_id, "token_id": event.token_id, "logprob": logprob, "time_ns": event.time_ns}
+    for name, value in (("done", event.done), ("error", event.error), ("top", event.top), ("text", text)):
+        if value:
+            plain[name] = value
+    return json.dumps({"id": call_id, "event": plain}, separators=(",", ":")).encode() + b"\n"
+
+
 def token_event_from(plain: Mapping[str, Any]) -> TokenEvent:
     """TokenEvent from its JSON form."""
-    return TokenEvent(**plain)
+    top = plain.get("top")
+    return TokenEvent(**{**plain, "top": tuple((token, value) for token, value in top)}) if top else TokenEvent(**plain)
 
 
 def engine_info_from(plain: Mapping[str, Any]) -> EngineInfo:

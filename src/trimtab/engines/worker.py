@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from trimtab.core.deployment import Settings
-from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
+from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.model import Snapshot
 from trimtab.engines.affinity import pin
-from trimtab.engines.base import Engine
-from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, generate_request_from, score_request_from
+from trimtab.engines.base import Engine, GenerateRequest, TokenEvent, refused_ability
+from trimtab.engines.pieces import Pieces, TextStream
+from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, event_line, generate_request_from, score_request_from
 from trimtab.engines.registry import engine_class
+
+TAIL_CHARS = 64
+"""So much of a rendered prompt's end is told: a template may begin the answer itself."""
 
 
 class Worker:
@@ -31,6 +35,8 @@ class Worker:
         self.waiting: list[dict[str, Any]] = []  # calls that need an idle engine
         self.engine: Engine | None = None
         self.running: dict[int, int] = {}  # request id -> call id
+        self.texts: dict[int, TextStream] = {}  # of the running requests that want text
+        self._pieces: Pieces | None = None
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.outgoing.write(encode(message))
@@ -88,20 +94,38 @@ class Worker:
                 return [engine.tokenize(text, parse_special=message["parse_special"]) for text in message["texts"]]
             case "detokenize":
                 return engine.detokenize(message["ids"])
+            case "pieces":
+                return [self.pieces(engine).alone(token) for token in message["ids"]]
             case "render":
                 return engine.render(message["messages"], message["tools"])
+            case "prompt":
+                text = engine.render(message["messages"], message["tools"])
+                return {"ids": engine.tokenize(text, parse_special=True), "tail": text[-TAIL_CHARS:]}
             case "score":
                 return engine.score([score_request_from(plain) for plain in message["requests"]])
             case "generate":
-                request = generate_request_from(message["request"])
-                engine.submit(request)
-                self.running[request.request_id] = message["id"]
-                return None
+                return self.generate(engine, generate_request_from(message["request"]), message)
             case "cancel":
                 return engine.cancel(message["request_id"])
             case "close":
                 return engine.close()
         raise InputError(f"Unknown operation {op!r} in worker protocol version {PROTOCOL_VERSION}.")
+
+    def generate(self, engine: Engine, request: GenerateRequest, message: Mapping[str, Any]) -> None:
+        if why := refused_ability(engine.abilities, request):
+            raise EngineRefused(f"The engine {engine.name} cannot do this ({why}).")
+        text = None
+        if message.get("text"):
+            text = TextStream(self.pieces(engine), {int(token): mark for token, mark in message["marks"]})
+        engine.submit(request)
+        self.running[request.request_id] = message["id"]
+        if text is not None:
+            self.texts[request.request_id] = text
+
+    def pieces(self, engine: Engine) -> Pieces:
+        if self._pieces is None:
+            self._pieces = Pieces(engine.detokenize, lambda text: engine.tokenize(text, parse_special=False))
+        return self._pieces
 
     def open(self, message: dict[str, Any]) -> int:
         if message["protocol"] != PROTOCOL_VERSION:
@@ -124,18 +148,28 @@ class Worker:
             for caller in self.running.values():
                 self.send({"id": caller, **failure})
             self.running.clear()
+            self.texts.clear()
             return
         out = bytearray()
         for event in events:
             call_id = self.running.get(event.request_id)
             if call_id is None:
                 continue
-            out += encode({"id": call_id, "event": event})
+            out += event_line(call_id, event, self.text(event))
             if event.done:
                 out += encode({"id": call_id, "ok": None})
                 del self.running[event.request_id]
+                self.texts.pop(event.request_id, None)
         self.outgoing.write(out)
         self.outgoing.flush()
+
+    def text(self, event: TokenEvent) -> str:
+        """What the request's text grows by. The token that ended it is not part of the text."""
+        stream = self.texts.get(event.request_id)
+        if stream is None:
+            return ""
+        text = "" if event.token_id is None or event.done == "stop" else stream.push(event.token_id)
+        return text + stream.finish() if event.done else text
 
 
 def describe_error(error: Exception) -> dict[str, str]:

@@ -79,7 +79,7 @@ class EngineContract:
     token_tolerance: largest difference of one token's log-probability (nats) that another batch shape may cause
     mean_tolerance: the same for the mean over a dozen tokens and more
     exact_tolerance: largest difference that a speed setting may cause
-    numeric_settings, speed_settings: the engine class's
+    numeric_settings, speed_settings, abilities: the engine class's
     open_settings: settings that every engine of the class is opened with, beside those under test
     """
 
@@ -89,6 +89,7 @@ class EngineContract:
     open_settings: ClassVar[dict[str, Any]] = {"context_tokens": CONTEXT_TOKENS}
     numeric_settings: ClassVar[frozenset[str]]
     speed_settings: ClassVar[frozenset[str]]
+    abilities: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def open_engine(cls, settings: Settings) -> Engine:
@@ -325,6 +326,24 @@ class EngineContract:
             assert mine[-1].done
             times = [event.time_ns for event in mine]
             assert times == sorted(times)
+
+    def test_top_logprobs_are_those_of_the_place(self, held: Engine) -> None:
+        request = GenerateRequest(request_id=1, prompt_ids=self.ids(held, 0, 6), max_tokens=6, top_logprobs=3, ignore_end=True)
+        held.load("serve")
+        if "top_logprobs" not in self.abilities:
+            pytest.skip("the engine reports no other tokens than those it chose")
+        events = run_all(held, [request])[1]
+        assert len(events) == 6
+        for event in events:
+            assert event.logprob is not None
+            assert len(event.top) == 3
+            assert event.top[0][0] == event.token_id, "greedy takes the most likely"
+            assert event.top[0][1] == pytest.approx(event.logprob, abs=1e-4)
+            assert event.top[0][1] >= event.top[1][1] >= event.top[2][1]
+        held.load("score")
+        (result,) = held.score([ScoreRequest(prefix_ids=request.prompt_ids, continuations=(tuple(tokens_of(events)),), top_k=3)])
+        for event, top in zip(events, result.top[0], strict=True):
+            assert [value for _, value in event.top] == pytest.approx([value for _, value in top], abs=self.token_tolerance)
 
     def test_stop_ids_end_a_request(self, serving: Engine) -> None:
         prompt = self.ids(serving, 0, 5)

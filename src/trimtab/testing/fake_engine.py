@@ -42,6 +42,7 @@ class FakeEngine(Engine):
     numeric_settings = frozenset({"kv_type"})
     speed_settings = frozenset({"threads", "slots", "cpu_affinity"})
     formats = frozenset({"gguf"})
+    abilities = frozenset({"top_logprobs"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         unknown = set(settings.given()) - self.numeric_settings - self.speed_settings
@@ -138,6 +139,7 @@ class FakeEngine(Engine):
                     logprob=row[token],
                     time_ns=time.monotonic_ns(),
                     done="stop" if ended else "length" if full else "",
+                    top=top_pairs(row, request.top_logprobs),
                 )
             )
             if ended or full:

@@ -1,0 +1,33 @@
+"""A refusal as OpenAI's clients read it: status, error object, and the headers that their retry logic obeys."""
+
+import math
+
+import msgspec
+
+from trimtab.serve.base import Refusal
+
+_encoder = msgspec.json.Encoder()
+
+
+def error_object(refusal: Refusal) -> dict[str, str | None]:
+    """The `error` of an answer's body, or of a stream that ends early."""
+    return {"message": str(refusal), "type": refusal.kind, "param": refusal.param, "code": refusal.code}
+
+
+def error_body(refusal: Refusal) -> bytes:
+    """JSON body of an answer with the refusal's status."""
+    return _encoder.encode({"error": error_object(refusal)})
+
+
+def error_headers(refusal: Refusal, request_id: str = "") -> dict[str, str]:
+    """Headers of such an answer. `Retry-After` counts whole seconds, so it is rounded up; `retry-after-ms` is read before it."""
+    headers = {"content-type": "application/json"}
+    if request_id:
+        headers["x-request-id"] = request_id
+    if refusal.retry_after_s is None:
+        headers["x-should-retry"] = "false"
+        return headers
+    headers["x-should-retry"] = "true"
+    headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_s)))
+    headers["retry-after-ms"] = str(max(0, round(1e3 * refusal.retry_after_s)))
+    return headers

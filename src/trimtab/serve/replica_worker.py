@@ -1,0 +1,346 @@
+"""A replica that is an engine in a worker process of ours: OpenAI's requests to tokens, and tokens to OpenAI's answers.
+
+A chat is rendered and tokenized by the engine that serves it, markers parsed, as its answers were made when it was evaluated. A model
+whose vocabulary asks for a first token gets it, whether the template writes it or not.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+
+from trimtab.core.deployment import Settings
+from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError
+from trimtab.core.files import digest_of
+from trimtab.core.model import Snapshot
+from trimtab.engines.base import EngineInfo, GenerateRequest, TokenEvent
+from trimtab.engines.client import WorkerClient
+from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
+from trimtab.serve.chat import Envelope
+from trimtab.serve.choices import ChoiceReader, Piece
+from trimtab.serve.families import PLAIN, THINK, AnswerReader, Family, family_of, thinks
+from trimtab.serve.wishes import Wish, check_tools, plain_messages, wish_of
+
+PROBE_TEXT = "One, two, three, four, five, six,"
+PROBE_TOKENS = 12
+PROBE_TOLERANCE_NATS = 0.1
+"""Other requests beside the probe change how many tokens are computed together, which moves log-probabilities by about 0.01."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """Token ids; in_thought: the template has begun the model's reasoning."""
+
+    ids: tuple[int, ...]
+    in_thought: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is known of the opened model. marks: ids of the family's marks that are tokens; known_answer: (token, log-probability)"""
+
+    info: EngineInfo
+    family: Family
+    marks: Mapping[int, str]
+    may_think: bool
+    probe_ids: tuple[int, ...]
+    known_answer: tuple[tuple[int, float], ...]
+
+
+class WorkerReplica:
+    """See Replica.
+
+    engine: its name; model: what answers call the model; fingerprint: what they say made them, empty = from weights, engine and settings
+    silence_limit_s: an engine that says nothing for so long hangs
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str,
+        snapshot: Snapshot,
+        settings: Settings,
+        model: str,
+        fingerprint: str = "",
+        silence_limit_s: float = 300.0,
+    ) -> None:
+        self._engine, self._snapshot, self._settings, self._name = engine, snapshot, settings, model
+        self._fingerprint = fingerprint or f"fp_{digest_of([engine, snapshot.digest, settings.identity()])[:12]}"
+        self._silence_limit_s = silence_limit_s
+        self._client: WorkerClient | None = None
+        self._model: Model | None = None
+        self._numbers = itertools.count(1)
+        self._names: dict[int, str] = {}
+
+    async def start(self) -> Ready:
+        began_s = time.monotonic()
+        client = await WorkerClient.start(
+            self._engine, self._snapshot, self._settings, purpose="serve", silence_limit_s=self._silence_limit_s
+        )
+        try:
+            self._model = await self._look(client)
+        except BaseException:
+            await client.kill()
+            raise
+        self._client = client
+        slots = self._model.info.settings.get("slots") or self._settings.slots or 1
+        return Ready(load_s=time.monotonic() - began_s, memory_bytes=self.memory_bytes(), slots=int(slots))
+
+    async def _look(self, client: WorkerClient) -> Model:
+        """Facts of the model, and the answer that it must give again later."""
+        info = await client.info()
+        family = family_of(info.chat_template)
+        marks: dict[int, str] = {}
+        if family.marks:
+            found = await client.tokenize(family.marks, parse_special=True)
+            marks = {ids[0]: mark for mark, ids in zip(family.marks, found, strict=True) if len(ids) == 1}
+        plain = (await client.tokenize([PROBE_TEXT]))[0]
+        probe_ids = with_first(plain, info.bos_id)[: max(1, info.context_tokens - PROBE_TOKENS)]
+        return Model(
+            info=info,
+            family=family,
+            marks=marks,
+            may_think=thinks(info.chat_template),
+            probe_ids=probe_ids,
+            known_answer=await self._probed(client, probe_ids),
+        )
+
+    async def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
+        client, model = self._running()
+        wish = wish_of(call.kind, call.body)
+        check_tools(wish, model.info.chat_template)
+        prompts = await self._prompts(client, model, wish, call)
+        n_prompt = sum(len(prompt.ids) for prompt in prompts)
+        requests = [self._request(model, wish, prompt, choice) for prompt in prompts for choice in range(wish.n)]
+        kind: Literal["chat", "completion"] = "chat" if call.kind == "chat" else "completion"
+        readers = [
+            ChoiceReader(index, kind, wish, self._reader(model, wish, kind, prompt), self._names, is_whole=not call.stream)
+            for index, prompt in enumerate(prompt for prompt in prompts for _ in range(wish.n))
+        ]
+        envelope = Envelope(
+            id=f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{call.id}",
+            model=self._name,
+            created=int(time.time()),
+            fingerprint=self._fingerprint,
+            kind=kind,
+            usage_follows=wish.include_usage,
+        )
+        n_told = 0
+        async with contextlib.aclosing(self._pieces(client, model, requests, readers)) as pieces:
+            async for reader, piece in pieces:
+                if not call.stream or (piece.is_empty and n_told):
+                    continue
+                n_tokens = sum(one.n_tokens for one in readers)
+                choice = reader.chunk_choice(piece)
+                is_last = not wish.include_usage and all(one.has_ended for one in readers)
+                usage = Usage(prompt=n_prompt, completion=n_tokens) if is_last else None
+                yield Frame(body=envelope.chunk([choice]), n_tokens=n_tokens - n_told, usage=usage)
+                n_told = n_tokens
+        n_tokens, n_reasoning = sum(one.n_tokens for one in readers), sum(one.n_reasoning for one in readers)
+        usage = Usage(prompt=n_prompt, completion=n_tokens)
+        if not call.stream:
+            body = envelope.whole([reader.whole_choice() for reader in readers], usage, n_reasoning)
+            yield Frame(body=body, n_tokens=n_tokens, usage=usage)
+        elif wish.include_usage:
+            yield Frame(body=envelope.usage_chunk(usage, n_reasoning), n_tokens=n_tokens - n_told, usage=usage)
+
+    async def probe(self) -> None:
+        client, model = self._running()
+        again = await self._probed(client, model.probe_ids)
+        if not same_answer(model.known_answer, again):
+            raise InfeasibleError("The engine no longer gives the answer that it gave when it started.")
+
+    def memory_bytes(self) -> int | None:
+        if self._client is None:
+            return None
+        try:
+            worker = psutil.Process(self._client.pid)
+            return sum(int(process.memory_info().rss) for process in (worker, *worker.children(recursive=True)))
+        except psutil.Error:
+            return None
+
+    async def stop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.kill()
+
+    # Steps of an answer
+
+    def _running(self) -> tuple[WorkerClient, Model]:
+        if self._client is None or self._model is None:
+            raise EngineCrashed("The engine was stopped.")
+        return self._client, self._model
+
+    async def _prompts(self, client: WorkerClient, model: Model, wish: Wish, call: Call) -> list[Prompt]:
+        """Raises Refusal for what cannot be rendered or is too long."""
+        if call.kind == "chat":
+            prompts = [await self._chat_prompt(client, model, wish, call.body)]
+        else:
+            given = call.body["prompt"]
+            if isinstance(given, str) or isinstance(given[0], str):
+                texts = [given] if isinstance(given, str) else given
+                found = await client.tokenize(texts, parse_special=True)
+                first = model.info.bos_id
+                ends = model.info.end_ids[:1]
+                prompts = [Prompt(ids=with_first(ids, first) or ends) for ids in found]
+            else:
+                prompts = [Prompt(ids=tuple(ids)) for ids in ([given] if isinstance(given[0], int) else given)]
+        for prompt in prompts:
+            check_length(len(prompt.ids), wish.max_tokens, model.info.context_tokens, "messages" if call.kind == "chat" else "prompt")
+        return prompts
+
+    async def _chat_prompt(self, client: WorkerClient, model: Model, wish: Wish, body: Mapping[str, Any]) -> Prompt:
+        template = model.info.chat_template
+        tools = body.get("tools") or () if wish.tools else ()
+        try:
+            try:
+                ids, tail = await client.prompt(plain_messages(body["messages"], template), tools)
+            except EngineRefused:
+                if not any(message.get("tool_calls") for message in body["messages"]):
+                    raise
+                # Some templates write a call's arguments as they are, and want text.
+                ids, tail = await client.prompt(plain_messages(body["messages"], template, arguments_as_text=True), tools)
+        except EngineRefused as error:
+            raise Refusal(400, str(error), code="invalid_messages", param="messages") from error
+        return Prompt(ids=with_first(ids, model.info.bos_id), in_thought=model.may_think and tail.rstrip().endswith(THINK))
+
+    def _request(self, model: Model, wish: Wish, prompt: Prompt, choice: int) -> GenerateRequest:
+        room = model.info.context_tokens - len(prompt.ids)
+        return GenerateRequest(
+            request_id=next(self._numbers),
+            prompt_ids=prompt.ids,
+            max_tokens=room if wish.max_tokens is None else wish.max_tokens,
+            temperature=wish.temperature,
+            top_p=wish.top_p,
+            seed=wish.seed_of(choice),
+            ignore_end=wish.ignore_end,
+            stop_ids=wish.stop_ids,
+            top_logprobs=wish.logprobs or 0,
+            json_schema=wish.json_schema,
+        )
+
+    def _reader(self, model: Model, wish: Wish, kind: str, prompt: Prompt) -> AnswerReader:
+        if kind != "chat":
+            return AnswerReader(PLAIN)
+        return AnswerReader(model.family, tools=wish.tools, in_thought=prompt.in_thought, may_think=model.may_think)
+
+    async def _pieces(
+        self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
+    ) -> AsyncGenerator[tuple[ChoiceReader, Piece], None]:
+        """Pieces of all choices as they come. Raises Refusal for a request that the engine refuses."""
+        try:
+            if len(requests) == 1:
+                async with contextlib.aclosing(self._choice_pieces(client, model, requests[0], readers[0])) as pieces:
+                    async for piece in pieces:
+                        yield readers[0], piece
+                return
+            async with contextlib.aclosing(self._together(client, model, requests, readers)) as both:
+                async for one in both:
+                    yield one
+        except EngineRefused as error:
+            param = next((name for name in ("top_logprobs", "json_schema") if f"({name}:" in str(error)), None)
+            shown = {"json_schema": "response_format"}.get(param or "", param)
+            raise Refusal(400, str(error), code="unsupported_parameter" if param else "invalid_request", param=shown) from error
+
+    async def _choice_pieces(
+        self, client: WorkerClient, model: Model, request: GenerateRequest, reader: ChoiceReader
+    ) -> AsyncGenerator[Piece, None]:
+        marks = model.marks if reader.kind == "chat" else {}
+        async with contextlib.aclosing(client.generate_groups(request, text=True, marks=marks)) as groups:
+            async for events in groups:
+                if reader.wants_names:
+                    await self._learn_names(client, events)
+                yield reader.push(events)
+                if reader.has_ended:
+                    return
+
+    async def _together(
+        self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
+    ) -> AsyncGenerator[tuple[ChoiceReader, Piece], None]:
+        """Several choices side by side. If one fails all end, and so they do if nobody wants them any more."""
+        came: asyncio.Queue[tuple[ChoiceReader, Piece] | BaseException | None] = asyncio.Queue()
+
+        async def follow(request: GenerateRequest, reader: ChoiceReader) -> None:
+            try:
+                async with contextlib.aclosing(self._choice_pieces(client, model, request, reader)) as pieces:
+                    async for piece in pieces:
+                        came.put_nowait((reader, piece))
+                came.put_nowait(None)
+            except Exception as error:
+                came.put_nowait(error)
+
+        tasks = [asyncio.create_task(follow(request, reader)) for request, reader in zip(requests, readers, strict=True)]
+        try:
+            n_left = len(tasks)
+            while n_left:
+                match await came.get():
+                    case None:
+                        n_left -= 1
+                    case BaseException() as error:
+                        raise error
+                    case one:
+                        yield one
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _learn_names(self, client: WorkerClient, events: Sequence[TokenEvent]) -> None:
+        """Texts of single tokens, asked for once."""
+        seen = {event.token_id for event in events if event.token_id is not None} | {token for event in events for token, _ in event.top}
+        unknown = sorted(seen - self._names.keys())
+        if unknown:
+            self._names.update(zip(unknown, await client.pieces(unknown), strict=True))
+
+    async def _probed(self, client: WorkerClient, ids: tuple[int, ...]) -> tuple[tuple[int, float], ...]:
+        request = GenerateRequest(request_id=next(self._numbers), prompt_ids=ids, max_tokens=PROBE_TOKENS, ignore_end=True)
+        found: list[tuple[int, float]] = []
+        async for event in client.generate(request):
+            if event.error:
+                raise InfeasibleError(f"The engine cannot answer a prompt of {len(ids)} tokens: {event.error}")
+            if event.token_id is not None:
+                found.append((event.token_id, float("nan") if event.logprob is None else event.logprob))
+        return tuple(found)
+
+
+def with_first(ids: Sequence[int], first: int | None) -> tuple[int, ...]:
+    """Token ids that begin with the vocabulary's first token, if it has one."""
+    return tuple(ids) if first is None or list(ids[:1]) == [first] else (first, *ids)
+
+
+def check_length(n_prompt: int, max_tokens: int | None, context_tokens: int, param: str) -> None:
+    """Raises Refusal if a prompt and its answer do not fit the context: nothing is ever cut."""
+    n_answer = max_tokens or 1
+    if n_prompt + n_answer <= context_tokens:
+        return
+    asked = (
+        f"and {max_tokens} for the answer" if max_tokens is not None and n_prompt < context_tokens else "which leaves none for the answer"
+    )
+    raise Refusal(
+        400,
+        f"This model's maximum context length is {context_tokens} tokens. However, you sent {n_prompt} tokens in the {param}, {asked}; "
+        "send less, or ask for less.",
+        code="context_length_exceeded",
+        param=param,
+    )
+
+
+def same_answer(known: Sequence[tuple[int, float]], again: Sequence[tuple[int, float]]) -> bool:
+    """Whether an engine gave the same greedy answer, up to rounding.
+
+    Two tokens that are as likely may change places. So log-probabilities are compared, up to the first token that differs: after it the
+    contexts do, and the greatest probability is the same there if nothing else has changed.
+    """
+    if len(known) != len(again):
+        return False
+    for (token, logprob), (other, other_logprob) in zip(known, again, strict=True):
+        if not abs(logprob - other_logprob) <= PROBE_TOLERANCE_NATS:
+            return False
+        if token != other:
+            return True
+    return True

@@ -51,7 +51,8 @@ def add(
     from trimtab.flows.keys import add_key
 
     row = add_key(name, models=names(models), verbs=names(verbs), rpm=rpm, tokens_per_day=tokens_per_day, expires_s=expires)
-    emit(common, row, _secret(row, "Nobody can show it again; keep it where secrets are kept."))
+    _say_secret(common, row)
+    emit(common, row, _notes(row, "Nobody can show it again; keep it where secrets are kept."))
     return 0
 
 
@@ -79,7 +80,8 @@ def rotate(*, key: str, overlap: float, common: Common) -> int:
     from trimtab.flows.keys import rotate_key
 
     row = rotate_key(key, overlap_s=overlap)
-    emit(common, row, _secret(row, f"The old secret is good until {_time(row['old_until_unix_s'])} UTC."))
+    _say_secret(common, row)
+    emit(common, row, _notes(row, f"The old secret is good until {_time(row['old_until_unix_s'])} UTC."))
     return 0
 
 
@@ -98,11 +100,16 @@ def revoke(*, key: str, common: Common) -> int:
     return 0
 
 
-def _secret(row: Mapping[str, Any], sentence: str) -> Iterable[Any]:
+def _say_secret(common: Common, row: Mapping[str, Any]) -> None:
+    """Alone on the first line, never wrapped or cut to the width of a terminal."""
+    if not common.as_json:
+        click.echo(row["secret"])
+
+
+def _notes(row: Mapping[str, Any], sentence: str) -> Iterable[Any]:
     from rich.text import Text
 
-    yield Text.assemble((f"{row['name']} ({row['id']})  ", "dim"), (row["secret"], "bold"), no_wrap=True, overflow="ignore")
-    yield Text(sentence, style="dim")
+    yield Text(f"The secret of {row['name']} ({row['id']}). {sentence}", style="dim")
 
 
 def _table(rows: list[dict[str, Any]], *, n_hidden: int) -> Iterable[Any]:
@@ -117,8 +124,8 @@ def _table(rows: list[dict[str, Any]], *, n_hidden: int) -> Iterable[Any]:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("name", "id", "state", "models", "verbs"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("id", "state"))
-    for title in ("requests\na minute", "tokens\ntoday", "tokens\na day", "until"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("id", "state"), min_width=9 if title in ("models", "verbs") else None)
+    for title in ("rpm", "tokens\ntoday", "tokens\na day", "until"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -130,7 +137,7 @@ def _table(rows: list[dict[str, Any]], *, n_hidden: int) -> Iterable[Any]:
             _number(row["rpm"]),
             _number(row["tokens_today"]),
             _number(row["tokens_per_day"]),
-            "-" if row["expires_unix_s"] is None else _time(row["expires_unix_s"]),
+            "-" if row["expires_unix_s"] is None else _time(row["expires_unix_s"])[:10],
         )
     yield table
     if hidden:

@@ -78,7 +78,9 @@ def server(command: list[str], port: int, **environment: str) -> Iterator[int]:
 def trimtab_command(folder: Path, upstream: int, port: int) -> tuple[list[str], str]:
     """How to run the gateway before the mock, and a key for it."""
     site = folder / "site.toml"
-    site.write_text(f'[site]\nport = {port}\nneed_keys = true\n\n[models.mock]\nurl = "http://127.0.0.1:{upstream}/v1"\nslots = 256\n')
+    site.write_text(
+        f'need_keys = true\n[listen]\nport = {port}\n[[models]]\nname = "mock"\nurl = "http://127.0.0.1:{upstream}/v1"\nslots = 256\n'
+    )
     run = [sys.executable, "-m", "trimtab"]
     made = subprocess.run(
         [*run, "keys", "add", "bench", "--json"], env={**os.environ, "TRIMTAB_HOME": str(folder)}, check=True, capture_output=True

@@ -25,11 +25,11 @@ Start = Callable[..., Running]
 def site(*servers: FakeServer, head: str = "", rollout: str = "", guards: str = "") -> str:
     """A site with one model `chat`, whose versions are these servers."""
     if len(servers) == 1:
-        return f'[site]\n{head}\n[models.chat]\nurl = "{servers[0].url}"\nslots = 4\n{guards}\n'
+        return f'{head}\n[[models]]\nname = "chat"\nurl = "{servers[0].url}"\nslots = 4\n{guards}\n'
     versions = "\n".join(
-        f'[[models.chat.versions]]\nid = "chat@{number}"\nurl = "{server.url}"\nslots = 4\n' for number, server in enumerate(servers, 1)
+        f'[[models.versions]]\nid = "chat@{number}"\nurl = "{server.url}"\nslots = 4\n' for number, server in enumerate(servers, 1)
     )
-    return f"[site]\n{head}\n[models.chat]\n{guards}\n[models.chat.rollout]\n{rollout}\n{versions}"
+    return f'{head}\n[[models]]\nname = "chat"\n{guards}\n[models.rollout]\n{rollout}\n{versions}'
 
 
 def client(running: Running, key: str = "none") -> openai.OpenAI:
@@ -38,7 +38,7 @@ def client(running: Running, key: str = "none") -> openai.OpenAI:
 
 def records(home: Path) -> list[dict[str, Any]]:
     """The records of the audit log, oldest first."""
-    lines = [line for path in sorted((home / "serve" / "audit").rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    lines = [line for path in sorted((home / "audit").rglob("*.jsonl")) for line in path.read_text().splitlines()]
     return [json.loads(line)["record"] for line in lines]
 
 
@@ -73,7 +73,7 @@ def test_whole_and_streamed_answers_are_the_servers(gateway: Start) -> None:
 
 def test_errors_have_the_form_that_the_client_knows(gateway: Start) -> None:
     with FakeServer() as server:
-        running = gateway(site(server, head="max_body_bytes = 20000"))
+        running = gateway(site(server, head="max_body = 20000"))
         with client(running) as ours:
             with pytest.raises(openai.NotFoundError, match="nobody") as missing:
                 ours.chat.completions.create(model="nobody", messages=ASK)
@@ -128,16 +128,16 @@ def wait_until(is_true: Callable[[], bool], limit_s: float = 10.0) -> None:
 
 def test_guards_redact_what_goes_in_and_block_what_comes_out(gateway: Start) -> None:
     guards = """
-[[models.chat.guards]]
-name = "personal-data"
+[[models.guards]]
+name = "personal_data"
 side = "in"
 on_hit = "redact"
 
-[[models.chat.guards]]
+[[models.guards]]
 name = "topics"
 side = "out"
 on_hit = "block"
-[models.chat.guards.options]
+[models.guards.options]
 words = ["forbidden"]
 """
     with FakeServer(answer="this is a forbidden thing to say") as server:
@@ -159,7 +159,7 @@ words = ["forbidden"]
 
 def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
     with FakeServer(answer="old") as old, FakeServer(answer="new") as new:
-        text = site(old, new, head="admin_port = 0", rollout='stable = "chat@1"\ncanary = "chat@2"\ncanary_pct = 100')
+        text = site(old, new, rollout='stable = "chat@1"\ncanary = "chat@2"\ncanary_pct = 100')
         running = gateway(text, "--admin-port", str(free_port()))
 
         def says(at: Running) -> str | None:
@@ -196,10 +196,10 @@ def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:
 def test_reload_takes_a_new_model_and_keeps_serving(gateway: Start, tmp_path: Path) -> None:
     with FakeServer() as server:
         running = gateway(site(server))
-        (tmp_path / "site.toml").write_text(site(server) + f'\n[models.second]\nurl = "{server.url}"\nslots = 1\n')
+        (tmp_path / "site.toml").write_text(site(server) + f'\n[[models]]\nname = "second"\nurl = "{server.url}"\nslots = 1\n')
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda: [model.id for model in client(running).models.list()] == ["chat", "second"])
-        (tmp_path / "site.toml").write_text("[site\n")
+        (tmp_path / "site.toml").write_text("[[models\n")
         running.process.send_signal(signal.SIGHUP)
         assert answers(client(running))
         code, said = running.end()

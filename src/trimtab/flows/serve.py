@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +56,11 @@ def serve(
     Raises InputError (file, lock, address), MissingError (an engine or the packages of `trimtab[serve]`).
     """
     try:
-        import uvloop  # noqa: F401
+        import uvloop
     except ImportError as error:
         raise MissingError("Serving needs packages that are not installed.", "pip install 'trimtab[serve]'") from error
     site = read(Path(target), change)
-    asyncio.run(_serve(Path(target), site, change, offline, on_event, on_ready))
+    uvloop.run(_serve(Path(target), site, change, offline, on_event, on_ready))
 
 
 def read(path: Path, change: Callable[[Site], Site]) -> Site:
@@ -134,74 +136,71 @@ async def _serve(
     from trimtab.record.identities import Keyring
     from trimtab.serve.access import Access
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
+    from trimtab.serve.base import Replica
     from trimtab.serve.dispatch import Dispatcher
     from trimtab.serve.gateway import Gateway
-    from trimtab.serve.limits import SpendFile
+    from trimtab.serve.limits import Limits, SpendFile
     from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.traffic import kept
 
     folder = target.absolute().parent
-    home = state_dir() / "serve"
-    home.mkdir(parents=True, exist_ok=True)
+    home = state_dir()
     sockets = bound_socket(site.listen.host, site.listen.port), None
     if site.listen.admin_port:
         sockets = sockets[0], bound_socket("127.0.0.1", site.listen.admin_port)
     in_use = caches_in_use()
     prepared = await asyncio.to_thread(prepare, site, folder, offline=offline, on_event=on_event)
 
-    def make_replica(model: ServedModel, version: Version) -> Any:
-        if version.lock:
-            one = prepared[version.id].candidate
-            return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name)
-        return HttpReplica(version, model=model.name)
+    def make_replica(model: ServedModel, version: Version) -> Replica:
+        if not version.lock:
+            return HttpReplica(model, version)
+        one = prepared[version.id].candidate
+        return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name)
 
-    traffic_path = home / f"traffic-{digest_of(str(target.absolute()))[:16]}.json"
+    def files_of(version: Version) -> tuple[Path, ...]:
+        one = prepared.get(version.id)
+        return () if one is None else tuple(one.candidate.snapshot.root / file.name for file in one.candidate.snapshot.files)
+
+    traffic_path = home / "serve" / f"traffic-{digest_of(str(target.absolute()))[:16]}.json"
     in_force = kept(traffic_path, site)
+    limits, spend = Limits(), SpendFile(home)
+    spend.load(limits, time.time())
+    dispatcher = Dispatcher(in_force, make_replica, files_of=files_of)
     async with contextlib.AsyncExitStack() as stack:
         if in_use is not None:
             stack.callback(in_use.release)
-        audit = None
-        if site.audit != "off":
-            audit = await stack.enter_async_context(AuditLog.open())
-        limits = await stack.enter_async_context(SpendFile.kept(state_dir()))
-        dispatcher = await stack.enter_async_context(Dispatcher(in_force, make_replica))
+        audit = await stack.enter_async_context(AuditLog.open()) if site.audit != "off" else None
         gateway = Gateway(
             declared=site,
             site=in_force,
-            access=Access(Keyring(state_dir())),
+            access=Access(Keyring()),
             limits=limits,
-            meter=Meter(read_loads=lambda: loads_of(dispatcher.snapshot()), read_joules=_joules()),
+            meter=Meter(read_loads=lambda: loads_of(dispatcher.snapshot())),
             dispatcher=dispatcher,
             guards={model.name: Guards(model.guards) for model in site.models},
             audit=None if audit is None else audit.append,
+            digester=hashlib.sha256 if audit is None else audit.digester,
             traffic_path=traffic_path,
         )
 
         async def reload() -> None:
             changed = read(target, change)
+            guards = {model.name: Guards(model.guards) for model in changed.models}
             prepared.update(await asyncio.to_thread(prepare, changed, folder, offline=offline, on_event=on_event))
-            await gateway.reconfigure(changed, {model.name: Guards(model.guards) for model in changed.models})
+            await gateway.reconfigure(changed, guards)
 
-        on_ready(_serving(site, sockets, {key: one.lock for key, one in prepared.items()}))
-        await run_servers(gateway, site.listen, sockets, reload)
-        await dispatcher.drain(DRAIN_S)
-        await gateway.finish_notes()
-
-
-def _joules() -> Callable[[], float | None] | None:
-    """What the machine has used since the last call; None where it has no counter. Counters wrap: ask every few minutes."""
-    from trimtab.measure.meters import joules_between, read_energy
-
-    last = read_energy()
-
-    def read() -> float | None:
-        nonlocal last
-        before, last = last, read_energy()
-        return joules_between(before, last)
-
-    return read if last.counters_uj else None
+        spending = asyncio.create_task(spend.keep(limits))
+        dispatcher.start()
+        try:
+            on_ready(_serving(site, sockets, {key: one.lock for key, one in prepared.items()}))
+            await run_servers(gateway, site.listen, sockets, reload)
+        finally:
+            await dispatcher.drain(DRAIN_S)
+            await gateway.finish_notes()
+            spending.cancel()
+            await asyncio.wait({spending})
 
 
 def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:

@@ -6,13 +6,12 @@ said. How it ended is noted behind it. The note is made while the model works, s
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
@@ -39,6 +38,14 @@ KEEP_ALIVE_S = 10.0
 SHADOWS_AT_ONCE = 4
 
 log = logging.getLogger("trimtab.serve")
+
+
+class Digest(Protocol):
+    """What `hashlib.sha256()` and `hmac.new(...)` have."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class Gateway:
 
     declared: the site as its file says; site: with what was done to its traffic since
     guards: by model name
-    audit: writes one record durably, None where the site keeps no log
+    audit: writes one record durably, None where the site keeps no log; digester: makes a running digest for what the log must not show
     """
 
     declared: Site
@@ -85,6 +92,7 @@ class Gateway:
     dispatcher: Dispatcher
     guards: Mapping[str, Guards]
     audit: Callable[[Mapping[str, Any]], Awaitable[None]] | None
+    digester: Callable[[], Digest]
     traffic_path: Path
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -92,10 +100,12 @@ class Gateway:
 
     async def answer(self, incoming: Incoming) -> Whole | Stream:
         """The answer to one request of `/v1/...`. Raises Refusal where it gets an error; the meter and the log know of it by then."""
-        journey = Journey(id=incoming.id, path=incoming.path, input_sha256=hashlib.sha256(incoming.raw).hexdigest())
+        journey = Journey(id=incoming.id, path=incoming.path, output=self.digester())
         self.meter.request_began()
         try:
-            parsed, model = self._admitted(incoming, journey)
+            journey.input_digest = self._digest(incoming.raw)
+            parsed, model = await self._admitted(incoming, journey)
+            journey.is_stream = parsed.stream
             noted = self._note(began_record(journey))
             call = Call(
                 id=journey.id,
@@ -110,7 +120,7 @@ class Gateway:
             self._end(journey, error)
             raise
 
-    def _admitted(self, incoming: Incoming, journey: Journey) -> tuple[Parsed, ServedModel]:
+    async def _admitted(self, incoming: Incoming, journey: Journey) -> tuple[Parsed, ServedModel]:
         """Who asks, for what, and whether they may. Raises Refusal."""
         if self.is_draining:
             raise Refusal(503, "The server is shutting down.", code="shutting_down", retry_after_s=5)
@@ -124,19 +134,31 @@ class Gateway:
         self.access.check_verb(key, parsed.kind)
         journey.model = model.name
         self.limits.admit(key, time.time())
-        inspected = self.guards[model.name].inspect(parsed.texts())
-        journey.verdicts.extend(inspected.verdicts)
-        if inspected.blocked is not None:
-            rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
-            raise Refusal(
-                400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter", param="messages"
-            )
-        parsed = parsed.with_texts(inspected.texts)
+        guards = self.guards[model.name]
+        if guards.reads_input:
+            parsed = await self._inspected(guards, parsed, journey)
         user = parsed.user or (key.id if key is not None else "")
         journey.version, shadow = pick(model.rollout, journey.id, user)
         if shadow:
             self._mirror(shadow, parsed, journey)
         return parsed, model
+
+    async def _inspected(self, guards: Guards, parsed: Parsed, journey: Journey) -> Parsed:
+        """The request as guards let it pass. Raises Refusal."""
+        if parsed.has_unread:
+            raise Refusal(400, "The request holds parts that the guards of this model cannot read; send text.", code="content_filter")
+        texts = parsed.texts()
+        inspected = await asyncio.to_thread(guards.inspect, texts) if guards.waits_on_input else guards.inspect(texts)
+        journey.verdicts.extend(inspected.verdicts)
+        if inspected.blocked is not None:
+            rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
+            raise Refusal(400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter")
+        return parsed.with_texts(inspected.texts)
+
+    def _digest(self, raw: bytes) -> str:
+        digest = self.digester()
+        digest.update(raw)
+        return digest.hexdigest()
 
     # Answers
 
@@ -147,8 +169,9 @@ class Gateway:
                 body = frame.body
         if not isinstance(body, bytes):
             if self.guards[model.name].reads_output:
-                screen = AnswerScreen(self.guards[model.name].stream)
-                body = screen.whole(body)
+                guards = self.guards[model.name]
+                screen = AnswerScreen(guards.stream)
+                body = await asyncio.to_thread(screen.whole, body) if guards.waits_on_output else screen.whole(body)
                 journey.verdicts.extend(screen.verdicts)
             body = encode(response_object(parsed, body) if parsed.kind == "response" else body)
         if noted is not None:
@@ -185,11 +208,8 @@ class Gateway:
                 await asyncio.wait({first}, timeout=KEEP_ALIVE_S)
             writer = Writer(parsed, self.guards[model.name])
             try:
-                for event in writer.push(first.result().body):
-                    journey.output.update(event)
-                    yield event
-                async for frame in frames:
-                    for event in writer.push(frame.body):
+                async for frame in _with_first(first.result(), frames):
+                    for event in await asyncio.to_thread(writer.push, frame.body) if writer.waits else writer.push(frame.body):
                         journey.output.update(event)
                         yield event
                     if writer.is_blocked:
@@ -216,11 +236,13 @@ class Gateway:
         """Frames of the answer. A replica that dies before its first frame is replaced once; later the answer ends with the reason."""
         for attempt in (1, 2):
             has_begun = False
+            asked_s = time.monotonic()
             try:
                 async with (
-                    self.dispatcher.lease(journey.version, wait_s=model.queue_wait_s) as replica,
+                    self.dispatcher.lease(journey.version, wait_s=model.queue_wait_s, again=attempt == 2) as replica,
                     contextlib.aclosing(replica.answer(call)) as frames,  # type: ignore[type-var]
                 ):
+                    journey.queue_s = time.monotonic() - asked_s
                     async for frame in frames:
                         if not has_begun:
                             has_begun = True
@@ -309,6 +331,8 @@ class Gateway:
             seconds=seconds,
             first_token_s=first_s,
             verdicts=journey.verdicts,
+            is_stream=journey.is_stream,
+            queue_s=journey.queue_s,
         )
         self.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
         self._note(ended_record(journey, usage, seconds, first_s))
@@ -360,3 +384,9 @@ class Gateway:
         waiting = self._notes | self._shadows
         if waiting:
             await asyncio.wait(waiting)
+
+
+async def _with_first(first: Frame, rest: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
+    yield first
+    async for frame in rest:
+        yield frame

@@ -1,6 +1,5 @@
 """What is known of one request, and what the audit log is told of it."""
 
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +11,16 @@ from trimtab.serve.base import Usage
 
 @dataclass(kw_only=True)
 class Journey:
-    """What is known of one request so far; at its end, what the meter and the audit log are told."""
+    """What is known of one request so far; at its end, what the meter and the audit log are told.
+
+    output: running digest of the answer's bytes; queue_s: its wait for a replica
+    """
 
     id: str
     path: str
-    input_sha256: str
+    output: Any
+    input_digest: str = ""
+    is_stream: bool = False
     began_s: float = field(default_factory=time.monotonic)
     key: Key | None = None
     model: str = ""
@@ -27,7 +31,7 @@ class Journey:
     first_token_s: float | None = None
     status: int = 200
     error: str = ""
-    output: Any = field(default_factory=hashlib.sha256)
+    queue_s: float | None = None
     is_over: bool = False
 
     @property
@@ -45,7 +49,7 @@ def began_record(journey: Journey) -> dict[str, Any]:
         "key": journey.key.id if journey.key is not None else "",
         "model": journey.model,
         "version": journey.version,
-        "input_sha256": journey.input_sha256,
+        "input_digest": journey.input_digest,
         "verdicts": [noted_verdict(verdict) for verdict in journey.verdicts if verdict.action != "allow" or verdict.error],
     }
 
@@ -60,7 +64,7 @@ def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: 
         "version": journey.version,
         "status": journey.status,
         "error": journey.error,
-        "output_sha256": journey.output.hexdigest(),
+        "output_digest": journey.output.hexdigest(),
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "first_token_ms": None if first_token_s is None else round(1e3 * first_token_s, 3),

@@ -12,11 +12,15 @@ from trimtab.serve.sse import DONE, sse
 
 
 class Writer:
-    """Frames of one streamed answer to server-sent events, as chat, completion or response, through the guards."""
+    """Frames of one streamed answer to server-sent events, as chat, completion or response, through the guards.
+
+    waits: a guard asks something outside this process, so `push` must not run in the event loop
+    """
 
     def __init__(self, parsed: Parsed, guards: Guards) -> None:
         self._events = ResponseEvents(parsed) if parsed.kind == "response" else None
         self._screen = AnswerScreen(guards.stream) if guards.reads_output else None
+        self.waits = guards.waits_on_output
 
     @property
     def verdicts(self) -> Sequence[Verdict]:

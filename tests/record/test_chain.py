@@ -555,6 +555,9 @@ def test_a_caller_that_leaves_loses_nothing_for_others(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         await log.close()
         assert late.done()
+        with pytest.raises(AuditUnavailable, match="closed"):
+            await log.append({"number": 21})
+        await log.close()
 
     asyncio.run(run())
     assert numbers(tmp_path / "log") == list(range(21))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trimtab.record.identities import Key
 from trimtab.serve import limits as limits_module
 from trimtab.serve.base import Refusal
+from trimtab.serve.errors import error_headers
 from trimtab.serve.limits import DAY_S, Limits, SpendFile, Spent
 
 NOON = 20_000 * DAY_S + DAY_S / 2
@@ -85,6 +86,8 @@ def test_budgets_end_at_midnight() -> None:
     with pytest.raises(Refusal) as caught:
         limits.admit(one, NOON + 3600)
     assert (caught.value.code, caught.value.retry_after_s) == ("insufficient_quota", DAY_S / 2 - 3600)
+    headers = error_headers(caught.value)
+    assert (headers["x-should-retry"], headers["retry-after"]) == ("false", "39600")  # no client should try again in seconds
     limits.admit(one, NOON + DAY_S / 2)
     assert limits.spent(one.id, NOON + DAY_S / 2) == Spent(requests=1)
 

@@ -24,9 +24,16 @@ def verify_log(folder: str | None = None, *, anchor: str | None = None, key: str
     checkpoint = read_anchor(Path(anchor).expanduser()) if anchor else _kept(home, path)
     if checkpoint is None and not segments(path):
         raise InputError(f"There is no log in {path}; name the folder of one, or set TRIMTAB_HOME to where its gateway keeps things.")
-    check = check_log(
-        path, checkpoint, trusted_key=_trusted(home, key), is_copy=anchor is not None, is_in_use=path.is_dir() and is_locked(path)
-    )
+    trusted_key = _trusted(home, key)
+
+    def checked(against: Checkpoint | None) -> LogCheck:
+        in_use = path.is_dir() and is_locked(path)
+        return check_log(path, against, trusted_key=trusted_key, is_copy=anchor is not None, is_in_use=in_use)
+
+    check = checked(checkpoint)
+    if check.verdict != "pass" and not anchor and (newer := _kept(home, path)) != checkpoint:
+        checkpoint = newer  # a gateway wrote, started or stopped while the log was read
+        check = checked(checkpoint)
     return _answer(path, check, _other(path, checkpoint, check))
 
 

@@ -38,6 +38,7 @@ class AuditLog:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
         self._waiting: list[_Waiting] = []
         self._is_writing = False
+        self._is_closed = False
 
     @classmethod
     def open(cls, folder: Path | None = None, *, home: Path | None = None, segment_bytes: int = SEGMENT_BYTES) -> Self:
@@ -72,6 +73,8 @@ class AuditLog:
 
         Raises AuditUnavailable: the record is not in the log. If the caller is cancelled, the record is written all the same.
         """
+        if self._is_closed:
+            raise AuditUnavailable(f"The log in {self.folder} is closed.")
         body = msgspec.json.encode({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}, order="deterministic")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -83,6 +86,7 @@ class AuditLog:
 
     async def close(self) -> None:
         """Write what waits, sign the end, give the folder free. Idempotent."""
+        self._is_closed = True
         while self._is_writing:
             await asyncio.wait([future for _, future in self._waiting] or [asyncio.ensure_future(asyncio.sleep(0.001))])
         self._thread.shutdown(wait=True)

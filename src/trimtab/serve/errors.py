@@ -6,6 +6,9 @@ import msgspec
 
 from trimtab.serve.base import Refusal
 
+LONGEST_RETRY_S = 60.0
+"""Clients of OpenAI wait no longer than this when told to: a longer wait is said, but not asked for at once again."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -24,10 +27,12 @@ def error_headers(refusal: Refusal, request_id: str = "") -> dict[str, str]:
     headers = {"content-type": "application/json"}
     if request_id:
         headers["x-request-id"] = request_id
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
     if refusal.retry_after_s is None:
         headers["x-should-retry"] = "false"
         return headers
-    headers["x-should-retry"] = "true"
+    headers["x-should-retry"] = "true" if refusal.retry_after_s <= LONGEST_RETRY_S else "false"
     headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_s)))
     headers["retry-after-ms"] = str(max(0, round(1e3 * refusal.retry_after_s)))
     return headers

@@ -193,11 +193,13 @@ class Dispatcher:
         """Admit nobody, serve whom there is, stop everything. After `limit_s` what is left is cut off: then it returns False."""
         self.tell(Draining())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._empty.wait()
             return True
         self.tell(Aborted())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), self._rhythm.stop_limit_s)
+            async with asyncio.timeout(self._rhythm.stop_limit_s):
+                await self._empty.wait()
         return False
 
     # Between leases and the scheduler
@@ -293,7 +295,8 @@ class Dispatcher:
         plan, began_s = entry.plan, self._clock()
         try:
             entry.replica = self._make_replica(plan.model, plan.version)
-            ready = await asyncio.wait_for(entry.replica.start(), self._rhythm.load_limit_s)
+            async with asyncio.timeout(self._rhythm.load_limit_s):  # wait_for of 3.11 may swallow a cancellation
+                ready = await entry.replica.start()
         except Exception as error:
             why, may_pass = _in_words(error, self._rhythm.load_limit_s)
             if not isinstance(error, (TrimtabError, TimeoutError)):
@@ -345,7 +348,8 @@ class Dispatcher:
     async def _probed(self, replica: Replica) -> str:
         """Why a replica does not answer as it should; empty if it does."""
         try:
-            await asyncio.wait_for(replica.probe(), self._rhythm.probe_limit_s)
+            async with asyncio.timeout(self._rhythm.probe_limit_s):
+                await replica.probe()
         except TimeoutError:
             return f"It did not answer a small question within {self._rhythm.probe_limit_s:g} s."
         except Exception as error:

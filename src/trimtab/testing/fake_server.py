@@ -75,7 +75,7 @@ class FakeServer:
     scores: /completions echoes a prompt with log-probabilities; streams: it streams if asked; counts: it tells usage
     refuses_words: request keys that get a 400; faults: see FAULTS, one for each coming chat or completion request, None = none
     changes_after, changed: after so many answers it calls itself `changed` (model, fingerprint)
-    base: path of the API; delay_s: before the first piece, gap_s: between pieces; retry_after: header of 429 and 503
+    base: path of the API; delay_s: before the first piece, gap_s: between pieces; retry_after: header of 429 and 503; port: 0 = a free one
     requests: (path, body) of all that came
     """
 
@@ -101,6 +101,7 @@ class FakeServer:
         delay_s: float = 0.0,
         gap_s: float = 0.0,
         retry_after: str | None = "0.05",
+        port: int = 0,
     ) -> None:
         self.models, self.fingerprint, self.key, self.answer = tuple(models), fingerprint, key, answer
         self.damage, self.drift, self.noise, self.n_words = damage, drift, noise, n_words
@@ -111,7 +112,7 @@ class FakeServer:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.n_answers = 0
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
         self._server.fake = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -106,7 +106,8 @@ class Table:
     def tables(self, key: str) -> "list[Table]":
         value = self._get(key, [])
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-            raise self.wrong(key, f"must be a list of tables, each begun with [[{re.sub(r'\[\d+\]', '', self.path)}{key}]]")
+            name = re.sub(r"\[\d+\]", "", self.path) + key
+            raise self.wrong(key, f"must be a list of tables, each begun with [[{name}]]")
         return [Table(self.where, one, f"{self.path}{key}[{number}].") for number, one in enumerate(value)]
 
     def anything(self, key: str) -> Any:

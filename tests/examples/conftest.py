@@ -27,9 +27,9 @@ def install(package: Path, site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with both example packages, on the path of this process and of those that it starts."""
+    """A folder with the example packages, on the path of this process and of those that it starts."""
     folder = tmp_path_factory.mktemp("site")
-    for name in ("own_engine", "own_suite"):
+    for name in ("own_engine", "own_suite", "own_guard"):
         install(EXAMPLES / name, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)

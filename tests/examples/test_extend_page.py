@@ -44,7 +44,7 @@ def test_entry_points_are_those_of_the_examples():
     shown = [tomllib.loads(block)["project"]["entry-points"] for block in BLOCKS if block.startswith("[project")]
     held = [
         tomllib.loads((ROOT / "examples" / name / "pyproject.toml").read_text())["project"]["entry-points"]
-        for name in ("own_engine", "own_suite")
+        for name in ("own_engine", "own_suite", "own_guard")
     ]
     assert shown == held
 

@@ -1,4 +1,4 @@
-"""What another package adds, an engine and a suite, works like trimtab's own."""
+"""What another package adds, an engine, a suite and a guard, works like trimtab's own."""
 
 import json
 import shutil
@@ -10,10 +10,13 @@ import pytest
 from trimtab.cli.main import main
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused, InputError, MissingError
+from trimtab.core.site import GuardUse
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_class
 from trimtab.evaluate.requests import build_requests
 from trimtab.evaluate.suites.registry import load_suite
+from trimtab.guard.pipeline import Guards
+from trimtab.guard.registry import guard_names
 from trimtab.sources.open import open_source, read_header
 from trimtab.testing.fake_client import fake_render, fake_tokenize
 from trimtab.testing.tiny_models import write_tiny_gguf
@@ -92,6 +95,17 @@ def test_the_suite_loads_by_name_and_can_be_scored():
     assert len(prepared.items) == 60
     with pytest.raises(InputError, match=r"the suites are core, .*, units"):
         load_suite("unitz")
+
+
+def test_the_guard_passes_the_contract_tests_that_it_ships(examples):
+    said = python("-m", "pytest", "-p", "no:cacheprovider", examples / "own_guard", cwd=examples.parent)
+    assert "passed" in said
+
+
+def test_the_guard_is_found_by_name_and_redacts():
+    assert "tickets" in guard_names()
+    guards = Guards([GuardUse(name="tickets", on_hit="redact", options={"projects": ["WEB"]})])
+    assert guards.inspect(["WEB-12 and OPS-1"]).texts == ("[TICKET] and OPS-1",)
 
 
 @pytest.mark.slow

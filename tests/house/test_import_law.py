@@ -21,7 +21,7 @@ LAYERS = {
     **dict.fromkeys(("cli", "web", "bridges"), 5.0),
     "__main__": 6.0,
 }
-TESTING_MAY_IMPORT = {"core", "engines", "serve", "testing"}
+TESTING_MAY_IMPORT = {"core", "engines", "guard", "serve", "testing"}
 
 # Libraries whose import is felt, and the rooms whose files may import them at module level: leaf files that are themselves
 # imported inside functions. The start-up test holds the sum of it.

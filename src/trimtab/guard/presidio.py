@@ -8,6 +8,7 @@ names are taken out of `sys.modules` again, so that whoever imports presidio in 
 import functools
 import importlib
 import importlib.util
+import pkgutil
 import sys
 import threading
 import types
@@ -79,12 +80,8 @@ def _empty(root: str, path: str) -> None:
 
 
 def _packages(folder: Any) -> Iterator[str]:
-    import pkgutil
-
     return (one.name for one in pkgutil.iter_modules(folder) if one.ispkg)
 
 
 def _modules(folder: str) -> Iterator[str]:
-    import pkgutil
-
     return (one.name for one in pkgutil.iter_modules([folder]) if one.name.endswith(("_recognizer", "_recognizers")))

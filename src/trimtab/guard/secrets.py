@@ -1,6 +1,7 @@
 """Keys, tokens and passwords in a text, by the plugins of detect-secrets. Nothing is sent anywhere to verify what is found."""
 
 import functools
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -146,8 +147,6 @@ def _slug(words: str) -> str:
 
 @functools.cache
 def _plugins(names: Sequence[str]) -> tuple[Any, ...]:
-    import importlib
-
     try:
         return tuple(
             getattr(importlib.import_module(f"detect_secrets.plugins.{name.partition(':')[0]}"), name.partition(":")[2])() for name in names

@@ -1,5 +1,6 @@
 """Topics by policy: words and patterns that a route does not speak about, or the only ones that it speaks about."""
 
+import bisect
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,8 +61,6 @@ class Topics(Guard):
 
 def _place(places: "tuple[int, ...] | range", original: int) -> int:
     """The first folded character that stands at `original` or later."""
-    import bisect
-
     return original if isinstance(places, range) else bisect.bisect_left(places, original)
 
 

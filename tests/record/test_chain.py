@@ -526,6 +526,16 @@ def test_another_hand_is_noticed_while_it_is_written(how: str, tmp_path: Path) -
         log.commit([body(1)])
 
 
+def test_a_checkpoint_that_is_taken_away_is_noticed_while_the_log_is_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    log = ChainLog.open(tmp_path / "log", home=home)
+    path = home / "anchors" / f"{log.id}.json"
+    (home / "copy").write_bytes(path.read_bytes())
+    os.replace(home / "copy", path)
+    with pytest.raises(AuditUnavailable, match="removed or replaced"):
+        log.commit([body(0)])
+
+
 # Many at once
 
 

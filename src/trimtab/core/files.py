@@ -64,6 +64,26 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def write_once(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+    """Write a file unless there is one; of several who do so at once, one wins. Returns whether it was this one. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            return False
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a folder so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)

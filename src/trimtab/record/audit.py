@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 
 from trimtab.core.errors import InputError
-from trimtab.core.files import write_atomic
+from trimtab.core.files import write_once
 from trimtab.record.chain import SEGMENT_BYTES, AuditUnavailable, ChainLog
 from trimtab.record.disk import sentences
 from trimtab.record.home import state_dir
@@ -132,7 +132,7 @@ def _digest_key(home: Path) -> bytes:
     path = home / "keys" / "digest.key"
     with sentences(path, "write"):
         if not path.exists():
-            write_atomic(path, secrets.token_hex(32), mode=0o600)
+            write_once(path, secrets.token_hex(32).encode())
         try:
             return bytes.fromhex(path.read_text(encoding="ascii"))
         except ValueError:

@@ -10,11 +10,11 @@ The file has two places of fixed length that are written in turns: a torn write 
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trimtab.core.errors import InputError, MissingError
-from trimtab.core.files import canonical_json, sync_folder, write_atomic
+from trimtab.core.files import canonical_json, write_atomic, write_once
 from trimtab.record.disk import check_schema, sentences
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class Anchor:
         if self._handle is None:
             self._handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             self._place = 1 if _place_of(self.path, self.last) == 0 else 0
+        if not os.fstat(self._handle).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "somebody removed or replaced it", str(self.path))
         os.pwrite(self._handle, _padded(checkpoint), self._place * PLACE_BYTES)
         self._place = 1 - self._place
         self.last = checkpoint
@@ -235,23 +237,10 @@ def _make_key(path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".signing.", suffix=".part")  # readable by its owner only
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(name, path)
-        except FileExistsError:
-            return
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    if write_once(path, private):
         public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         write_atomic(path.with_name("signing.pub.pem"), public)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _public_key(public_hex: str) -> Any:

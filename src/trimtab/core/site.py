@@ -17,6 +17,7 @@ class Version:
     key_variable: the environment variable that holds that server's key; the key itself is kept nowhere
     memory_bytes: what one replica takes; None = of a lock, as measured; else it must be given where the site has a memory budget
     slots: requests that one replica works on at once; None = of a lock, its setting
+    content_sha256: digest of the deployment that a lock names, so that another one under the same id is another version
     """
 
     id: str
@@ -27,6 +28,7 @@ class Version:
     key_variable: str = ""
     memory_bytes: int | None = None
     slots: int | None = None
+    content_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

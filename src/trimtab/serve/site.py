@@ -1,7 +1,8 @@
 """site.toml, or one deploy.toml, to a Site: what can be wrong with it is found here, before anything listens.
 
-Keys have the names of core.site's fields, but for sizes: `memory` and `max_body` take a number of bytes or text such as "6 GiB". A model
-with one version may hold its `lock`, `command` or `url` itself.
+Whether the address it listens on is allowed is checked later: the command line has a say in it. Keys have the names of core.site's fields,
+but for sizes: `memory` and `max_body` take a number of bytes or text such as "6 GiB". A model with one version may hold its `lock`,
+`command` or `url` itself.
 """
 
 import re
@@ -17,7 +18,6 @@ from trimtab.record.disk import disk_error
 from trimtab.record.run import read_decision
 from trimtab.serve.site_fields import Table
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 VERSION_KEYS = ("lock", "command", "url", "upstream_model", "key_variable", "memory", "slots")
 
 
@@ -71,6 +71,7 @@ def _with_lock(version: Version, lock: DeployLock) -> Version:
     return Version(
         id=version.id,
         lock=version.lock,
+        content_sha256=lock.deployment.digest,
         memory_bytes=version.memory_bytes or measured_bytes(Path(version.lock), lock),
         slots=version.slots or lock.settings.slots,
     )
@@ -93,9 +94,6 @@ def _site(top: Table, folder: Path) -> Site:
     top.done()
     if not models:
         raise top.wrong("models", "must name at least one model; begin one with [[models]]")
-    if listen.host not in LOOPBACK and not (site.need_keys and listen.open_to_network):
-        why = f"{listen.host!r} can be reached from elsewhere; it needs need_keys = true and listen.open_to_network = true"
-        raise InputError(f"{top.where}: listen.host {why}.")
     _check_names(top, site)
     _check_memory(top, site)
     return site
@@ -111,9 +109,6 @@ def _listen(table: Table, folder: Path) -> Listen:
         tls_key=_path(table, "tls_key", folder),
     )
     table.done()
-    if bool(listen.tls_certificate) != bool(listen.tls_key):
-        given, lacking = ("tls_certificate", "tls_key") if listen.tls_certificate else ("tls_key", "tls_certificate")
-        raise table.wrong(lacking, f"must be given too where {given} is")
     if listen.admin_port and listen.admin_port == listen.port:
         raise table.wrong("admin_port", "must be another port than listen.port")
     return listen

@@ -102,7 +102,7 @@ class Replica(Protocol):
         """A small question whose answer is known. Returns if it is as it was when the replica started; raises InfeasibleError if not."""
 
     def memory_bytes(self) -> int | None:
-        """Resident memory now; None where it cannot be known (a server elsewhere)."""
+        """Resident memory now; None where it cannot be known (a server elsewhere). May be called from another thread."""
 
     async def stop(self) -> None:
         """End it at once and give everything back. Idempotent, never raises. Draining is the caller's affair."""

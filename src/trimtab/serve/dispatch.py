@@ -127,7 +127,7 @@ class Lease:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, (EngineCrashed, EngineHung)):
             self._dispatcher.died(self._replica, str(error))
-        self._dispatcher.ended(self._number, self._replica)
+        self._dispatcher.ended(self._number)
 
 
 class Dispatcher:
@@ -158,6 +158,7 @@ class Dispatcher:
         self._scheduler = Scheduler(plans_of(site), memory_bytes=site.memory_bytes, patience_s=site.patience_s)
         self._entries: dict[int, _Entry] = {}
         self._waiters: dict[int, asyncio.Future[_Entry]] = {}
+        self._held: dict[int, _Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
@@ -215,15 +216,12 @@ class Dispatcher:
             return await waiter
         except asyncio.CancelledError:
             self._waiters.pop(asked.request, None)
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.ended(asked.request, waiter.result().number)
-            else:
-                self.tell(Ended(asked.request))
+            self.ended(asked.request)  # it may have been granted in this very moment
             raise
 
-    def ended(self, request: int, replica: int) -> None:
-        """A request has left its replica."""
-        entry = self._entries.get(replica)
+    def ended(self, request: int) -> None:
+        """A request has left its replica, or waits no more."""
+        entry = self._held.pop(request, None)
         if entry is not None:
             entry.n_running -= 1
         self.tell(Ended(request))
@@ -251,6 +249,7 @@ class Dispatcher:
         if isinstance(action, Grant):
             entry = self._entries[action.replica]
             entry.n_running += 1
+            self._held[action.request] = entry
             waiter = self._waiters.pop(action.request)
             if not waiter.done():  # else it is cancelled, and will say so itself
                 waiter.set_result(entry)
@@ -329,7 +328,7 @@ class Dispatcher:
         expected = max(entry.plan.version.memory_bytes or 0, ready.memory_bytes or 0)
         limit = max(GROWTH_SHARE * expected, expected + GROWTH_BYTES)
         while True:
-            used = replica.memory_bytes()
+            used = await asyncio.to_thread(replica.memory_bytes)  # reading it takes milliseconds
             if used is not None:
                 self.tell(Measured(entry.number, used))
                 if ready.memory_bytes is not None and used > limit:

@@ -129,7 +129,8 @@ class HttpReplica:
             raise await self._broken(error) from error
 
     def memory_bytes(self) -> int | None:
-        return self._process.memory_bytes() if self._process is not None else None
+        process = self._process
+        return process.memory_bytes() if process is not None else None
 
     async def stop(self) -> None:
         process, self._process = self._process, None

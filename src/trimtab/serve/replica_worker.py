@@ -156,10 +156,11 @@ class WorkerReplica:
             raise InfeasibleError("The engine no longer gives the answer that it gave when it started.")
 
     def memory_bytes(self) -> int | None:
-        if self._client is None:
+        client = self._client
+        if client is None:
             return None
         try:
-            worker = psutil.Process(self._client.pid)
+            worker = psutil.Process(client.pid)
             return sum(int(process.memory_info().rss) for process in (worker, *worker.children(recursive=True)))
         except psutil.Error:
             return None

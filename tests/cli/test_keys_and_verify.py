@@ -138,7 +138,7 @@ def test_a_cut_and_a_lost_log_are_found(capsys: pytest.CaptureFixture[str], log:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:15]))
     code, found = verified(capsys)
     assert (code, found["bad"]["record"]) == (1, 16)
-    assert "6 records were cut off" in found["reasons"][0]
+    assert "cut off, 6 records" in found["reasons"][0]
     path.unlink()
     code, found = verified(capsys)
     assert (code, found["bad"]["record"]) == (1, 1)

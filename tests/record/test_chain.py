@@ -90,6 +90,8 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         ChainLog.open(tmp_path / "log", home=tmp_path / "home")
     log.close()
     log.close()
+    with pytest.raises(AuditUnavailable, match="closed"):
+        log.commit([body(0)])
     ChainLog.open(tmp_path / "log", home=tmp_path / "home").close()
 
 
@@ -330,6 +332,37 @@ def test_a_torn_end_is_cut_off_and_said(torn: bytes, tmp_path: Path) -> None:
 def killed(log: ChainLog) -> None:
     """What is left open when a process dies is closed by the kernel, without a last checkpoint."""
     log._give_up()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_killed_between_a_record_and_its_checkpoint(is_new: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first record after a start: the checkpoint from before must not say that nothing may follow."""
+    home, folder = tmp_path / "home", tmp_path / "log"
+    if not is_new:
+        ChainLog.open(folder, home=home).close()
+    with monkeypatch.context() as patch:
+        if is_new:
+            patch.setattr(chain.Anchor, "write", lambda *_, **__: None)
+        log = ChainLog.open(folder, home=home)
+        patch.setattr(chain.Anchor, "write", lambda *_, **__: None)
+        log.commit([body(0)])
+        killed(log)
+    assert check(home, folder).verdict == "inconclusive"
+    ChainLog.open(folder, home=home).close()
+    assert numbers(folder) == [0]
+    assert check(home, folder).verdict == "pass"
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"7", b'{"no":1}', b"nonsense"])
+def test_a_forged_first_record_is_no_crash(content: bytes, tmp_path: Path) -> None:
+    home, folder = written(tmp_path)
+    kept = anchor_of(home, folder)
+    first = segments(folder)[0]
+    _, *rest = first.read_bytes().splitlines(keepends=True)
+    first.write_bytes(sealed(START, content)[0] + b"".join(rest))
+    assert check(home, folder, kept).verdict == "fail"
+    with pytest.raises(InputError, match="record 1"):
+        ChainLog.open(folder, home=home)
 
 
 def test_records_behind_the_last_checkpoint_are_told_apart(tmp_path: Path) -> None:

@@ -64,8 +64,11 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
-def write_once(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
-    """Write a file unless there is one; of several who do so at once, one wins. Returns whether it was this one. Raises OSError."""
+def write_once(path: Path, data: bytes) -> bool:
+    """Write a file for its owner's eyes only, unless there is one; of several who do so at once, one wins.
+
+    Returns whether it was this one. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -73,7 +76,6 @@ def write_once(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
         try:
             os.link(name, path)
         except FileExistsError:

@@ -60,7 +60,10 @@ def _other(folder: Path, checkpoint: Checkpoint | None, check: LogCheck) -> str:
     """Why the log is not the one that the checkpoint is of, empty if it is."""
     if checkpoint is None or not check.n_records:
         return ""
-    found = log_id(folder)
+    try:
+        found = log_id(folder)
+    except InputError as error:
+        return str(error)
     return "" if found == checkpoint.log else f"This is another log ({found}) than the one that was signed ({checkpoint.log})."
 
 

@@ -95,9 +95,11 @@ def log_id(folder: Path) -> str:
         line = file.readline()
     try:
         _, body = read_line(line[:-1], START)
+        return str(json.loads(body)["log"])
     except BadRecord as error:
         raise InputError(f"{found[0]}: record 1 {error}.") from None
-    return str(json.loads(body).get("log", ""))
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{found[0]}: record 1 does not name its log.") from None
 
 
 class ChainLog:
@@ -139,8 +141,10 @@ class ChainLog:
             except BaseException:
                 log._give_up()
                 raise
+        except AuditUnavailable:
+            raise
         except MissingError as error:
-            raise error if isinstance(error, AuditUnavailable) else AuditUnavailable(str(error)) from error
+            raise AuditUnavailable(str(error)) from error
         return log
 
     @property
@@ -154,6 +158,8 @@ class ChainLog:
         Raises AuditUnavailable: then none of them is in the log.
         """
         with self._turn:
+            if not self._is_open:
+                raise AuditUnavailable(f"The log in {self.folder} is closed.")
             head, lines = self.head, []
             for body in bodies:
                 line, head = sealed(head, body)
@@ -164,7 +170,7 @@ class ChainLog:
                 self.head = head
                 self._anchor.write(head.seq, head.hash)
             except OSError as error:
-                raise AuditUnavailable(str(disk_error(self._path, error, "write"))) from error
+                raise AuditUnavailable(str(disk_error(Path(error.filename or self._path), error, "write"))) from error
             return first
 
     def close(self) -> None:
@@ -232,7 +238,7 @@ class ChainLog:
         *earlier, last = [path for path in segments(self.folder) if path.stat().st_size]
         after = _last_link(earlier[-1]) if earlier else START
         kept = self._anchor.last
-        known = {after.seq: after.hash}
+        signed_hash = after.hash if after.seq == kept.size else kept.head
         n_good, why = 0, ""
         with sentences(last, "read"), last.open("rb") as file:
             for line in file:
@@ -244,21 +250,24 @@ class ChainLog:
                     why = f"record {after.seq + 1} {error}"
                     break
                 n_good += len(line)
-                known[after.seq] = after.hash
+                if after.seq == kept.size:
+                    signed_hash = after.hash
             n_bytes = os.fstat(file.fileno()).st_size
-        if after.seq < kept.size or known.get(kept.size, kept.head) != kept.head:
+        if after.seq < kept.size or signed_hash != kept.head:
             raise InputError(
                 f"The log in {self.folder} was cut or changed ({why or f'{kept.size} records were signed, {after.seq} are there'}); see "
                 f"`trimtab verify log`. To begin a new one, move the folder and {self._anchor.path} aside."
             )
         self._path, self._n_bytes, self.head = last, n_good, after
-        if n_bytes > n_good or after.seq > kept.size or not kept.is_closed:
-            with sentences(last, "read"), last.open("rb") as file:
-                file.seek(n_good)
-                torn = file.read()
-            # The cut comes first: `_open_file` makes it, before this record is written.
-            note = _note("log recovered", cut_bytes=len(torn), cut_sha256=hashlib.sha256(torn).hexdigest(), unsigned=after.seq - kept.size)
-            self.commit([note])
+        if kept.is_closed and n_bytes == n_good and after.seq == kept.size:
+            with sentences(self._anchor.path, "write"):
+                self._anchor.write(after.seq, after.hash)  # from now on, records may follow
+            return
+        with sentences(last, "read"), last.open("rb") as file:
+            file.seek(n_good)
+            torn_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        # The cut comes first: `_open_file` makes it, before this record is written.
+        self.commit([_note("log recovered", cut_bytes=n_bytes - n_good, cut_sha256=torn_sha256, unsigned=after.seq - kept.size)])
 
 
 def _anchor(folder: Path, home: Path, *, is_new: bool) -> Anchor:

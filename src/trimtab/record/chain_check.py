@@ -5,7 +5,7 @@ written anew with right hashes, by the checkpoint; a cut that its maker hid by a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +52,6 @@ class _Walk:
     n_segments: int = 0
     n_torn_bytes: int = 0
     bad: BadPlace | None = None
-    reasons: list[str] = field(default_factory=list)
 
 
 def check_log(folder: Path, checkpoint: Checkpoint | None, *, trusted_key: str, is_copy: bool, is_in_use: bool) -> LogCheck:
@@ -92,7 +91,7 @@ def _judged(walk: _Walk, checkpoint: Checkpoint | None, trusted_key: str, *, may
     n_more = walk.head.seq - checkpoint.size
     if walk.bad is None and n_more < 0:
         failed.append(
-            f"{-n_more} records were cut off at the end: {checkpoint.size} were signed on {checkpoint.at}, {walk.head.seq} are there."
+            f"The end was cut off, {_records(-n_more)}: {checkpoint.size} were signed on {checkpoint.at}, {walk.head.seq} are there."
         )
     elif walk.head_at is not None and walk.head_at != checkpoint.head:
         failed.append(
@@ -100,11 +99,15 @@ def _judged(walk: _Walk, checkpoint: Checkpoint | None, trusted_key: str, *, may
         )
     elif n_more > 0 and not may_go_on:
         by_whom = "after the log was closed" if checkpoint.is_closed else "by a writer that was killed, or by another hand"
-        sentence = f"{n_more} records from {checkpoint.size + 1} on were added {by_whom}: they are behind the last signed checkpoint."
+        sentence = f"From record {checkpoint.size + 1} on nothing is signed: {_records(n_more)}, added {by_whom}."
         (failed if checkpoint.is_closed else unsure).append(sentence)
     if walk.n_torn_bytes and checkpoint.is_closed and not may_go_on:
         failed.append(f"{walk.n_torn_bytes} bytes that are no record were added at the end after the log was closed.")
     return failed, unsure
+
+
+def _records(n: int) -> str:
+    return f"{n} record{'' if n == 1 else 's'}"
 
 
 def _missing(walk: _Walk, checkpoint: Checkpoint | None, folder: Path) -> BadPlace | None:

@@ -142,7 +142,7 @@ class Anchor:
 def new_anchor(home: Path, folder: Path) -> Anchor:
     """Names a log that is about to begin. Raises InputError or MissingError."""
     signer, log = Signer.of(home), secrets.token_hex(16)
-    first = signer.signed(log=log, folder=folder, size=0, head="0" * 64, is_closed=True)
+    first = signer.signed(log=log, folder=folder, size=0, head="0" * 64, is_closed=False)
     path = home / "anchors" / f"{log}.json"
     with sentences(path, "write"):
         write_atomic(path, _padded(first) * 2)

@@ -87,6 +87,7 @@ def show(
     """
     from rich.text import Text
 
+    from trimtab.cli.mitigation import mitigation_view
     from trimtab.cli.output import emit
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.runs import load_run, summary, tariff_of
@@ -105,7 +106,7 @@ def show(
         emit(common, known, _unfinished(found))
         return 0
     try:
-        drawn: list[Any] = list(decision_view(found.decision, files_of(run)))
+        drawn: list[Any] = [*decision_view(found.decision, files_of(run)), *mitigation_view(found.decision)]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{run / 'decision.json'} has another shape than trimtab writes ({type(error).__name__}: {error}).") from error
     if (run / "report.html").exists():

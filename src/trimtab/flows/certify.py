@@ -174,7 +174,7 @@ async def _mend(
     lock = asked.lock
     mending = Mending(
         session=session,
-        opened=opened,
+        opened=dataclasses.replace(opened, draft=candidate.snapshot.draft),
         lock=lock,
         bench=bench,
         candidate=candidate,

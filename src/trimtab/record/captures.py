@@ -5,6 +5,7 @@ One file a day, <folder>/2026-11-26.jsonl, readable by its owner only. Losing so
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from trimtab.core.files import canonical_json
 from trimtab.record.disk import disk_error
+
+log = logging.getLogger("trimtab.record")
 
 KEEP_DAYS = 30
 
@@ -46,6 +49,8 @@ class Captures:
                 os.close(handle)
             self.problem = ""
         except OSError as error:
+            if not self.problem:
+                log.error("texts for review are not kept: %s", disk_error(path, error, "write"))
             self.problem = str(disk_error(path, error, "write"))
 
     def _prune(self, today: date) -> None:

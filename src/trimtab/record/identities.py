@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -24,6 +25,8 @@ from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.files import canonical_json, write_atomic
 from trimtab.record.disk import read_json, sentences
 from trimtab.record.home import state_dir
+
+log = logging.getLogger("trimtab.record")
 
 SCHEMA = "trimtab.keys/1"
 VERBS = ("chat", "completion", "response", "embedding")
@@ -130,6 +133,7 @@ class Keyring:
         except TrimtabError as error:
             # A revocation never leaves a damaged file, so this was another hand: nobody is locked out for its sake.
             self.problem = str(error)
+            log.error("API keys stay as they were: %s", error)
             return
         self.problem = ""
         self._by_digest = {secret.sha256: (key, secret) for key in keys for secret in key.secrets}

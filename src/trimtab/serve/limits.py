@@ -6,6 +6,7 @@ at before a request and charged after it, as nobody knows before how long an ans
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,8 @@ from trimtab.core.files import canonical_json, write_atomic
 from trimtab.record.disk import append_record, read_records, sentences
 from trimtab.record.identities import Key
 from trimtab.serve.base import Refusal
+
+log = logging.getLogger("trimtab.serve")
 
 DAY_S = 86400.0
 FLUSH_S = 2.0
@@ -160,7 +163,7 @@ class SpendFile:
     def write(self, spent: Mapping[tuple[int, str], Spent]) -> dict[tuple[int, str], Spent]:
         """Append a batch; returns what could not be written. Blocks for a sync of the disk, never raises for its sake."""
         left: dict[tuple[int, str], Spent] = {}
-        self.problem = ""
+        before, self.problem = self.problem, ""
         for day in sorted({day for day, _ in spent}):
             of_day = {key_id: [one.requests, one.tokens] for (on, key_id), one in spent.items() if on == day}
             try:
@@ -168,6 +171,8 @@ class SpendFile:
             except TrimtabError as error:
                 self.problem = str(error)
                 left |= {at: one for at, one in spent.items() if at[0] == day}
+        if self.problem and not before:
+            log.error("what keys spend is not written down, and would be forgotten at the next start: %s", self.problem)
         return left
 
     async def keep(self, limits: Limits) -> None:

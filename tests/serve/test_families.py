@@ -11,6 +11,8 @@ from trimtab.serve.families import HERMES, LLAMA3, MISTRAL, PLAIN, AnswerReader,
 TOOLS = ("get_weather", "add")
 ARGUMENTS = '{"city": "São \\"P\\" }{", "days": [1, {"a": 2}]}'
 TRICKY = json.loads(ARGUMENTS)
+WEATHER = f'{{"name": "get_weather", "arguments": {ARGUMENTS}}}'
+ADD = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
 
 
 def cuts(text, seed):
@@ -39,19 +41,19 @@ def calls(answer):
         (PLAIN, "a {b} <tool_call>", "a {b} <tool_call>", []),
         (HERMES, f'Let me see.\n<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</tool_call>', "Let me see.", [TRICKY]),
         (HERMES, f'<tool_call>{{"arguments": {ARGUMENTS}, "name": "get_weather"}}</tool_call>', None, [TRICKY]),
-        (HERMES, '<tool_call>{"name": "add", "arguments": {}}</tool_call>\n<tool_call>{"name":"add","arguments":{"a":1}}</tool_call>\n', None, [{}, {"a": 1}]),
+        (HERMES, f"{ADD}\n{ADD}\n", None, [{}, {}]),
         (HERMES, "<tool_call>nonsense</tool_call> and more", "<tool_call>nonsense</tool_call> and more", []),
         (HERMES, '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', []),
         (HERMES, "1 < 2 <tool", "1 < 2 <tool", []),
-        (MISTRAL, f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {ARGUMENTS}}}, {{"name": "add", "arguments": {{}}}}]', None, [TRICKY, {}]),
+        (MISTRAL, f'[TOOL_CALLS][{WEATHER}, {{"name": "add", "arguments": {{}}}}]', None, [TRICKY, {}]),
         (MISTRAL, f"Now.[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}", "Now.", [TRICKY]),
         (MISTRAL, "just [TOOL_ text", "just [TOOL_ text", []),
         (LLAMA3, f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}', None, [TRICKY]),
-        (LLAMA3, f'<|python_tag|>{{"name": "get_weather", "parameters": {ARGUMENTS}}}; {{"name": "add", "parameters": {{}}}}', None, [TRICKY, {}]),
+        (LLAMA3, f'<|python_tag|>{WEATHER}; {{"name": "add", "parameters": {{}}}}', None, [TRICKY, {}]),
         (LLAMA3, '{"answer": 42}', '{"answer": 42}', []),
         (LLAMA3, 'It is {"name": "add", "parameters": {}}', 'It is {"name": "add", "parameters": {}}', []),
     ],
-)  # fmt: skip
+)
 def test_calls_are_found_however_the_text_is_cut(family, text, content, expected, seed):
     answer = read(family, cuts(text, seed))
     assert [arguments for _, arguments in calls(answer)] == expected
@@ -116,5 +118,7 @@ def test_families_show_in_their_templates():
     assert family_of("[AVAILABLE_TOOLS] [TOOL_CALLS]") is MISTRAL
     assert family_of("<|python_tag|>") is LLAMA3
     assert family_of("{{ messages }}") is PLAIN
-    assert takes_tools("{%- if tools %}") and not takes_tools("{{ my_tools_text }}")
-    assert thinks("<think>") and not thinks("think")
+    assert takes_tools("{%- if tools %}")
+    assert not takes_tools("{{ my_tools_text }}")
+    assert thinks("<think>")
+    assert not thinks("think")

@@ -12,6 +12,7 @@ worse on text, and the 8-bit one to be within its margin there.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,12 @@ def spec(model: str, engine: str, recipe: str) -> str:
 
 
 def levels_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path) -> list[Mapping[str, Any]]:
-    """Rows of evaluation.json. What was scored before is in the cache, so a run that was stopped goes on."""
-    document = evaluate(spec(model, *form), suites=suites, reference=spec(model, "llamacpp", REFERENCE), out=folder / form[1])
-    rows: list[Mapping[str, Any]] = document["levels"]
+    """Rows of evaluation.json, one suite at a time. What was scored before is in the cache, so a run that was stopped goes on."""
+    rows: list[Mapping[str, Any]] = []
+    for suite in suites:
+        reference = spec(model, "llamacpp", REFERENCE)
+        rows += evaluate(spec(model, *form), suites=[suite], reference=reference, out=folder / form[1] / suite)["levels"]
+        print(f"{form[1]}: {suite}", file=sys.stderr, flush=True)
     return rows
 
 

@@ -6,7 +6,7 @@ The public Python API; see `trimtab.api`. Names are loaded when first used, so t
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.api import Flips, Gate, Model, Result, check, compare, describe_model, fairness, open, optimize
+    from trimtab.api import Flips, Gate, Model, Result, check, compare, describe_model, fairness, fairness_data, open, optimize
     from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "describe_model",
     "evaluate_model",
     "fairness",
+    "fairness_data",
     "open",
     "optimize",
 ]

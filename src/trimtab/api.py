@@ -456,6 +456,27 @@ def fairness(
     )
 
 
+def fairness_data(
+    path: str | Path,
+    *,
+    text: str = "",
+    group: Sequence[str] = (),
+    label: str = "",
+    out: str | Path | None = None,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> dict[str, Any]:
+    """The data before training: who is in it, what is said of whom, duplicates, personal data. See `trimtab fairness data`.
+
+    text, label: columns; group: up to four columns; out: folder for data.json, datasheet.md and report.html
+    Returns the document (schema trimtab.fairness_data/1). Raises InputError, MissingError.
+    """
+    from trimtab.flows.fairness_data import fairness_data as flow
+
+    folder = None if out is None else Path(out)
+    return flow(path, text=text, groups=group, label=label, out=folder, seed=seed, on_event=on_event)
+
+
 def describe_model(model: str | Path, *, offline: bool = False) -> "Description":
     """What a model is and what a token costs, from its header alone. Raises InputError, MissingError."""
     from trimtab.flows.describe import describe as flow

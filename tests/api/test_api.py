@@ -24,6 +24,7 @@ def test_the_public_names_are_frozen():
         "describe_model",
         "evaluate_model",
         "fairness",
+        "fairness_data",
         "open",
         "optimize",
     ]
@@ -78,3 +79,12 @@ def test_a_notebook_shows_the_report_and_nothing_of_it_escapes(result):
     assert shown.startswith("<iframe srcdoc=")
     assert "&lt;p title=&quot;a&quot;&gt;&amp;amp;" in shown
     json.dumps(result.decision)
+
+
+def test_data_before_training_is_looked_at_from_python_too(tmp_path):
+    (tmp_path / "people.csv").write_text("sex,hired\n" + "f,no\nm,yes\n" * 20)
+    found = tt.fairness_data(tmp_path / "people.csv", group=["sex"], label="hired", out=tmp_path / "audit")
+    assert (found["schema"], found["input"]["rows"]) == ("trimtab.fairness_data/1", 40)
+    assert json.loads((tmp_path / "audit" / "data.json").read_text()) == found
+    with pytest.raises(tt.InputError, match="Name what to look at"):
+        tt.fairness_data(tmp_path / "people.csv")

@@ -62,3 +62,43 @@ def test_missing_and_thin(made: SimpleNamespace) -> None:
     assert (row.level.low, row.level.n, row.level.is_thin) == (None, 2, True)
     nothing = suite_levels([dataclasses.replace(one, value=None) for one in run], UNITS)[0]
     assert (nothing.level, nothing.n_missing) == (None, 3)
+
+
+def sure(run, p_right):
+    """The same run with probabilities of two options, p_right (n,) of the right one."""
+    return tuple(dataclasses.replace(one, p_options=(p, 1.0 - p)) for one, p in zip(run, p_right, strict=True))
+
+
+def test_calibration_of_probabilities_that_are_true_is_within_chance_and_of_boasts_is_not(made: SimpleNamespace) -> None:
+    rng = np.random.default_rng(7)
+    run = made.reference_run(1, n_clusters=200)
+    stated = rng.uniform(0.05, 0.95, len(run))
+    honest = sure(run, np.where(rng.random(len(run)) < stated, stated, 1.0 - stated))
+    boast = sure(run, np.where([one.p_options[0] >= 0.5 for one in honest], 0.99, 0.01))
+    row = suite_levels(boast, UNITS, honest)[0].calibration
+    assert row is not None
+    assert row.error_reference is not None
+    assert row.error_reference < row.error_by_chance + 0.05 < row.error
+    assert row.brier_change is not None
+    assert row.brier_change.low is not None
+    assert row.brier_change.low > 0.0, "above zero is worse"
+    own = suite_levels(honest, UNITS)[0].calibration
+    assert own is not None
+    assert own.error < own.error_by_chance
+    assert (own.brier_change, own.error_reference) == (None, None)
+    assert own.brier.value == pytest.approx(np.mean([2.0 * (1.0 - one.p_options[0]) ** 2 for one in honest]))
+    assert own.confidence == pytest.approx(own.right, abs=0.05)
+    assert suite_levels(run, UNITS)[0].calibration is None
+
+
+def test_a_share_of_all_keeps_the_interval_of_what_may_have_stayed_unseen(made: SimpleNamespace) -> None:
+    run = [dataclasses.replace(one, correct=True) for one in made.reference_run(5, n_clusters=20)]
+    share = suite_levels(run, UNITS)[0].share_correct
+    assert share is not None
+    assert (share.value, share.high, share.n_clusters) == (1.0, 1.0, 20)
+    assert share.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-4), "Wilson's, of twenty clusters"
+    one_wrong = [dataclasses.replace(run[0], correct=False), *run[1:]]
+    near = suite_levels(one_wrong, UNITS)[0].share_correct
+    assert near is not None
+    assert near.high is not None
+    assert near.high <= 1.0

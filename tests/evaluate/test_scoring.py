@@ -62,6 +62,16 @@ def test_margin_divides_each_option_by_its_tokens() -> None:
     assert found.n_tokens == sum(map(len, options))
 
 
+def test_probabilities_of_whole_options_come_with_the_right_one_first() -> None:
+    client = FakeClient()
+    options = (" one", " three", " two")
+    (found,) = run(client, prepared_of(item("margin", options, answer=2)))
+    odds = np.exp([logprob(client, list(f"Q:{option}".encode()), 2) for option in options])
+    assert found.p_options == pytest.approx([odds[2] / odds.sum(), odds[0] / odds.sum(), odds[1] / odds.sum()])
+    (contrast,) = run(client, prepared_of(item("contrast", options, favoured=(0,))))
+    assert contrast.p_options == ()
+
+
 def test_contrast_is_the_log_odds_of_the_favoured_openings() -> None:
     client = FakeClient()
     options = ("No", "Not", "Sure", "Yes")

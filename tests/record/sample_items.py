@@ -57,6 +57,7 @@ def side(name: str, shift: float) -> Side:
                 group=item.group,
                 picked=None if item.scorer == "nats_per_token" else 0 if knows in (None, True) else 1,
                 correct=knows,
+                p_options=(p := 0.9 if knows else 0.2 - shift, 1.0 - p) if item.scorer == "margin" else (),
             )
         )
     if shift:

@@ -45,6 +45,20 @@ def test_changes_are_there_where_there_is_a_reference() -> None:
     assert "reference" not in alone.lower()
 
 
+def test_calibration_of_questions_with_options_is_shown() -> None:
+    beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
+    rows = [row for row in evaluation()["levels"] if row["calibration"]]
+    assert [row["suite"] for row in rows] == ["choice", "choice-es"]
+    for row in rows:
+        assert f"by chance up to {row['calibration']['error_by_chance']:.3f}" in alone
+        assert f"reference {row['calibration']['error_reference']:.3f}" in beside
+        value, ends = level_text(row["calibration"]["brier_change"], signed=True)
+        assert f"{value} {ends}" in beside
+    older = evaluation()
+    older["levels"] = [{key: value for key, value in row.items() if key != "calibration"} for row in older["levels"]]
+    assert "Brier" not in Page(render_evaluation(older)).text, "a document of before has none"
+
+
 def test_groups_by_axis_and_languages_side_by_side(html: str) -> None:
     text = Page(html).text
     for name in ("sex", "age", "woman", "young", "nats, against the mean of the axis"):

@@ -34,6 +34,7 @@ outcome = st.builds(
     picked=st.none() | st.integers(0, 10),
     correct=st.none() | st.booleans(),
     error=text,
+    p_options=st.lists(st.floats(0.0, 1.0), max_size=4).map(tuple),
 )
 
 
@@ -43,6 +44,17 @@ def test_outcomes_round_trip(rows: list[Outcome], metadata: dict[str, str]) -> N
     data = outcomes_to_bytes(rows, metadata)
     assert outcomes_from_bytes(data) == (tuple(rows), metadata)
     assert outcomes_to_bytes(rows, metadata) == data
+
+
+def test_files_from_before_probabilities_were_kept_are_read() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [Outcome(item_id="i", suite="s", cluster="c", value=0.5, n_tokens=3, correct=True)]
+    older = pq.read_table(pa.BufferReader(outcomes_to_bytes(rows))).drop_columns(["p_options"])
+    sink = pa.BufferOutputStream()
+    pq.write_table(older, sink)
+    assert outcomes_from_bytes(bytes(sink.getvalue()))[0] == tuple(rows)
 
 
 def test_a_missing_value_stays_missing_and_not_a_number_is_kept() -> None:

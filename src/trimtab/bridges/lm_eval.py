@@ -8,14 +8,14 @@ registers the model. Needs lm-eval (`pip install lm-eval==0.4.13`), which is no 
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
-from trimtab.core.deployment import Settings, parse_spec
-from trimtab.core.errors import EngineRefused
+from trimtab.core.deployment import Candidate, Settings, parse_spec
+from trimtab.core.errors import EngineRefused, InputError
 from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_names
@@ -28,34 +28,26 @@ CHUNK_TOKENS = 2000
 MAX_ANSWER_TOKENS = 256
 
 
-@register_model("trimtab")
-class TrimtabLM(TemplateLM):  # type: ignore[misc]
-    """spec: `[engine:]source[?recipe=NAME&setting=value]`. Other arguments of lm-eval's command line have no meaning here and are ignored.
+class CandidateLM(TemplateLM):  # type: ignore[misc]
+    """A deployment as lm-eval's model, in a worker of its own until `close`.
 
-    Raises InputError, MissingError, InfeasibleError.
+    refuse_long: a prompt longer than the context is an InputError; else it loses its beginning, as in lm-eval's own models
+    on_done: called with the number of requests that were just finished; may raise to stop
+    Raises InfeasibleError.
     """
 
-    def __init__(self, spec: str, **_: Any) -> None:
+    def __init__(self, candidate: Candidate, *, refuse_long: bool = False, on_done: Callable[[int], None] = lambda n: None) -> None:
         super().__init__()
-        asked = parse_spec(spec, engine_names())
-        opened = open_model(asked.source, cache_dir=cache_dir(), offline=False)
-        opened = with_draft(opened, asked.settings.draft, cache_dir=cache_dir(), offline=False)
-        engine = asked.engine or default_engine(opened)
-        recipe = recipe_named(asked.recipe, engine)
-        check_settings(opened, engine, Settings(), asked.settings)
-        self.candidate = run_sync(
-            build_candidate(
-                opened,
-                engine,
-                recipe,
-                dataclasses.replace(Settings(slots=1, context_tokens=CONTEXT_TOKENS), **asked.settings.given()),
-                products_dir=cache_dir() / "products",
-            )
-        )
-        self._engine = WorkerEngine(self.candidate.snapshot, self.candidate.settings, engine=engine)
+        self.candidate = candidate
+        self._refuse_long = refuse_long
+        self._on_done = on_done
+        self._engine = WorkerEngine(candidate.snapshot, candidate.settings, engine=candidate.engine)
         self._engine.load("score")
         self._info = self._engine.info()
         self._numbers = itertools.count(1)
+
+    def close(self) -> None:
+        self._engine.close()
 
     @property
     def eot_token_id(self) -> int:
@@ -91,15 +83,19 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
         fitted = [self._fitted(context, continuation) for _texts, context, continuation in requests]
         found: list[tuple[float, bool]] = []
         for chunk in _chunks(list(_by_context(fitted))):
+            n_before = len(found)
             for result in self._engine.score(
                 [ScoreRequest(prefix_ids=context, continuations=tuple(answers)) for context, answers in chunk]
             ):
                 found += [(sum(row), all(greedy)) for row, greedy in zip(result.logprobs, result.greedy, strict=True)]
+            self._on_done(len(found) - n_before)
         for (texts, *_ids), answer in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return found
 
     def _fitted(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self._refuse_long and len(context) + len(continuation) > self.max_length:
+            raise _too_long(len(context) + len(continuation), self.max_length)
         whole = [*context, *continuation][-self.max_length :]
         n = min(len(continuation), len(whole) - 1)
         return tuple(whole[:-n]), tuple(whole[-n:])
@@ -134,9 +130,12 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
         stops = [options["until"]] if isinstance(options.get("until"), str) else list(options.get("until") or ())
         most = int(options.get("max_gen_toks", MAX_ANSWER_TOKENS))
         number = next(self._numbers)
+        prompt_ids = self.tok_encode(context)
+        if self._refuse_long and len(prompt_ids) + most > self.max_length:
+            raise _too_long(len(prompt_ids) + most, self.max_length)
         request = GenerateRequest(
             request_id=number,
-            prompt_ids=tuple(self.tok_encode(context)[-(self.max_length - most) :]),
+            prompt_ids=tuple(prompt_ids[-(self.max_length - most) :]),
             max_tokens=most,
             temperature=float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0,
         )
@@ -157,7 +156,44 @@ class TrimtabLM(TemplateLM):  # type: ignore[misc]
                     self._engine.step()
                 break
         self.cache_hook.add_partial("generate_until", (context, options), text)
+        self._on_done(1)
         return text
+
+
+@register_model("trimtab")
+class TrimtabLM(CandidateLM):
+    """spec: `[engine:]source[?recipe=NAME&setting=value]`. Other arguments of lm-eval's command line have no meaning here and are ignored.
+
+    Raises InputError, MissingError, InfeasibleError.
+    """
+
+    def __init__(self, spec: str, **_: Any) -> None:
+        super().__init__(_candidate(spec))
+
+
+def _candidate(spec: str) -> Candidate:
+    asked = parse_spec(spec, engine_names())
+    opened = open_model(asked.source, cache_dir=cache_dir(), offline=False)
+    opened = with_draft(opened, asked.settings.draft, cache_dir=cache_dir(), offline=False)
+    engine = asked.engine or default_engine(opened)
+    recipe = recipe_named(asked.recipe, engine)
+    check_settings(opened, engine, Settings(), asked.settings)
+    return run_sync(
+        build_candidate(
+            opened,
+            engine,
+            recipe,
+            dataclasses.replace(Settings(slots=1, context_tokens=CONTEXT_TOKENS), **asked.settings.given()),
+            products_dir=cache_dir() / "products",
+        )
+    )
+
+
+def _too_long(n_tokens: int, context_tokens: int) -> InputError:
+    return InputError(
+        f"A prompt of lm-eval's takes {n_tokens} tokens with its answer, more than the context of {context_tokens}; give both models room, "
+        f"such as ?context_tokens={n_tokens + 64}."
+    )
 
 
 def _by_context(

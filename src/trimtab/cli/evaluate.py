@@ -1,6 +1,6 @@
 """`trimtab evaluate`: the options, and what is shown of the levels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Plain = Mapping[str, Any]
     multiple=True,
     default=("core",),
     show_default=True,
-    help="Items: a suite's name or a file; several with commas. May be repeated.",
+    help="Items: a suite's name or a file, or lm-eval:TASK; several with commas. May be repeated.",
 )
 @option("--reference", default="", help="Also score this model on the same items, and show the changes item by item.")
 @option("--why", default="", help="Instead: what the answer to this prompt rests on, by leaving out one span after the other.")
@@ -57,6 +57,7 @@ def evaluate(
 
     \b
     trimtab evaluate m.gguf --suite core,bias
+    trimtab evaluate m.gguf --suite "lm-eval:arc_easy,bbq?limit=500" --reference m-f16.gguf
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     """
@@ -79,7 +80,7 @@ def evaluate(
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
         document = flow(
             model,
-            suites=[name for text in suites for name in text.split(",") if name],
+            suites=suites,
             reference=reference,
             out=folder,
             fresh=fresh,
@@ -112,6 +113,7 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
             cells += [_level(row["change"], row["unit"], signed=True), f"−{row['flips_lost']} +{row['flips_gained']}"]
         table.add_row(*cells)
     yield table
+    yield from _calibration(document["levels"], has_reference)
     groups = [(row["suite"], group) for row in document["levels"] for group in row["groups"]]
     if groups:
         yield Text("By group", style="bold")
@@ -126,6 +128,26 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
     yield Text(f"report  {folder / 'report.html'}\nlevels  {folder / 'evaluation.json'}\nitems   {folder / 'items.html'}")
     known = document["work"]["known"]
     yield Text(f"{seconds(document['seconds'])}{f', {known} results known from before' if known else ''}", style="dim")
+
+
+def _calibration(rows: Sequence[Plain], has_reference: bool) -> Iterator[RenderableType]:
+    """How well probabilities fit, of the sub-suites that are questions with options."""
+    found = [(row["suite"], row["calibration"]) for row in rows if row.get("calibration")]
+    if not found:
+        return
+    yield Text(
+        "Calibration: Brier score, 0 best, 2 worst; mean probability of the likeliest option, and how often it is right", style="bold"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = ["suite", "Brier [95 %]", *(["change [95 %]"] if has_reference else []), "sure", "right", "error (by chance)"]
+    for name in names:
+        table.add_column(name, justify="left" if name == "suite" else "right")
+    for suite, one in found:
+        change = [_level(one["brier_change"], "", signed=True)] if has_reference else []
+        before = f"{fixed(one['error_reference'], 3)} → " if is_number(one["error_reference"]) else ""
+        error = f"{before}{fixed(one['error'], 3)} ({fixed(one['error_by_chance'], 3)})"
+        table.add_row(line(suite), _level(one["brier"], ""), *change, percent(one["confidence"], 1), percent(one["right"], 1), error)
+    yield table
 
 
 def _items(row: Plain) -> str:

@@ -338,7 +338,8 @@ def files_of(folder: Path) -> dict[str, str]:
         "report": "report.html",
         "decision": "decision.json",
         "candidates": "candidates.jsonl",
-        "items": "items",
+        "items": "items.html",
+        "outcomes": "items",
         "to deploy": "deploy.toml",
     }
     return {title: str(folder / name) for title, name in names.items() if (folder / name).exists()}

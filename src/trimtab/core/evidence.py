@@ -43,6 +43,7 @@ class Outcome:
     """What one deployment did on one item. `value` None = missing (error says why); it stays in the denominator.
 
     picked: index of the most likely option, for flips; correct: picked is the right one, None where there is no right one
+    p_options: of a `margin` item the probability of each whole option among the item's own options, the right one first; else empty
     """
 
     item_id: str
@@ -54,6 +55,7 @@ class Outcome:
     picked: int | None = None
     correct: bool | None = None
     error: str = ""
+    p_options: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How a deployment does on a suite, by itself and beside another: levels with intervals. No verdict: that takes a policy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from trimtab.core.evidence import Outcome
 from trimtab.decide.fairness import axes_of
 from trimtab.decide.pairs import Pairs, pair_outcomes
+from trimtab.stats.calibration import brier_score, calibration_error, error_by_chance
 from trimtab.stats.paired import ClusteredMean, clustered_mean
+from trimtab.stats.proportions import wilson
 
 Floats = NDArray[np.float64]
 
@@ -45,11 +47,31 @@ class GroupLevel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How well a model knows what it knows: its own probabilities of the options of a question, and which option is right.
+
+    brier: mean Brier score (0 best, 2 worst); brier_change: candidate minus reference on the same items, above 0 = worse
+    confidence: mean probability of the likeliest option; right: how often that is the right one
+    error: expected calibration error; error_by_chance: what a perfectly calibrated model stays below in 95 % of samples
+    error_reference: the reference's on the same items; like brier_change None without a reference
+    """
+
+    brier: Level
+    brier_change: Level | None
+    confidence: float
+    right: float
+    error: float
+    error_by_chance: float
+    error_reference: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuiteLevel:
     """One sub-suite.
 
     level: mean value, in `unit`; share_correct: None where items have no right answer
     change: against a reference on the same items, None without one; flips_lost, flips_gained: right answers
+    calibration: None where items are no questions with options
     """
 
     suite: str
@@ -61,6 +83,7 @@ class SuiteLevel:
     change: Level | None = None
     flips_lost: int = 0
     flips_gained: int = 0
+    calibration: Calibration | None = None
 
 
 def suite_levels(
@@ -90,12 +113,63 @@ def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Seq
         unit=unit,
         level=_level(values, own.clusters, own.weights),
         n_missing=len(own.missing),
-        share_correct=_level(np.array([float(one) for one, _ in right]), [cluster for _, cluster in right], np.ones(len(right))),
+        share_correct=_share([bool(one) for one, _ in right], [cluster for _, cluster in right]),
         groups=_groups(own),
         change=change,
         flips_lost=lost,
         flips_gained=gained,
+        calibration=_calibration(suite, outcomes, reference),
     )
+
+
+def _share(hits: Sequence[bool], clusters: Sequence[str]) -> Level | None:
+    """A share with its interval within 0..1. Where all are alike their spread tells nothing: then Wilson's, each cluster one case."""
+    found = _level(np.array(hits, dtype=float), clusters, np.ones(len(hits)))
+    if found is None or found.low is None or found.high is None:
+        return found
+    if len(set(hits)) == 1:
+        ends = wilson(found.n_clusters if hits[0] else 0, found.n_clusters, 1.0 - 2.0 * ALPHA)
+        return replace(found, value=ends.value, low=ends.low, high=ends.high)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
+def _calibration(suite: str, outcomes: Sequence[Outcome], reference: Sequence[Outcome] | None) -> Calibration | None:
+    own = [one for one in outcomes if one.suite == suite and one.p_options]
+    if not own:
+        return None
+    confidence, hits = _stated(own)
+    found = Calibration(
+        brier=_brier(own),
+        brier_change=None,
+        confidence=float(confidence.mean()),
+        right=float(hits.mean()),
+        error=calibration_error(confidence, hits),
+        error_by_chance=error_by_chance(confidence),
+        error_reference=None,
+    )
+    before = {one.item_id: one for one in reference or () if one.suite == suite and one.p_options}
+    paired = [(before[one.item_id], one) for one in own if one.item_id in before]
+    if not paired:
+        return found
+    return replace(found, brier_change=_brier_change(paired), error_reference=calibration_error(*_stated([old for old, _ in paired])))
+
+
+def _stated(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats]:
+    """(probability of the likeliest option, 1 where that is the right one), each (n,)."""
+    confidence = np.array([max(one.p_options) for one in outcomes])
+    return confidence, (np.array([one.p_options[0] for one in outcomes]) >= confidence).astype(float)
+
+
+def _brier(outcomes: Sequence[Outcome]) -> Level:
+    scores = np.array([brier_score(one.p_options) for one in outcomes])
+    found = _level(scores, [one.cluster for one in outcomes], np.ones(scores.size))
+    assert found is not None
+    return found
+
+
+def _brier_change(pairs: Sequence[tuple[Outcome, Outcome]]) -> Level | None:
+    changes = np.array([brier_score(new.p_options) - brier_score(old.p_options) for old, new in pairs])
+    return _level(changes, [new.cluster for _, new in pairs], np.ones(changes.size))
 
 
 def _level(values: Floats, clusters: Sequence[str], weights: Floats) -> Level | None:

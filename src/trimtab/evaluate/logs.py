@@ -1,7 +1,8 @@
 """What other tools measured, item by item, as outcomes: sample logs of lm-evaluation-harness, logs of Inspect, and plain JSON lines.
 
 lm-eval: `samples_TASK_*.jsonl` (its --log_samples). Value: of multiple choice the log-probability of the right option less that of the best
-wrong one, of a single continuation its log-probability, else the first metric. Inspect: `.json` or `.eval`; value: the first scorer's.
+wrong one, of a single continuation its log-probability, of a whole text that of a word or byte, else the first metric. Inspect: `.json` or
+`.eval`; value: the first scorer's.
 Plain: `{"id": ..., "value": 0.3}` or `{"id": ..., "correct": true}`, with `suite`, `cluster`, `group` where there are any.
 """
 
@@ -10,12 +11,13 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
+from trimtab.evaluate.requests import option_probabilities
 
 INSPECT_GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Correct, incorrect, partial, no answer."""
@@ -66,7 +68,7 @@ def _lines(path: Path) -> tuple[list[tuple[Outcome, str]], str]:
             raise InputError(f"{where}: an object is needed.")
         if "doc_id" in row and "filtered_resps" in row:
             kind = "lm-eval"
-            rows.append(_lm_eval(row, _task_of(path), where))
+            rows.append(lm_eval_outcome(row, _task_of(path), where))
         else:
             rows.append(_plain(row, path.stem, where))
     return rows, kind
@@ -78,26 +80,42 @@ def _task_of(path: Path) -> str:
     return found[1] if found else path.stem
 
 
-def _lm_eval(row: Mapping[str, Any], task: str, where: str) -> tuple[Outcome, str]:
+def lm_eval_outcome(row: Mapping[str, Any], task: str, where: str) -> tuple[Outcome, str]:
+    """A sample of lm-eval, as it logs it, as an outcome, with the unit of its value. where: what an error names. Raises InputError."""
     metrics = [name for name in row.get("metrics") or () if isinstance(row.get(name), int | float)]
     main = next((name for name in ("acc", "exact_match", *metrics) if name in metrics), None)
     correct = bool(row[main]) if main is not None and row[main] in (0, 1) else None
     value, unit, picked = None, "nats", None
     try:
-        scored = [float(pair[0]) for pair in row["filtered_resps"] if isinstance(pair, list) and len(pair) == 2]
+        scored = [float(pair[0]) for pair in row["filtered_resps"] if isinstance(pair, list | tuple) and len(pair) == 2]
     except (TypeError, ValueError):
         scored = []
+    if "acc_mutual_info" in row:
+        scored = scored[: len(scored) // 2]  # the second half are the options without their question
+    p_options: tuple[float, ...] = ()
     if len(scored) > 1 and (right := _index(row.get("target"), len(scored))) is not None:
         value = scored[right] - max(one for index, one in enumerate(scored) if index != right)
         picked = max(range(len(scored)), key=scored.__getitem__)
+        p_options = option_probabilities(scored, right) if all(map(math.isfinite, scored)) else ()
     elif len(scored) == 1:
         value = scored[0]
+    elif (rolled := _per_unit(row)) is not None:
+        value, unit = rolled
     elif main is not None:
         value, unit = float(row[main]), "share"
     else:
         raise InputError(f"{where}: the sample has neither log-probabilities nor a metric that is a number.")
     key = f"{task}/{row.get('doc_hash') or row['doc_id']}"
-    return _outcome(key, task, key, value, correct=correct, picked=picked), unit
+    return replace(_outcome(key, task, key, value, correct=correct, picked=picked), p_options=p_options), unit
+
+
+def _per_unit(row: Mapping[str, Any]) -> tuple[float, str] | None:
+    """Log-probability of a whole text for each of its words, or bytes, and the unit."""
+    for name, unit in (("word_perplexity", "nats/word"), ("byte_perplexity", "nats/byte")):
+        pair = row.get(name)
+        if isinstance(pair, list | tuple) and len(pair) == 2 and pair[1]:
+            return float(pair[0]) / float(pair[1]), unit
+    return None
 
 
 def _index(target: Any, n: int) -> int | None:

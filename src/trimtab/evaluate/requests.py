@@ -283,7 +283,15 @@ def _outcome(place: ItemPlace, result: ScoreResult) -> Outcome:
         picked=picked if finite else None,
         correct=correct if finite else None,
         error="" if finite else "the engine gave a log-probability that is not finite",
+        p_options=option_probabilities(logprobs, item.answer) if finite and item.scorer == "margin" else (),
     )
+
+
+def option_probabilities(logprobs: Sequence[float], right: int) -> tuple[float, ...]:
+    """Probability of each option among these, the right one first, from their log-probabilities as a whole (not per token)."""
+    total = _log_sum_exp(logprobs)
+    shares = [math.exp(value - total) for value in logprobs]
+    return shares[right], *(share for index, share in enumerate(shares) if index != right)
 
 
 def _score(item: Item, logprobs: Sequence[float], per_token: Sequence[float]) -> tuple[float, int | None, bool | None]:

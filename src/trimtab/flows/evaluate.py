@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
+from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.decide.levels import suite_levels
@@ -27,6 +28,7 @@ from trimtab.flows.parts.opening import (
     recipe_named,
     with_draft,
 )
+from trimtab.flows.parts.outside import OutsideSuite, check_names, load_outside, outside_outcomes, split_names
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
 from trimtab.record.evaluation import write_evaluation
@@ -54,14 +56,17 @@ def evaluate(
     """Score a model (and a reference) on all items of the suites, write `out`, and return evaluation.json as JSON types.
 
     model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`
+    suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool
     Raises InputError, MissingError; InfeasibleError if one of them cannot run.
     """
     names = engine_names()
+    own, others = split_names(suites)
     return run_sync(
         _evaluate(
             parse_spec(model, names),
             parse_spec(reference, names) if reference else None,
-            load_suites(suites),
+            load_suites(own),
+            [load_outside(name, offline=offline) for name in others],
             specs=(model, reference),
             out=out,
             fresh=fresh,
@@ -77,6 +82,7 @@ async def _evaluate(
     model: CandidateSpec,
     reference: CandidateSpec | None,
     suites: Sequence[Suite],
+    outside: Sequence[OutsideSuite],
     *,
     specs: tuple[str, str],
     out: Path,
@@ -89,8 +95,8 @@ async def _evaluate(
     async with open_session(
         model.source,
         out=out,
-        digests={"models": digest_of(list(specs)), "suite": digest_of([suite.digest for suite in suites])},
-        inputs={"model": specs[0], "reference": specs[1], "suites": [suite.name for suite in suites]},
+        digests={"models": digest_of(list(specs)), "suite": digest_of([one.digest for one in suites] + [one.digest for one in outside])},
+        inputs={"model": specs[0], "reference": specs[1], "suites": [one.name for one in suites] + [one.name for one in outside]},
         versions=versions(),
         fresh=fresh,
         offline=offline,
@@ -102,29 +108,29 @@ async def _evaluate(
         session.say("prepare", "items as tokens")
         client = await session.workers.ready(candidate, None)
         exam = await prepare_exam(client, candidate, suites, EVERYTHING, share_search=0.0)
-        items = PreparedSuite(requests=tuple(one for part in exam.parts for one in part.requests))
-        outcomes = await outcomes_on(session, candidate, items, phase="evaluate", what=candidate.id)
-        write_items(session, candidate, outcomes)
+        check_names(outside, exam)
+        outcomes, units = await _outcomes(session, candidate, exam, outside)
         before = None
         held_against: Candidate | None = None
         if reference is not None:
             held_against = await _built(session, open_model(reference.source, cache_dir=session.caches, offline=offline), reference)
             held_against = dataclasses.replace(held_against, id=f"reference: {held_against.id}")
-            await check_vocabulary(await session.workers.ready(held_against, None), exam, held_against)
-            before = await outcomes_on(session, held_against, items, phase="evaluate", what=held_against.id)
-            write_items(session, held_against, before)
+            if exam.items:
+                await check_vocabulary(await session.workers.ready(held_against, None), exam, held_against)
+            before, _ = await _outcomes(session, held_against, exam, outside)
+        items = {**exam.items, **{key: item for suite in outside for key, item in suite.items.items()}}
         document = {
             "schema": EVALUATION_SCHEMA,
             "kind": "evaluate",
             "model": subject(candidate, source=opened.snapshot.source),
             "reference": subject(held_against) if held_against is not None else None,
-            "levels": to_plain(suite_levels(outcomes, _units(exam), before)),
+            "levels": to_plain(suite_levels(outcomes, units, before)),
             "suite": {
-                "name": exam.name,
-                "version": exam.version,
-                "digest": exam.digest,
-                "n_items": len(exam.items),
-                "n_clusters": exam.n_clusters,
+                "name": "+".join(filter(None, (exam.name, *(suite.name for suite in outside)))),
+                "version": "+".join(filter(None, (exam.version, *(suite.version for suite in outside)))),
+                "digest": digest_of([exam.digest, *(suite.digest for suite in outside)]) if outside else exam.digest,
+                "n_items": len(items),
+                "n_clusters": len({(item.suite, item.cluster) for item in items.values()}),
                 "languages": sorted({item.language for item in exam.items.values()}),
                 "longest_tokens": exam.longest_tokens,
             },
@@ -138,10 +144,21 @@ async def _evaluate(
         }
         session.run.write_evaluation(document)
         sides = Side(id=candidate.id, outcomes=outcomes), Side(id=held_against.id, outcomes=before) if held_against and before else None
-        write_items_page(session.run.path / ITEMS_PAGE, *sides, exam.items, _units(exam))
+        write_items_page(session.run.path / ITEMS_PAGE, *sides, items, units)
         write_evaluation(session.run.path / "report.html", document, command=typed_command(), items=ITEMS_PAGE)
         session.run.finish()
         return document
+
+
+async def _outcomes(
+    session: Session, candidate: Candidate, exam: Exam, outside: Sequence[OutsideSuite]
+) -> tuple[tuple[Outcome, ...], dict[str, str]]:
+    """Outcomes of one side on everything, kept in the run's folder, and units by sub-suite."""
+    asked = PreparedSuite(requests=tuple(one for part in exam.parts for one in part.requests))
+    own = await outcomes_on(session, candidate, asked, phase="evaluate", what=candidate.id)
+    others, units = await outside_outcomes(session, candidate, outside, what=candidate.id)
+    write_items(session, candidate, (*own, *others))
+    return (*own, *others), _units(exam) | units
 
 
 def _units(exam: Exam) -> dict[str, str]:

@@ -16,6 +16,8 @@ from trimtab.record.run import DECISION_SCHEMA, now
 
 MARGINS = {
     "nats": (0.1, "A tenth in the odds of the right answer; likelihoods summed over an answer."),
+    "nats/word": (0.02, "Two hundredths of the perplexity by word."),
+    "nats/byte": (0.005, "About the same as for words, of five bytes or so each."),
     "share": (0.02, "Two answers of a hundred."),
     "points": (0.02, "Two hundredths of the user's own scale."),
 }

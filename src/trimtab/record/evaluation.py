@@ -20,6 +20,7 @@ FEW_CLUSTERS = 10
 _SECTIONS = (
     ("answer", "What was scored", ()),
     ("levels", "Levels", ("levels",)),
+    ("calibration", "Calibration", ("calibration",)),
     ("groups", "By group", ("groups",)),
     ("languages", "By language", ("languages",)),
     ("missing", "What is missing", ()),
@@ -68,6 +69,7 @@ def _page(document: Plain) -> dict[str, Any]:
         "tiles": _tiles(rows, bool(reference)),
         "plots": list(_suite_plots(rows, bool(reference))),
         "levels": [_suite_row(row) for row in rows],
+        "calibration": [_calibration_row(row["suite"], row["calibration"]) for row in rows if row.get("calibration")],
         "groups": [found for index, row in enumerate(rows) if row["groups"] and (found := _groups(row, index))],
         "languages": _languages(rows, names),
         "spoken": ", ".join(names),
@@ -144,6 +146,20 @@ def _suite_row(row: Plain) -> dict[str, Any]:
         "share": (percent(share["value"], 1), _share_ends(share)) if share else None,
         "change": level_text(change, signed=True) if change else None,
         "flips": f"{count(row['flips_lost'])} lost, {count(row['flips_gained'])} gained" if change and share else "",
+    }
+
+
+def _calibration_row(suite: str, found: Plain) -> dict[str, Any]:
+    change = found["brier_change"]
+    return {
+        "suite": line(suite),
+        "brier": level_text(found["brier"]),
+        "change": level_text(change, signed=True) if change else None,
+        "confidence": percent(found["confidence"], 1),
+        "right": percent(found["right"], 1),
+        "error": fixed(found["error"], 3),
+        "error_reference": fixed(found["error_reference"], 3) if is_number(found["error_reference"]) else "",
+        "by_chance": fixed(found["error_by_chance"], 3),
     }
 
 

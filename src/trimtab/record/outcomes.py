@@ -10,6 +10,8 @@ from trimtab.core.files import write_atomic
 from trimtab.record.disk import check_schema, sentences
 
 SCHEMA = "trimtab.outcomes/1"
+LATER = ("p_options",)
+"""Columns that files of the first version lack."""
 
 
 def outcomes_to_bytes(outcomes: Sequence[Outcome], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -40,12 +42,12 @@ def outcomes_from_bytes(data: bytes, where: str = "The outcomes") -> tuple[tuple
         raise InputError(f"{where} cannot be read as Parquet; the file may be damaged.") from None
     notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items() if not key.startswith(b"ARROW:")}
     check_schema(notes, SCHEMA, where)
-    names = [name for name, _ in _columns(pa)]
+    names = [name for name, _ in _columns(pa) if name not in LATER or name in table.column_names]
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise InputError(f"{where} lacks the column {missing[0]!r}.")
     values = [table.column(name).to_pylist() for name in names]
-    rows = tuple(Outcome(**dict(zip(names, row, strict=True))) for row in zip(*values, strict=True))
+    rows = tuple(_outcome(dict(zip(names, row, strict=True))) for row in zip(*values, strict=True))
     notes.pop("schema")
     return rows, notes
 
@@ -66,6 +68,10 @@ def read_outcomes(path: Path) -> tuple[tuple[Outcome, ...], dict[str, str]]:
     return outcomes_from_bytes(data, str(path))
 
 
+def _outcome(row: dict[str, Any]) -> Outcome:
+    return Outcome(**{**row, "p_options": tuple(row.get("p_options") or ())})
+
+
 def _columns(pa: Any) -> list[tuple[str, Any]]:
     """Columns in the order of Outcome's fields."""
     return [
@@ -78,4 +84,5 @@ def _columns(pa: Any) -> list[tuple[str, Any]]:
         ("picked", pa.int64()),
         ("correct", pa.bool_()),
         ("error", pa.string()),
+        ("p_options", pa.list_(pa.float64())),
     ]

@@ -56,6 +56,10 @@ def load_suite(name_or_path: str) -> Suite:
     public, colon, file = name_or_path.partition(":")
     if public == "recall" and file.isascii() and file.isdigit():
         return Suite(name=name_or_path, version=recall.VERSION, items=recall.recall_items(int(file)))
+    if colon and public == "lm-eval":
+        raise InputError(
+            f"Tasks of lm-eval are for `trimtab evaluate --suite {name_or_path}`; its logs are judged by `trimtab compare A B --logs`."
+        )
     if colon and public in public_sets():
         found, version = read_public(public, Path(file))
         return Suite(name=f"{public}:{Path(file).name}", version=version, items=found)

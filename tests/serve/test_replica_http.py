@@ -213,10 +213,13 @@ class Upstream:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
     async def serve(self) -> tuple[web.AppRunner, str]:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self.chat)
-        app.router.add_get("/v1/models", lambda request: web.json_response({"data": []}))
+        app.router.add_get("/v1/models", self.models)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

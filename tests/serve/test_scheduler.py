@@ -124,6 +124,10 @@ def test_nobody_yields_for_one_who_left() -> None:
     scheduler.on(Ticked(), 11.0)
     scheduler.on(asked(3, "a"), 12.0)
     assert scheduler.on(Ended(2), 13.0) == [Grant(3, first)]
+    scheduler.on(asked(4, "b"), 14.0)
+    scheduler.on(Ticked(), 24.0)
+    scheduler.on(Ended(4), 25.0)
+    assert [scheduler.on(Ended(number), 26.0) for number in (1, 3)] == [[], []]
 
 
 def test_the_cheapest_goes_first() -> None:
@@ -138,15 +142,36 @@ def test_the_cheapest_goes_first() -> None:
     assert stop.replica == 2
 
 
-def test_one_large_victim_is_enough() -> None:
+def test_no_more_is_stopped_than_is_needed() -> None:
     plans = [plan("small", 2), plan("large", 6), plan("new", 6)]
     scheduler = Scheduler(plans, memory_bytes=8)
     up(scheduler, "small", 1, 0.0)
-    large = up(scheduler, "large", 2, 0.0)
-    scheduler.on(Ended(1), 0.0)
-    scheduler.on(Ended(2), 0.0)
-    stops = [action.replica for action in scheduler.on(asked(3, "new"), 1.0) if isinstance(action, Stop)]
-    assert stops == [large]
+    scheduler.on(asked(2, "large"), 0.0)
+    scheduler.on(Loaded(2, 1, None), 20.0)
+    for number in (1, 2):
+        scheduler.on(Ended(number), 20.0)
+    stops = [action.replica for action in scheduler.on(asked(3, "new"), 21.0) if isinstance(action, Stop)]
+    assert stops == [2], "the small one is cheaper to load again, and of no use beside the large one"
+
+
+def test_the_minimum_is_spared_though_it_is_cheapest() -> None:
+    scheduler = Scheduler([plan("kept", 3, least=1), plan("dear", 3), plan("new", 3)], memory_bytes=8)
+    scheduler.on(Ticked(), 0.0)
+    scheduler.on(Loaded(1, 1, None), 0.0)
+    scheduler.on(asked(1, "dear"), 0.0)
+    scheduler.on(Loaded(2, 1, None), 50.0)
+    scheduler.on(Ended(1), 50.0)
+    stops = [action.replica for action in scheduler.on(asked(2, "new"), 51.0) if isinstance(action, Stop)]
+    assert stops == [2]
+
+
+def test_nobody_overtakes_for_memory() -> None:
+    scheduler = Scheduler([plan("a", 4, most=2), plan("large", 8), plan("small", 4)], memory_bytes=10, patience_s=30.0)
+    up(scheduler, "a", 1, 0.0, slots=1)
+    assert scheduler.on(asked(2, "large"), 1.0) == [Prefetch(plan("large", 8))]
+    assert scheduler.on(asked(3, "small"), 2.0) == [], "there is room for it, but another one waits for that"
+    assert scheduler.on(asked(4, "a"), 2.0) == []
+    assert scheduler.on(Ticked(), 29.0) == [], "nor does a second replica take it"
 
 
 def test_what_must_always_run_is_never_evicted() -> None:
@@ -221,6 +246,7 @@ def test_late_words_about_an_old_replica_change_nothing() -> None:
     )
     for event in late:
         assert scheduler.on(event, 102.0) == []
+    assert scheduler.on(Gone(2), 102.0) == [], "nobody asked it to stop"
     assert scheduler.facts(102.0) == before
 
 

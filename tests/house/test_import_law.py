@@ -27,6 +27,7 @@ TESTING_MAY_IMPORT = {"core", "engines", "guard", "serve", "testing"}
 # imported inside functions. The start-up test holds the sum of it.
 HEAVY = {
     "llama_cpp": {"engines", "compress"},
+    "llguidance": {"engines"},
     "openvino": {"engines", "compress"},
     "openvino_genai": {"engines", "compress"},
     "nncf": {"compress"},

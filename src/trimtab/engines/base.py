@@ -193,12 +193,12 @@ class Engine(ABC):
 
 
 ABILITIES = {"top_logprobs": "it reports no other tokens than those it chose", "json_schema": "it does not hold an answer to a schema"}
-"""What an engine may be able to do, with what is said of one that is not."""
+"""What an engine may be able to do, with what is said of one that is not and gives no reason in `EngineInfo.cannot`."""
 
 
-def refused_ability(abilities: Collection[str], request: GenerateRequest) -> str:
-    """Why an engine with these abilities cannot honour a request; empty if it can."""
-    return next((f"{name}: {why}" for name, why in ABILITIES.items() if getattr(request, name) and name not in abilities), "")
+def lacking_ability(abilities: Collection[str], request: GenerateRequest) -> str:
+    """The ability that a request needs and an engine with these abilities lacks; empty if there is none."""
+    return next((name for name in ABILITIES if getattr(request, name) and name not in abilities), "")
 
 
 DRAFT_MODEL, PROMPT_LOOKUP = "draft-model", "prompt-lookup"

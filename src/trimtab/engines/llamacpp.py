@@ -34,6 +34,7 @@ from trimtab.engines.base import (
     speculation_of,
 )
 from trimtab.engines.llamacpp_draft import Drafter, check_vocabulary
+from trimtab.engines.llamacpp_json import Schemas
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
@@ -69,7 +70,7 @@ class LlamaCppEngine(Engine):
     )
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
-    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs", "json_schema"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         why = self.refuses(snapshot, None, settings)
@@ -214,7 +215,7 @@ class LlamaCppEngine(Engine):
         if self._model_pointer is not None:
             native.llama_model_free(self._model_pointer)
             self._model_pointer = None
-            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids"):
+            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids", "_schemas"):
                 self.__dict__.pop(name, None)
 
     # The model
@@ -265,6 +266,10 @@ class LlamaCppEngine(Engine):
         if self.settings.context_tokens is not None:
             return self.settings.context_tokens
         return max(1, int(native.llama_model_n_ctx_train(self._model)) // (self.settings.slots or 1))
+
+    @cached_property
+    def _schemas(self) -> Schemas:
+        return Schemas(self._vocab, self.vocab_size, self.end_ids)
 
     def _token_or_none(self, which: str) -> int | None:
         token = int(getattr(native, f"llama_vocab_{which}")(self._vocab))
@@ -376,6 +381,7 @@ class LlamaCppEngine(Engine):
             context,
             self.vocab_size,
             end_ids=self.end_ids,
+            schemas=self._schemas,
             slots=slots,
             batch_tokens=int(native.llama_n_batch(context)),
             context_tokens=self.context_tokens,

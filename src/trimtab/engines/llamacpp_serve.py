@@ -26,6 +26,7 @@ import numpy.typing as npt
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
 from trimtab.engines.llamacpp_draft import Drafter, Wanted
+from trimtab.engines.llamacpp_json import Constraint, Schemas
 from trimtab.engines.llamacpp_lookup import Lookup
 from trimtab.engines.llamacpp_native import TokenBatch, decode
 
@@ -44,6 +45,7 @@ class Run:
     n_generated: int = 0
     last: int | None = None
     lookup: Lookup | None = None
+    constraint: Constraint | None = None
     drafts: tuple[int, ...] = ()
     cells: list[int] = field(default_factory=list)
     tokens: list[int] = field(init=False)
@@ -68,6 +70,7 @@ class Server:
 
     context_tokens: of one request, prompt and output; pool_tokens: cells that all slots share, None if each slot has its own
     draft_tokens: proposed in a step at most, 0 = no speculation; drafter: who proposes, None = prompt lookup; ngram_tokens: see Lookup
+    schemas: makes the constraints of requests with a JSON schema
     n_kept: sequences kept after their requests at most, beside the slots' own (needs a shared pool); 0 = no prefix cache
     """
 
@@ -77,6 +80,7 @@ class Server:
         vocab_size: int,
         *,
         end_ids: Sequence[int],
+        schemas: Schemas,
         slots: int,
         batch_tokens: int,
         context_tokens: int,
@@ -90,6 +94,7 @@ class Server:
         self.memory = native.llama_get_memory(context)
         self.vocab_size = vocab_size
         self.end_ids = frozenset(end_ids)
+        self.schemas = schemas
         self.slots = slots
         self.context_tokens = context_tokens
         self.pool_tokens = pool_tokens
@@ -126,6 +131,10 @@ class Server:
             )
         if any(other.request.request_id == request.request_id for other in (*self.queue, *self.running)):
             raise EngineRefused(f"Request {request.request_id} is running already.")
+        if request.json_schema:
+            if request.ignore_end:
+                raise EngineRefused("A request that is held to a schema ends where the schema does; it cannot go on past its end.")
+            run.constraint = self.schemas.begin(request.json_schema)
         if self.draft_tokens and self.drafter is None:
             run.lookup = Lookup(request.prompt_ids, self.ngram_tokens)
         self.queue.append(run)
@@ -268,7 +277,15 @@ class Server:
 
     def _take(self, run: Run, row: npt.NDArray[np.float32]) -> TokenEvent:
         request = run.request
-        token, logprob = pick(row, self.scratch, request, run.rng)
+        if run.constraint is None:
+            token, logprob = pick(row, self.scratch, request, run.rng)
+        else:
+            try:
+                allowed = run.constraint.allowed()
+            except EngineRefused as error:
+                return _end(request.request_id, "error", str(error))
+            token, logprob = pick_allowed(row, self.scratch, request, run.rng, allowed)
+            run.constraint.take(token)
         run.last = token
         run.tokens.append(token)
         if run.lookup is not None:
@@ -355,6 +372,21 @@ def pick(
         heights = np.cumsum(weights, dtype=np.float64)
     place = min(int(np.searchsorted(heights, rng.random() * heights[-1], side="right")), len(heights) - 1)
     token = place if order is None else int(order[place])
+    above = float(scratch[token])
+    np.exp(scratch, out=scratch)
+    return token, above - float(np.log(np.float64(scratch.sum())))
+
+
+def pick_allowed(
+    row: npt.NDArray[np.float32],
+    scratch: npt.NDArray[np.float32],
+    request: GenerateRequest,
+    rng: np.random.Generator,
+    allowed: npt.NDArray[np.bool_],
+) -> tuple[int, float]:
+    """As `pick`, among the allowed tokens only, [vocab_size]. The log-probability stays that under the full distribution."""
+    token, _ = pick(np.where(allowed, row, np.float32(-np.inf)), scratch, request, rng)
+    np.subtract(row, row.max(), out=scratch)
     above = float(scratch[token])
     np.exp(scratch, out=scratch)
     return token, above - float(np.log(np.float64(scratch.sum())))

@@ -52,6 +52,12 @@ CANNOT = {
     "device_layers": "this engine runs on the processor only",
     "tensor_split": "this engine runs on the processor only",
 }
+CANNOT_SERVE = {
+    # Measured with GenAI 2026.4: the grammar is compiled in a step, not when a request is taken, and one schema that it does not know makes
+    # that step and all later ones fail, for every request.
+    "json_schema": "one schema that OpenVINO GenAI does not know would end everybody's requests",
+    "top_logprobs": "OpenVINO GenAI reports the chosen token only",
+}
 BLOCK_TOKENS = 32
 SCORE_BATCH_TOKENS = 512
 MODEL_FILE = "openvino_model.xml"
@@ -236,7 +242,7 @@ class OpenVinoEngine(Engine):
             end_ids=self.end_ids,
             settings=self._in_force(),
             chat_template=self._texts.genai.chat_template,
-            cannot=dict(CANNOT),
+            cannot={**CANNOT, **CANNOT_SERVE},
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:

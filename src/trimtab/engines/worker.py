@@ -16,7 +16,7 @@ from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.model import Snapshot
 from trimtab.engines.affinity import pin
-from trimtab.engines.base import Engine, GenerateRequest, TokenEvent, refused_ability
+from trimtab.engines.base import ABILITIES, Engine, GenerateRequest, TokenEvent, lacking_ability
 from trimtab.engines.pieces import Pieces, TextStream
 from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, event_line, generate_request_from, score_request_from
 from trimtab.engines.registry import engine_class
@@ -112,8 +112,9 @@ class Worker:
         raise InputError(f"Unknown operation {op!r} in worker protocol version {PROTOCOL_VERSION}.")
 
     def generate(self, engine: Engine, request: GenerateRequest, message: Mapping[str, Any]) -> None:
-        if why := refused_ability(engine.abilities, request):
-            raise EngineRefused(f"The engine {engine.name} cannot do this ({why}).")
+        if name := lacking_ability(engine.abilities, request):
+            why = engine.info().cannot.get(name, ABILITIES[name])
+            raise EngineRefused(f"The engine {engine.name} cannot do this ({name}: {why}).")
         text = None
         if message.get("text"):
             text = TextStream(self.pieces(engine), {int(token): mark for token, mark in message["marks"]})

@@ -11,10 +11,11 @@ They use the Engine methods alone, so they run on an engine in this process and 
 model may be random and tiny; its tokenizer must know lower-case English.
 """
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -45,6 +46,12 @@ SAMPLES: dict[str, Any] = {
 }
 NO_CORE = "99999"
 CONTEXT_TOKENS = 256
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["cat", "dog"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["kind", "count"],
+    "additionalProperties": False,
+}
 
 
 def run_all(engine: Engine, requests: Sequence[GenerateRequest], *, max_steps: int = 10_000) -> dict[int, list[TokenEvent]]:
@@ -344,6 +351,45 @@ class EngineContract:
         (result,) = held.score([ScoreRequest(prefix_ids=request.prompt_ids, continuations=(tuple(tokens_of(events)),), top_k=3)])
         for event, top in zip(events, result.top[0], strict=True):
             assert [value for _, value in event.top] == pytest.approx([value for _, value in top], abs=self.token_tolerance)
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_an_answer_is_held_to_its_schema(self, held: Engine, temperature: float) -> None:
+        if "json_schema" not in self.abilities:
+            pytest.skip("the engine does not hold an answer to a schema")
+        held.load("serve")
+        schema = json.dumps(SCHEMA)
+        requests = [
+            GenerateRequest(
+                request_id=place,
+                prompt_ids=self.ids(held, 3 * place, 6),
+                max_tokens=12 if place == 2 else 200,
+                temperature=temperature,
+                seed=place,
+                json_schema="" if place == 2 else schema,
+            )
+            for place in range(3)
+        ]
+        events = run_all(held, requests)
+        for place in range(2):
+            assert events[place][-1].done == "stop"
+            said = json.loads(held.detokenize(tokens_of(events[place])))
+            assert set(said) == {"kind", "count"}
+            assert said["kind"] in ("cat", "dog")
+            assert isinstance(said["count"], int)
+        free = run_all(held, [replace(requests[2], request_id=9)])[9]
+        assert temperature > 0 or tokens_of(free) == tokens_of(events[2]), "a request beside them is as free as ever"
+        held.load("score")
+        ids = tuple(tokens_of(events[0]))
+        (result,) = held.score([ScoreRequest(prefix_ids=requests[0].prompt_ids, continuations=(ids,))])
+        served = [event.logprob for event in events[0] if event.logprob is not None]
+        assert served == pytest.approx(list(result.logprobs[0]), abs=10 * self.token_tolerance), "of the full distribution"
+
+    def test_a_schema_that_is_none_is_refused(self, serving: Engine) -> None:
+        if "json_schema" not in self.abilities:
+            pytest.skip("the engine does not hold an answer to a schema")
+        for schema in ('{"type": "no-such-type"}', '{"type": "object"', "[]"):
+            with pytest.raises(EngineRefused):
+                serving.submit(GenerateRequest(request_id=1, prompt_ids=self.ids(serving, 0, 5), max_tokens=5, json_schema=schema))
 
     def test_stop_ids_end_a_request(self, serving: Engine) -> None:
         prompt = self.ids(serving, 0, 5)

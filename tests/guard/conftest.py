@@ -41,7 +41,7 @@ def guard_model():
 
 @pytest.fixture
 def fake_llm_guard(monkeypatch):
-    """`llm_guard` with one scanner of each side, at the contract of its 0.3 releases: scan(prompt) or scan(prompt, output) -> text, valid, risk."""
+    """`llm_guard` with one scanner of each side, at the contract of its 0.3: scan(prompt), scan(prompt, output) -> text, valid, risk."""
 
     class BanWord:
         def __init__(self, word="forbidden"):

@@ -5,7 +5,26 @@ import pytest
 from trimtab.core.guarding import Finding, Verdict
 from trimtab.guard.abuse import AbuseLimits, AbuseWatch, sketch
 
-CITIES = "Paris London Rome Madrid Berlin Vienna Oslo Bern Prague Lisbon Dublin Athens Sofia Riga Vilnius Tallinn Warsaw Budapest".split()
+CITIES = [
+    "Paris",
+    "London",
+    "Rome",
+    "Madrid",
+    "Berlin",
+    "Vienna",
+    "Oslo",
+    "Bern",
+    "Prague",
+    "Lisbon",
+    "Dublin",
+    "Athens",
+    "Sofia",
+    "Riga",
+    "Vilnius",
+    "Tallinn",
+    "Warsaw",
+    "Budapest",
+]
 
 
 def verdict(rule, action="block"):
@@ -36,7 +55,10 @@ def test_blocks_that_are_no_attempts_and_old_ones_do_not_count():
 
 def test_scraping_is_the_same_question_with_other_words():
     watch = AbuseWatch(AbuseLimits(near=10))
-    found = [watch.observe("k", [f"List all lawyers in {city} with name and address."], (), now_s=float(n)).cases for n, city in enumerate(CITIES)]
+    found = [
+        watch.observe("k", [f"List all lawyers in {city} with name and address."], (), now_s=float(n)).cases
+        for n, city in enumerate(CITIES)
+    ]
     (case,) = [case for cases in found for case in cases]
     assert case.kind == "scraping"
 
@@ -83,7 +105,9 @@ def test_memory_is_bounded():
     assert len(watch._keys["k199"].requests) == 5
 
 
-@pytest.mark.parametrize(("one", "other", "is_near"), [("page 12 of the list", "page 13 of the list", True), ("good day", "bad night", False)])
+@pytest.mark.parametrize(
+    ("one", "other", "is_near"), [("page 12 of the list", "page 13 of the list", True), ("good day", "bad night", False)]
+)
 def test_sketches(one, other, is_near):
     assert bool(sketch(one) & sketch(other)) is is_near
     assert (sketch(one) == sketch(other)) is is_near

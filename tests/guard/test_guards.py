@@ -38,7 +38,7 @@ def rules(name, text, side="in", **options):
         ("tel. 030 23125 000", "tel. [PHONE]"),
         ("the sum is 030 23125 000", "the sum is 030 23125 000"),
         ("P.O. Box 1234, 12 rue de la Paix, Hauptstraße 5", "[ADDRESS], [ADDRESS], [ADDRESS]"),
-        ("born 3.3.1985, opened 3.4.1985", "born [BIRTH_DATE], opened [BIRTH_DATE]"),
+        ("born 3.3.1985, opened 3.4.1985", "born [BIRTH_DATE], opened 3.4.1985"),
         ("server 10.0.0.1", "server [IP]"),
     ],
 )
@@ -155,7 +155,7 @@ def test_loops_keep_the_first():
 
 def test_limits_cut_there():
     assert shown("limits", "abcdef", max_chars=4) == "abcd"
-    assert len(shown("limits", "word " * 100, max_tokens=50)) == 200
+    assert len(shown("limits", "word " * 100, max_tokens=50)) == 202
     assert rules("limits", "ab\n" + "c" * 20, max_line_chars=10) == {"line"}
     assert estimated_tokens("汉" * 12) == 10
     with pytest.raises(InputError, match="needs one of"):
@@ -205,7 +205,8 @@ def test_a_guard_model_that_cannot_judge_fails(guard_model):
 
 
 @pytest.mark.parametrize(
-    ("answer", "categories"), [("safe", None), ("\n\nsafe", None), ("unsafe\nS1,S10", ("S1", "S10")), ("unsafe", ()), ("unsafe S2", ("S2",))]
+    ("answer", "categories"),
+    [("safe", None), ("\n\nsafe", None), ("unsafe\nS1,S10", ("S1", "S10")), ("unsafe", ()), ("unsafe S2", ("S2",))],
 )
 def test_answers_of_guard_models(answer, categories):
     assert verdict_of(answer) == categories

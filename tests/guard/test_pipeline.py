@@ -177,7 +177,7 @@ def test_a_guard_of_whole_texts_ends_a_stream_where_it_notices():
     text = "aaaaaaaaaabad and much more text that nobody should see, really nobody"
     blocked, judge = stream(Guards([use("bad", on_hit="block", options={"whole": True})]), text, 5)
     assert judge.blocked is not None
-    assert blocked == "aaaaaaaaaa"
+    assert blocked == "aaaaaaaaaa"  # seen in two looks, at 5 and at 10
     cut, judge = stream(Guards([use("bad", on_hit="redact", options={"whole": True})]), text, 5)
     assert cut == "aaaaaaaaaa###"
     assert judge.blocked is None
@@ -190,14 +190,26 @@ def test_a_guard_outside_sees_what_would_go_out():
     guards = Guards([use("card"), use("dog", name="outside", on_hit="block", options={"whole": True, "stride": 1})])
     out, judge = stream(guards, "my card is a dog here", 21)
     assert (out, judge.blocked.guard) == ("my #### i", "outside")
-    assert guards._out[-1].guard.asked == ["my #### i", "my #### is a dog here"]
+    assert guards._out[-1].guard.asked == ["my #### i", "my #### is a dog here"]  # what would go out, as it would
 
 
 def test_looking_again_at_a_long_stream_stays_cheap():
     guards = Guards([use("bad", options={"whole": True, "stride": 10})])
     stream(guards, "x" * 20_000, 10)
     asked = guards._out[0].guard.asked
-    assert sum(map(len, asked)) < 8 * 20_000
+    assert len(asked) < 20_000 / 40 + 10
+
+
+def test_text_goes_out_only_after_guards_of_whole_texts_have_looked_at_it():
+    judge = Guards([use("bad", on_hit="block", options={"whole": True, "stride": 10})]).stream()
+    sent = [judge.push(char) for char in "a" * 25]
+    assert [len(one) for one in sent if one] == [10, 10]
+    assert judge.finish() == "a" * 5
+    outside = Guards([use("bad", name="outside", on_hit="block", options={"whole": True, "stride": 10})]).stream()
+    assert [len(one) for one in (outside.push(char) for char in "a" * 25) if one] == [10, 10]
+    assert outside.finish() == "a" * 5
+    flagging = Guards([use("bad", on_hit="flag", options={"whole": True, "stride": 10})]).stream()
+    assert [len(flagging.push(char)) for char in "a" * 25] == [1] * 25
 
 
 def test_a_guard_that_fails_in_a_stream_alarms_once_or_stops_it():
@@ -210,5 +222,7 @@ def test_a_guard_that_fails_in_a_stream_alarms_once_or_stops_it():
 
 
 def test_redacted_leaves_what_is_between():
-    spans = [Finding(rule="r", start=start, end=end, reason="", replacement=mark) for start, end, mark in ((0, 1, "A"), (1, 2, "B"), (4, 5, ""))]
+    spans = [
+        Finding(rule="r", start=start, end=end, reason="", replacement=mark) for start, end, mark in ((0, 1, "A"), (1, 2, "B"), (4, 5, ""))
+    ]
     assert redacted("abcdef", spans) == "ABcdf"

@@ -40,7 +40,8 @@ def test_others_are_named_after_ours_and_ours_win(others):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("newer", "contract version 2, this trimtab speaks 1"), ("no-class", "is not a trimtab guard"), ("absent", "not installed")]
+    ("name", "words"),
+    [("newer", "contract version 2, this trimtab speaks 1"), ("no-class", "is not a trimtab guard"), ("absent", "not installed")],
 )
 def test_what_cannot_be_used_says_why(others, name, words):
     with pytest.raises(MissingError, match=words):

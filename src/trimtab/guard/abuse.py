@@ -1,4 +1,4 @@
-"""Abuse that shows only across requests of one key: attempts again and again, scraping, frauds in series. What to do about it, and a case to review.
+"""Abuse that shows only across requests of one key: attempts again and again, scraping, frauds in series; and a case to review.
 
 Pure: time is passed in, nothing is stored but counts, digests and sketches, and memory is bounded. Texts are never kept.
 """
@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from trimtab.core.guarding import Verdict
@@ -127,7 +128,7 @@ class AbuseWatch:
         return tuple(self._cases.values())
 
     def review(self, case_id: str, state: Literal["confirmed", "dismissed"]) -> Case | None:
-        """A person's decision. Dismissing one lifts the key's throttle and does not count towards longer ones. None: there is no such case."""
+        """A person's decision. Dismissing lifts the key's throttle and does not count towards longer ones. None: there is no such case."""
         case = self._cases.get(case_id)
         if case is None:
             return None
@@ -191,7 +192,7 @@ def sketch(text: str) -> frozenset[int]:
     """At most SKETCH hashes of a text's words and pairs of words, the same ones for similar texts (bottom-k of Broder's min-wise hashing,
     1997). Numbers are all the same: a crawl that counts up is one text."""
     words = DIGITS.sub("0", text[:MOST_CHARS].lower()).split()
-    names = {*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))}
+    names = {*words, *(f"{a} {b}" for a, b in pairwise(words))}
     return frozenset(heapq.nsmallest(SKETCH, (zlib.crc32(name.encode(errors="replace")) for name in names)))
 
 

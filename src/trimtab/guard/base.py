@@ -1,7 +1,7 @@
 """The contract every guard meets: a text in, findings out; no state between calls.
 
 What findings lead to (flag, redact, block), what happens when a guard fails, and how a stream is cut is the pipeline's affair
-(`guard/pipeline.py`). `testing/guard_contract.py` checks a guard. One instance serves all requests of a route, from several threads at once.
+(`guard/pipeline.py`). `testing/guard_contract.py` checks a guard. One instance serves all requests of a route, from several threads.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,8 @@ class Guard(ABC):
     sides: which texts it can judge: requests (`in`), answers (`out`)
     reach_chars: a finding spans at most so many characters, and what stands further back than that from the end of a text can no longer
         be part of one. None: it judges a text as a whole, and a stream is shown to it again and again from the beginning
-    stride_chars: (of a guard without reach) after how many new characters of a stream it looks again; between two looks text goes out
+    stride_chars: (of a guard without reach) after how many new characters of a stream it looks again, up to four times as many in long
+        ones; text goes out after it was looked at
     waits: it asks something outside this process; the gateway then calls it off its event loop, and it reads texts already redacted
     contract_version: what it was written for, as a plain number
     """

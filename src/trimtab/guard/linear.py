@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 from trimtab.guard.folding import fold
@@ -26,11 +27,12 @@ LETTERS = 4
 TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[\[\]{}<>|#]{2,}|[!?]{2,}")
 DIGITS = re.compile(r"\d+")
 GROUP_WORD = "someone"
+LEAST_FEATURES = 40  # a text with fewer is judged as if the others said nothing: five words are little evidence
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearModel:
-    """weights: one signed byte a bucket, times `scale` they are log-odds for a text with one feature; `threshold`: log-odds that count as a find."""
+    """weights: one signed byte a bucket, in steps of `scale`; threshold: the log-odds from which on a text is a find."""
 
     intercept: float
     scale: float
@@ -50,7 +52,7 @@ class LinearModel:
         if not buckets:
             return self.intercept
         weights = self.weights
-        return self.intercept + self.scale * sum(weights[bucket] for bucket in buckets) / math.sqrt(len(buckets))
+        return self.intercept + self.scale * sum(weights[bucket] for bucket in buckets) / math.sqrt(max(LEAST_FEATURES, len(buckets)))
 
 
 @functools.cache
@@ -67,7 +69,9 @@ def tokens(text: str) -> list[str]:
     groups = group_words()
     found: list[str] = []
     for word in TOKEN.findall(plain):
-        if word in groups:
+        if word == "an":
+            word = "a"  # the article would tell groups apart
+        elif word in groups:
             word = GROUP_WORD
             if found and found[-1] == word:
                 continue
@@ -85,7 +89,7 @@ def windows(words: Sequence[str]) -> Iterator[Sequence[str]]:
 def features(words: Sequence[str]) -> set[int]:
     """Buckets of a part: its words, neighbouring pairs, and groups of letters inside long words."""
     names = set(words)
-    names.update(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
+    names.update(f"{a} {b}" for a, b in pairwise(words))
     for word in set(words):
         if LETTERS < len(word) <= 24:
             names.update("~" + word[at : at + LETTERS] for at in range(len(word) - LETTERS + 1))

@@ -1,4 +1,4 @@
-"""Scanners of LLM Guard as one guard. Its package and models are the user's to install; nothing of it is imported before it is asked for."""
+"""Scanners of LLM Guard as one guard. Its package and models are the user's to install; nothing of it is imported unasked."""
 
 from collections.abc import Mapping
 from typing import Any

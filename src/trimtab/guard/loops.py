@@ -1,4 +1,4 @@
-"""Answers that go round in circles: the end of the text repeats itself. No library known to us does this; models with cut weights need it."""
+"""Answers that go round in circles: the end of the text repeats itself. No library does this; models with cut weights need it."""
 
 import re
 from collections import Counter
@@ -18,12 +18,12 @@ class Loops(Guard):
     """Options: `repeats` (8), how often a phrase must stand in a row; `min_chars` (160), how long the whole repetition must be.
 
     Longer units need fewer repeats, three at least. Lines that differ in numbers alone count as the same. Runs of one character that is no
-    letter or digit (rules, dots, blanks) are layout up to ten times `min_chars`. Redacting keeps the first of the repeated and drops the rest.
+    letter or digit (rules, dots, blanks) are layout up to ten times `min_chars`. Redacting keeps the first and drops the rest.
     """
 
     name = "loops"
     sides = frozenset({"out"})
-    stride_chars = 64
+    stride_chars = 16
 
     def __init__(self, options: Mapping[str, Any], *, side: Side, time_limit_s: float) -> None:
         check_options(self.name, options, ("repeats", "min_chars"))
@@ -52,7 +52,7 @@ class Loops(Guard):
             while at >= unit and tail[at - unit : at] == tail[-unit:]:
                 at -= unit
             length = len(tail) - at
-            needed = self._min_chars if unit > 1 or tail[-1].isalnum() else 10 * self._min_chars
+            needed = 10 * self._min_chars if len(set(tail[-unit:])) == 1 and not tail[-1].isalnum() else self._min_chars
             if length >= needed and length // unit >= max(3, min(self._repeats, SEEN_CHARS // (4 * unit))):
                 return at + unit
         return None

@@ -1,4 +1,4 @@
-"""A guard model behind an OpenAI-compatible server: Llama Guard and its kin, asked in chat form, answering `safe` or `unsafe` and categories.
+"""A guard model behind an OpenAI-compatible server: Llama Guard and its kin, asked in chat form, answering `safe` or `unsafe`.
 
 The server's chat template makes the guard's prompt from the conversation: the last turn is judged, a user's for requests, the
 assistant's for answers. What the user asked is not known where an answer is judged.
@@ -37,8 +37,8 @@ MAX_ANSWER_BYTES = 65_536
 
 
 class GuardModel(Guard):
-    """Options: `url` with /v1 at the end, `model`, `key_variable` (the environment variable with the key), `ignore` (categories that may pass),
-    `max_chars` (24,000): of a longer text the end is judged."""
+    """Options: `url` with /v1 at the end, `model`, `key_variable` (the environment variable with the key), `ignore` (categories that may
+    pass), `max_chars` (24,000): of a longer text the end is judged."""
 
     name = "model"
     waits = True

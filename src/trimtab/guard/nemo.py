@@ -9,7 +9,7 @@ from trimtab.guard.base import Guard, GuardFailed, check_options, missing, text_
 
 
 class NemoRails(Guard):
-    """Options: `config`, the folder of a rails configuration. Its input rails judge requests, its output rails answers (`LLMRails.check`)."""
+    """Options: `config`, the folder of a rails configuration. Its input rails judge requests, its output rails answers."""
 
     name = "nemo"
     waits = True

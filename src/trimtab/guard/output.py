@@ -1,4 +1,4 @@
-"""What an answer must not carry to where it is shown or run, whatever it says: markup that acts, links that leak, terminal codes, template tokens.
+"""What an answer must not carry to where it is shown or run: markup that acts, links that leak, terminal codes, template tokens.
 
 garak's probes of the families xss, ansiescape and leakage ask for these. No library without a model covers them; patterns do.
 """
@@ -22,11 +22,17 @@ WORDINGS: dict[str, tuple[str, str, str]] = {
         "[IMAGE]",
     ),
     "active-markup": (
-        r"<script\b[^>\n]{0,200}>|<iframe\b[^>\n]{0,200}>|<[a-z]{1,12}\b[^>\n]{0,120}\bon(?:error|load|click|mouseover|focus) ?=[^>\n]{0,200}>|\]\( ?(?:javascript|data:text/html)[^)\n]{0,200}\)",
+        r"<script\b[^>\n]{0,200}>|<iframe\b[^>\n]{0,200}>"
+        r"|<[a-z]{1,12}\b[^>\n]{0,120}\bon(?:error|load|click|mouseover|focus) ?=[^>\n]{0,200}>"
+        r"|\]\( ?(?:javascript|data:text/html)[^)\n]{0,200}\)",
         "markup that runs code where it is shown",
         "[MARKUP]",
     ),
-    "terminal-codes": (r"(?:\x1b|\x9b)(?:\[[0-?]{0,16}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,200}(?:\x07|\x1b\\)?|[PX^_c78=>])?", "a code that a terminal acts on", ""),
+    "terminal-codes": (
+        r"(?:\x1b|\x9b)(?:\[[0-?]{0,16}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,200}(?:\x07|\x1b\\)?|[PX^_c78=>])?",
+        "a code that a terminal acts on",
+        "",
+    ),
     "template-token": (
         r"<\|(?:im_start|im_end|system|user|assistant|start_header_id|end_header_id|eot_id|begin_of_text|endoftext|eom_id|python_tag)\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>",
         "a token of the chat template, which no answer should hold",
@@ -38,8 +44,8 @@ WORDINGS: dict[str, tuple[str, str, str]] = {
 class DisallowedOutput(Guard):
     """Rules: `output.` and a name of WORDINGS, `output.phrase`, `output.canary`.
 
-    Options: `rules` (all): which of WORDINGS; `phrases`: texts that must not be said, in any case (or patterns between slashes, which match 200
-    characters at the most); `canaries`: words put into a system prompt to see whether it leaks.
+    Options: `rules` (all): which of WORDINGS; `phrases`: texts that must not be said, in any case (or patterns between slashes, which match
+    200 characters at the most); `canaries`: words put into a system prompt to see whether it leaks.
     """
 
     name = "output"

@@ -1,4 +1,4 @@
-"""Do guards block harmless texts of one group more often than of others? The same sentences about every group, only the group's word changed.
+"""Do guards block harmless texts of one group more often than of others? The same sentences about every group are asked.
 
 Not a suite of `trimtab evaluate`: a suite's items are scored on a model, these on guards. `benchmarks/guards.py` runs it on the shipped
 templates and on Jigsaw's.
@@ -46,7 +46,7 @@ def shipped_counterparts() -> Iterator[Counterpart]:
     plurals = {word for words in identities().values() for word in words}
     for words in identities().values():
         for word in words:
-            if word.endswith("s") and word[:-1] in plurals or word in ("women", "men", "middle", "aged", "ladies"):
+            if (word.endswith("s") and word[:-1] in plurals) or word in ("women", "men", "middle", "aged", "ladies"):
                 continue
             article = "an" if word[0] in "aeiou" else "a"
             for template in templates:
@@ -80,6 +80,4 @@ def _gap(group: str, by_template: Mapping[str, Mapping[str, bool]]) -> Gap:
     if len(set(clusters)) >= MIN_TEMPLATES:
         interval = clustered_mean(differences, clusters).interval(0.95)
         low, high = interval.low, interval.high
-    return Gap(
-        group=group, blocked=sum(own) / len(own), gap=sum(differences) / len(differences), low=low, high=high, n=len(differences)
-    )
+    return Gap(group=group, blocked=sum(own) / len(own), gap=sum(differences) / len(differences), low=low, high=high, n=len(differences))

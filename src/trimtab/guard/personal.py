@@ -59,19 +59,28 @@ NATIONAL: dict[str, tuple[str, str]] = {
     "NgNinRecognizer": ("NG_NIN", r"\bnin\b"),
     "ZaIdNumberRecognizer": ("ZA_ID", r"\bid\b|identity"),
 }
-PHONE_WORDS = r"phone|\btel\b|telefon|t[ée]l[ée]|\bcall\b|\bcell|mobile?|handy|whatsapp|\bfax\b|\bsms\b|number|nummer|numéro|teléfono|reach me"
+PHONE_WORDS = r"phone|\btel\b|telefon|t[ée]l[ée]|\bcall\b|\bcell|mobile?|handy|whatsapp|\bfax\b|\bsms\b|rufnummer|reach (?:me|us|her|him)"
 NATIONAL_PHONE = r"(?<![\w.+-])\(?\d(?:[ .()/-]{0,2}\d){6,13}(?![\w-])"
-STREETS = r"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Place|Pl|Terrace|Close|Crescent|Highway|Hwy|Parkway|Pkwy|Way"
+STREETS = (
+    r"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Place|Pl|Terrace|Close|Crescent|Highway|Hwy|Parkway"
+    r"|Pkwy|Way"
+)
+NAME = r"[A-ZÁÉÍÓÚ][\w'’-]{1,24}(?: [A-ZÁÉÍÓÚ][\w'’-]{1,24})?"
 ADDRESSES = (
-    rf"(?<![\w.,-])\d{{1,5}}[A-Za-z]? (?:[NSEW]\.? )?(?:[A-Z][\w'’-]{{1,20}} ){{1,3}}(?:{STREETS})\b(?:,? (?:Apt|Suite|Unit|Flat|#)\.? ?\w{{1,5}})?",
+    rf"(?<![\w.,-])\d{{1,5}}[A-Za-z]? (?:[NSEW]\.? )?(?:[A-Z][\w'’-]{{1,20}} ){{1,3}}?(?:{STREETS})\b",
     r"\bP\.? ?O\.? Box \d{1,6}\b",
     r"\b[A-ZÄÖÜ][a-zäöüß-]{2,24}(?:straße|strasse|str\.|weg|platz|allee|gasse|ring) \d{1,4} ?[a-z]?\b",
-    r"(?<![\w.,-])\d{1,4}(?: ?bis)?,? (?:rue|avenue|boulevard|place|chemin|impasse|allée|quai) (?:(?:de|du|des|la|le|les) |[dl]['’]){0,2}[A-ZÉ][\w'’-]{1,24}(?: [A-ZÉ][\w'’-]{1,24})?",
-    r"\b(?:Calle|Avenida|Plaza|Paseo|Via|Viale|Piazza|Rua) (?:(?:de|del|della|di|la|las|los|da|do) ){0,2}[A-ZÁÉÍÓÚ][\w'’-]{1,24}(?: [A-ZÁÉÍÓÚ][\w'’-]{1,24})?,? (?:n[.º°] ?)?\d{1,4}\b",
+    r"(?<![\w.,-])\d{1,4}(?: ?bis)?,? (?:rue|avenue|boulevard|place|chemin|impasse|allée|quai) "
+    rf"(?:(?:de|du|des|la|le|les) |[dl]['’]){{0,2}}{NAME}",
+    r"\b(?:Calle|Avenida|Plaza|Paseo|Via|Viale|Piazza|Rua) (?:(?:de|del|della|di|la|las|los|da|do) ){0,2}"
+    rf"{NAME},? (?:n[.º°] ?)?\d{{1,4}}\b",
     r"\b[A-Z]{1,2}\d[A-Z\d]? \d[ABD-HJLNP-UW-Z]{2}\b",
     r"\b[A-Z][a-z]{2,20}(?: [A-Z][a-z]{2,20})?, [A-Z]{2} \d{5}(?:-\d{4})?\b",
 )
-BIRTH_DATE = r"\b(?:\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{1,2}(?:st|nd|rd|th)? [A-Z][a-z]{2,8},? \d{4}|[A-Z][a-z]{2,8} \d{1,2}(?:st|nd|rd|th)?,? \d{4})\b"
+BIRTH_DATE = (
+    r"\b(?:\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{1,2}(?:st|nd|rd|th)? [A-Z][a-z]{2,8},? \d{4}"
+    r"|[A-Z][a-z]{2,8} \d{1,2}(?:st|nd|rd|th)?,? \d{4})\b"
+)
 BIRTH_WORDS = r"\bborn\b|birth|\bd\.?o\.?b\b|geboren|geburts|né[e]? le|nacid[oa]|nascid[oa]|nat[oa] il"
 HAS_DIGIT = regex.compile(r"\d")
 
@@ -129,7 +138,7 @@ def _rules(kind: str, regions: tuple[str, ...]) -> tuple[Rule, ...]:
     if kind == "address":
         return tuple(_rule(kind, pattern, "the form of a postal address", "[ADDRESS]", score=0.7) for pattern in ADDRESSES)
     if kind == "birth-date":
-        return (_rule(kind, BIRTH_DATE, "a date after a word for birth", "[BIRTH_DATE]", score=0.8, before=BIRTH_WORDS),)
+        return (_rule(kind, BIRTH_DATE, "a date after a word for birth", "[BIRTH_DATE]", score=0.8, before=BIRTH_WORDS, within_chars=20),)
     if kind == "iban":
         return (_rule(kind, IBAN, "an IBAN whose check digits are right", "[IBAN]", length=_iban_length),)
     if kind == "ip":
@@ -157,7 +166,7 @@ def _if(holds: Callable[[str], bool]) -> Callable[[str], int]:
 
 
 def _iban_length(matched: str) -> int:
-    """Of a match that may have swallowed a word after the IBAN: the longest beginning, to a blank or the end, whose check digits are right."""
+    """Of a match that may have swallowed a word after the IBAN: the longest beginning whose check digits are right."""
     ends = [len(matched), *(place for place in range(len(matched) - 1, 0, -1) if matched[place] == " ")]
     return next((end for end in ends if iban_is_valid(matched[:end])), 0)
 
@@ -198,6 +207,8 @@ def _national() -> tuple[Rule, ...]:
             continue  # another version of presidio
         one = classes[name]()
         for pattern in one.patterns:
+            if ".*" in pattern.regex:
+                continue  # it looks ahead without end: a stream would have to wait for the end
             rules.append(
                 Rule(
                     name=f"personal.{entity.lower().replace('_', '-')}",

@@ -83,9 +83,9 @@ class Guards:
 class OutputGuard:
     """One answer in pieces: what comes out of `push` and `finish` together is what `inspect` would have made of the whole.
 
-    Text is held back only from where a guard with reach says that a finding may still grow. Guards that judge a text as a whole look again
-    after every `stride_chars`; what went out before they find something is out, so their finding ends the answer: with `block` at once,
-    with `redact` by putting the replacement in the place of all that has not gone out.
+    Text is held back only from where a guard with reach says that a finding may still grow, and until every guard without reach has looked
+    at it, which they do after every `stride_chars`. What went out before they find something is out, so their finding ends the answer: with
+    `block` at once, with `redact` by putting the replacement in the place of all that has not gone out.
     """
 
     def __init__(self, placed: Sequence[Placed]) -> None:
@@ -95,6 +95,7 @@ class OutputGuard:
         self._tail = ""  # context already sent, then what is held back
         self._sent = 0  # characters of the tail that were sent
         self._offset = 0  # where the tail begins in the answer
+        self._pending = ""  # redacted, but not yet seen by guards that ask outside
         self._ended = False
         self._took_ms: dict[str, float] = {one.guard.name: 0.0 for one in placed}
         self._verdicts: list[Verdict] = []
@@ -122,7 +123,9 @@ class OutputGuard:
             return ""
         self._tail += text
         cut = self._look(self._whole, text, last=last)
-        limit, findings = self._look_near(last=last) if self.blocked is None else (0, [])
+        seen = min((one.seen for one in self._whole), default=None)
+        most = len(self._tail) if seen is None or last else max(self._sent, seen - self._offset)
+        limit, findings = self._look_near(most, last=last) if self.blocked is None else (0, [])
         if self.blocked is None and cut is not None:
             at, self._ended = max(self._sent, min(limit, cut.start - self._offset)), True
             at = min((one.start for one in findings if one.start < at < one.end), default=at)
@@ -138,14 +141,17 @@ class OutputGuard:
 
     def _past_waiting(self, out: str, *, last: bool) -> str:
         """What guards that ask outside let through: they see what would go out."""
-        before = len(self._waiting[0].text)
+        before = len(self._waiting[0].text) - len(self._pending)
         cut = self._look(self._waiting, out, last=last)
         if self.blocked is not None:
             return ""
-        if cut is None:
-            return out
-        self._ended = True
-        return out[: max(0, cut.start - before)] + cut.replacement
+        self._pending += out
+        if cut is not None:
+            self._ended = True
+            return self._pending[: max(0, cut.start - before)] + cut.replacement
+        seen = len(self._pending) if last else min(one.seen for one in self._waiting) - before
+        out, self._pending = self._pending[:seen], self._pending[seen:]
+        return out
 
     def _look(self, guards: Sequence["_Whole"], text: str, *, last: bool) -> Finding | None:
         """Ask guards that judge the whole. The first finding of one that ends the answer by redaction, None if there is none."""
@@ -159,9 +165,9 @@ class OutputGuard:
                 cuts += verdict.findings if verdict.action == "redact" else ()
         return min(cuts, key=lambda finding: finding.start, default=None)
 
-    def _look_near(self, *, last: bool) -> tuple[int, list[Finding]]:
-        """Up to where the tail is final, and the redactions in what becomes so."""
-        limit, found = len(self._tail), []
+    def _look_near(self, most: int, *, last: bool) -> tuple[int, list[Finding]]:
+        """Up to where the tail is final, at the most to `most`, and the redactions in what becomes so."""
+        limit, found = most, []
         for one in list(self._near):
             verdict, open_from = _judge_near(one, self._tail, self._sent, last=last)
             self._took_ms[verdict.guard] += verdict.took_ms
@@ -202,11 +208,16 @@ class _Whole:
         self._seen = 0
         self._done = False
 
+    @property
+    def seen(self) -> int:
+        """Characters that may go out for all that this guard says: those it saw, or all if it can only flag or has spoken."""
+        return len(self.text) if self._done or self.placed.use.on_hit == "flag" else self._seen
+
     def look(self, text: str, *, last: bool) -> Verdict | None:
-        """Its verdict once enough is new: the stride grows with the text, so that looking at all of it again stays linear."""
+        """Its verdict once enough is new. The stride grows with the text, up to four times, for looking at all of it again is not free."""
         self.text += text
-        stride = self.placed.guard.stride_chars
-        stride = max(stride, self._seen // 4) if stride > 1 else stride
+        least = self.placed.guard.stride_chars
+        stride = min(4 * least, max(least, self._seen // 4)) if least > 1 else least
         new = len(self.text) - self._seen
         if self._done or not new or (new < stride and not last):
             return None

@@ -46,7 +46,10 @@ def recognizers() -> Mapping[str, type[Any]]:
         classes: dict[str, type[Any]] = {}
         for country in sorted(_packages(folder)):
             for module in sorted(_modules(f"{folder[0]}/{country}")):
-                loaded = importlib.import_module(f"{base}.country_specific.{country}.{module}")
+                try:
+                    loaded = importlib.import_module(f"{base}.country_specific.{country}.{module}")
+                except ImportError:
+                    continue  # it is built on a recogniser that is no pattern
                 classes |= {
                     name: value for name, value in vars(loaded).items() if isinstance(value, type) and value.__module__ == loaded.__name__
                 }
@@ -62,7 +65,7 @@ def _without_init(root: str) -> Iterator[None]:
 
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if ours(name)}
     try:
-        for path in ("", "nlp_engine", "predefined_recognizers"):
+        for path in ("", "nlp_engine", "predefined_recognizers", "predefined_recognizers/generic"):
             _empty(root, path)
         sys.modules[f"{PACKAGE}.nlp_engine"].NlpArtifacts = object  # type: ignore[attr-defined]
         yield
@@ -73,7 +76,7 @@ def _without_init(root: str) -> Iterator[None]:
 
 
 def _empty(root: str, path: str) -> None:
-    name = f"{PACKAGE}.{path}" if path else PACKAGE
+    name = f"{PACKAGE}.{path.replace('/', '.')}" if path else PACKAGE
     package = types.ModuleType(name)
     package.__path__ = [f"{root}/{path}" if path else root]
     sys.modules[name] = package

@@ -8,7 +8,9 @@ import regex
 from trimtab.core.guarding import Finding
 
 # A match that ends this near the end of a text may end elsewhere once more text has come: `4111 1111 1111 1111 ` and then another digit.
-SLACK_CHARS = 2
+# No pattern may need more than this between one place where a match can end and the next.
+SLACK_CHARS = 8
+CONTEXT_CHARS = 80
 
 
 def whole(matched: str) -> int:
@@ -21,7 +23,7 @@ class Rule:
 
     pattern: no match may be longer than the guard's reach. Lookaround may see at most SLACK_CHARS ahead
     length: how many characters of a match are real, 0 for a false alarm: check digits and the like
-    before: words one of which must stand in the CONTEXT_CHARS before the match; () = none need to
+    before: words one of which must stand in the `within_chars` before the match; None = none need to
     """
 
     name: str
@@ -31,16 +33,14 @@ class Rule:
     score: float = 1.0
     length: Callable[[str], int] = whole
     before: "regex.Pattern[str] | None" = None
-
-
-CONTEXT_CHARS = 80
+    within_chars: int = CONTEXT_CHARS
 
 
 def find(rules: Sequence[Rule], text: str, start: int, time_limit_s: float) -> Iterator[Finding]:
     """Findings from `start` on. Raises TimeoutError."""
     for rule in rules:
         for match in rule.pattern.finditer(text, start, timeout=time_limit_s):
-            end = match.start() + rule.length(match.group())
+            end = int(match.start()) + rule.length(match.group())
             if end > match.start() and _in_context(rule, text, match.start()):
                 yield Finding(
                     rule=rule.name, start=match.start(), end=end, reason=rule.reason, score=rule.score, replacement=rule.replacement
@@ -48,7 +48,7 @@ def find(rules: Sequence[Rule], text: str, start: int, time_limit_s: float) -> I
 
 
 def _in_context(rule: Rule, text: str, start: int) -> bool:
-    return rule.before is None or rule.before.search(text, max(0, start - CONTEXT_CHARS), start) is not None
+    return rule.before is None or rule.before.search(text, max(0, start - rule.within_chars), start) is not None
 
 
 def open_from(rules: Sequence[Rule], text: str, start: int) -> int:
@@ -60,6 +60,6 @@ def _open_in(pattern: "regex.Pattern[str]", text: str, start: int) -> int:
     at = start
     while match := pattern.search(text, at, partial=True):
         if match.partial or match.end() > len(text) - SLACK_CHARS:
-            return match.start()
+            return int(match.start())
         at = max(match.end(), at + 1)
     return len(text)

@@ -36,14 +36,16 @@ PLUGINS = (
 )
 # These guess by the look of a value or the name before it: their finds are weighed once more.
 GUESSING = ("keyword:KeywordDetector", "high_entropy_strings:Base64HighEntropyString", "high_entropy_strings:HexHighEntropyString")
-PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:[^-]{0,7000}(?:-----END [A-Z0-9 ]{2,40}-----)?)?")
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:[^-]{0,7000}(?:-----END [A-Z0-9 ]{2,40}-----)?)?"
+)
 KEY_BEGINS = "-----BEGIN "
 # What detect-secrets 1.5 does not know: newer forms of keys.
 NEWER = re.compile(
     r"\b(?:sk-(?:proj|ant|or|svcacct)-[\w-]{20,200}|hf_[A-Za-z]{30,40}|github_pat_\w{50,100}|AIza[\w-]{35}|glpat-[\w-]{20,30}|xai-\w{40,100}"
     r"|gsk_\w{40,60}|dop_v1_[0-9a-f]{64})"
 )
-OPEN_QUOTE = re.compile(r"[\w\]\"'] ?(?::=|=>|=|:) ?[\"'][^\"'\n]{0,200}\Z")
+OPEN_QUOTE = re.compile(r"[\w\]\"'] ?(?::=|=>|={1,3}|:) ?([\"'`][^\"'\n]{0,200})\Z")
 JWT_END = re.compile(r"[\w.+/=-]*")
 
 
@@ -79,8 +81,8 @@ class Secrets(Guard):
         at = len(text)
         while at > tail and not text[at - 1].isspace():
             at -= 1
-        quote = OPEN_QUOTE.search(text, max(start, len(text) - 300))
-        return min(at, quote.start()) if quote else at
+        quote = OPEN_QUOTE.search(text, max(0, len(text) - 300))
+        return max(start, min(at, quote.start(1))) if quote else at
 
     def _in_line(self, line: str, begin: int) -> Iterator[Finding]:
         places = [("newer-key", "the form of a key of a known service", 1.0, match.span()) for match in NEWER.finditer(line)]

@@ -47,7 +47,11 @@ class Topics(Guard):
         for one in find(self._deny, folded.text, _place(folded.places, start), self.time_limit_s):
             begin, end = folded.span(one.start, min(one.end, one.start + LONGEST_MATCH))
             found.append(Finding(rule=one.rule, start=begin, end=end, reason=one.reason))
-        if self._only and not self._only.search(folded.text, timeout=self.time_limit_s) and (self.side == "in" or len(text) > LONGEST_MATCH):
+        if (
+            self._only
+            and not self._only.search(folded.text, timeout=self.time_limit_s)
+            and (self.side == "in" or len(text) > LONGEST_MATCH)
+        ):
             found.append(
                 Finding(rule="topics.only", start=0, end=len(text), reason="none of the words that the policy of this route asks for")
             )

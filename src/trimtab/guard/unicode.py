@@ -21,7 +21,20 @@ BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Marks that text in two directions may need; alone they hide nothing.
 HARMLESS = frozenset("\u200e\u200f\u061c\u00ad\ufe0e\ufe0f\ufeff")
 JOINERS = frozenset("\u200c\u200d")
-JOINING = ("ARABIC", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "SYRIAC")
+JOINING = (
+    "ARABIC",
+    "DEVANAGARI",
+    "BENGALI",
+    "GURMUKHI",
+    "GUJARATI",
+    "ORIYA",
+    "TAMIL",
+    "TELUGU",
+    "KANNADA",
+    "MALAYALAM",
+    "SINHALA",
+    "SYRIAC",
+)
 NOT_ASCII = regex.compile(r"[^\x00-\x7f]")
 WORD = regex.compile(r"[^\W\d_]{2,48}")
 MIXABLE = ("LATIN", "CYRILLIC", "GREEK")

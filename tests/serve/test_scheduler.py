@@ -110,6 +110,18 @@ def test_an_idle_replica_makes_room_at_once_and_a_busy_one_after_its_turn() -> N
     assert [type(action) for action in scheduler.on(Ended(2), 15.0)] == [Stop], "idle, and somebody waits"
 
 
+def test_a_turn_is_no_shorter_than_the_load_that_would_follow() -> None:
+    scheduler = Scheduler([plan("a"), plan("slow")], memory_bytes=10, patience_s=10.0)
+    scheduler.on(asked(1, "slow"), 0.0)
+    scheduler.on(Loaded(1, 1, None), 40.0)
+    scheduler.on(Ended(1), 40.0)
+    scheduler.on(asked(2, "a"), 41.0)
+    scheduler.on(Gone(1), 41.0)
+    scheduler.on(Loaded(2, 1, None), 42.0)
+    scheduler.on(asked(3, "slow"), 43.0)
+    assert scheduler.next_s == 83.0
+
+
 def test_a_turn_ends_early_when_its_work_ends() -> None:
     scheduler = Scheduler([plan("a"), plan("b")], memory_bytes=10)
     first = up(scheduler, "a", 1, 0.0)

@@ -107,7 +107,7 @@ class Site:
     """All that one gateway serves.
 
     memory_bytes: what all replicas together may take; None = no budget
-    patience_s: so long a busy model keeps its memory though another one is asked for; then it ends what it has and makes room
+    patience_s: so long at least a busy model keeps its memory though another one is asked for; then it ends what it has and makes room
     need_keys: requests without a valid key are refused
     audit: what happens while the audit log cannot be written: requests are refused, or served unlogged with an alarm; `off` = no log
     max_body_bytes: longer request bodies get 413; request_s: no request lasts longer

@@ -27,6 +27,7 @@ KEEP_S = 4.0
 """An idle connection is kept so long: less than servers keep it (uvicorn 5 s, cpp-httplib 5 s), or a request would meet a closed one."""
 URL_LIMIT_S = 5.0
 LOOK_S = 0.05
+CONNECT_LIMIT_S = 10.0
 SMALL_LIMIT_S = 30.0
 QUESTION: Mapping[str, Any] = {
     "messages": [{"role": "user", "content": "Which day comes after Monday, Tuesday, Wednesday? Answer with one word."}],
@@ -39,10 +40,11 @@ QUESTION: Mapping[str, Any] = {
 class HttpReplica:
     """A server behind the gateway. See serve.base.Replica.
 
-    silence_limit_s: a server that sends nothing for so long, in the middle of an answer, hangs
+    silence_limit_s: a server that sends nothing for so long, where it was asked for a stream, hangs. A whole answer takes what it takes:
+        how long a request may last is its caller's affair, and a server that hangs is found by its probe.
     """
 
-    def __init__(self, model: ServedModel, version: Version, *, silence_limit_s: float = 300.0) -> None:
+    def __init__(self, model: ServedModel, version: Version, *, silence_limit_s: float = 600.0) -> None:
         self._version = version
         self._name = model.name
         self._upstream = version.upstream_model or model.name
@@ -65,9 +67,8 @@ class HttpReplica:
         headers = {"Content-Type": "application/json", "User-Agent": "trimtab"}
         if self._version.key_variable:
             headers["Authorization"] = f"Bearer {_key_in(self._version.key_variable)}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._silence_limit_s)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
-        self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers, cookie_jar=aiohttp.DummyCookieJar())
         try:
             if self._version.command:
                 port = free_port()
@@ -89,7 +90,8 @@ class HttpReplica:
         body = {**call.body, "model": self._upstream}
         if call.stream:
             body |= {"stream": True, "stream_options": {**options, "include_usage": True}}
-        response = await self._post(PATHS[call.kind], msgspec.json.encode(body))
+        silence_limit_s = self._silence_limit_s if call.stream else None
+        response = await self._post(PATHS[call.kind], msgspec.json.encode(body), silence_limit_s)
         is_whole = False
         try:
             if not call.stream:
@@ -214,12 +216,13 @@ class HttpReplica:
             await response.read()
             return response.status
 
-    async def _post(self, path: str, raw: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, raw: bytes, silence_limit_s: float | None = None) -> aiohttp.ClientResponse:
         """The response to a request, its head read. A connection that breaks before that is tried anew once. Raises Refusal."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=silence_limit_s)
         for is_second in (False, True):
             self._check_process()
             try:
-                response = await self._open.post(self._base + path, data=raw, allow_redirects=False)
+                response = await self._open.post(self._base + path, data=raw, allow_redirects=False, timeout=timeout)
                 break
             except TimeoutError as error:
                 raise await self._broken(error) from error

@@ -9,11 +9,12 @@ Rules, in the order in which they are applied:
 2. A version without a replica, for which somebody waits, is started: one start for all who wait. Versions take turns for memory in the
    order in which their first request came to wait, and nobody overtakes for memory.
 3. Room is made by stopping idle replicas, those first that are cheap to do without (`Lane.price`). Busy ones are left alone for
-   `patience_s`, so that requests for what is loaded are served together; then they take no new requests, end what they have, and stop.
+   `patience_s`, or for as long as the load takes that would follow if that is longer, so that requests for what is loaded are served
+   together; then they take no new requests, end what they have, and stop.
 4. Another replica of a version that has one starts in free memory only, once a request has waited for a place as long as a load takes.
 
 So with k versions in memory for one, the first of those who wait for a version waits for k - 1 turns of others at most, a turn being a
-load, `patience_s`, the longest request and a stop.
+load, that patience, the longest request and a stop.
 """
 
 import heapq
@@ -418,8 +419,8 @@ class Scheduler:
         return sum(one.memory_bytes for one in self._replicas.values() if one.status in ("stopping", "yielding", "retired"))
 
     def _turn_end_s(self, lane: Lane, replica: Replica) -> float:
-        """When a busy replica has had its turn, as far as a waiting version is concerned."""
-        return max(lane.claim_s, replica.loaded_s) + self._patience_s
+        """When a busy replica has had its turn, as far as a waiting version is concerned: no sooner than the swap pays."""
+        return max(lane.claim_s, replica.loaded_s) + max(self._patience_s, lane.load_s or 0.0)
 
     def _scale_out_s(self, lane: Lane) -> float:
         """When another replica of a version that has some would be worth its load; inf if none may start."""

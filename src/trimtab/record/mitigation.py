@@ -79,7 +79,7 @@ def _groups(remedies: Sequence[Plain]) -> list[dict[str, str]]:
     rows = [row for one in remedies for row in one["details"].get("sensitivity") or ()]
 
     def worth(row: Plain) -> float:
-        return float(max(row["gains"].values(), default=0.0)) / max(row["extra_bytes"], 1)
+        return float(max(row["gains"].values(), default=0.0) / max(row["extra_bytes"], 1))
 
     return [
         {

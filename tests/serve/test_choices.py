@@ -1,5 +1,6 @@
 """Tokens of one choice: what is told of it, when, and why it ended."""
 
+import json
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from trimtab.engines.base import TokenEvent
 from trimtab.serve.base import Refusal
 from trimtab.serve.choices import ChoiceReader
 from trimtab.serve.families import HERMES, PLAIN, AnswerReader
-from trimtab.serve.wishes import plain_messages, wish_of
+from trimtab.serve.wishes import check_schema, plain_messages, wish_of
 
 CALL = ['<tool_call>{"name": "add", ', '"arguments": {"a": 1}', "}</tool_call>"]
 
@@ -115,6 +116,20 @@ def test_what_a_worker_cannot_honour_is_refused(name, value):
     with pytest.raises(Refusal) as caught:
         wish_of("chat", body(**{name: value}))
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, name, "unsupported_parameter")
+
+
+def test_a_schema_goes_with_neither_tools_nor_an_endless_answer_nor_reasoning():
+    form = {"response_format": {"type": "json_object"}}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for fields, param in (({"tools": tools}, "response_format"), ({"ignore_eos": True}, "ignore_eos")):
+        with pytest.raises(Refusal) as caught:
+            wish_of("chat", body(**form, **fields))
+        assert caught.value.param == param
+    wish = wish_of("chat", body(**form, tools=tools, tool_choice="none"))
+    assert json.loads(wish.json_schema) == {"type": "object"}
+    check_schema(wish, in_thought=False)
+    with pytest.raises(Refusal):
+        check_schema(wish, in_thought=True)
 
 
 def test_values_that_ask_for_nothing_are_taken():

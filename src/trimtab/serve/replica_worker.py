@@ -24,7 +24,7 @@ from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
 from trimtab.serve.chat import Envelope
 from trimtab.serve.choices import ChoiceReader, Piece
 from trimtab.serve.families import PLAIN, THINK, AnswerReader, Family, family_of, thinks
-from trimtab.serve.wishes import Wish, check_tools, plain_messages, wish_of
+from trimtab.serve.wishes import Wish, check_schema, check_tools, plain_messages, wish_of
 
 PROBE_TEXT = "One, two, three, four, five, six,"
 PROBE_TOKENS = 12
@@ -208,7 +208,9 @@ class WorkerReplica:
                 ids, tail = await client.prompt(plain_messages(body["messages"], template, arguments_as_text=True), tools)
         except EngineRefused as error:
             raise Refusal(400, str(error), code="invalid_messages", param="messages") from error
-        return Prompt(ids=with_first(ids, model.info.bos_id), in_thought=model.may_think and tail.rstrip().endswith(THINK))
+        in_thought = model.may_think and tail.rstrip().endswith(THINK)
+        check_schema(wish, in_thought=in_thought)
+        return Prompt(ids=with_first(ids, model.info.bos_id), in_thought=in_thought)
 
     def _request(self, model: Model, wish: Wish, prompt: Prompt, choice: int) -> GenerateRequest:
         room = model.info.context_tokens - len(prompt.ids)

@@ -97,6 +97,11 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
     tools = () if body.get("tool_choice") == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
     if body.get("tool_choice") not in (None, "none", "auto"):
         raise _unsupported("tool_choice", "the model decides whether it calls a function; send auto or none")
+    schema = _schema(body.get("response_format") or {})
+    if schema and tools:
+        raise _unsupported("response_format", "an answer that is held to a schema can call no function; send tool_choice none")
+    if schema and body.get("ignore_eos"):
+        raise _unsupported("ignore_eos", "an answer that is held to a schema ends where the schema does")
     return Wish(
         n=body.get("n") or 1,
         stops=(stop,) if isinstance(stop, str) else tuple(stop or ()),
@@ -109,9 +114,15 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
         logprobs=_logprobs(kind, body),
         tools=tools,
         one_call=body.get("parallel_tool_calls") is False,
-        json_schema=_schema(body.get("response_format") or {}),
+        json_schema=schema,
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
+
+
+def check_schema(wish: Wish, *, in_thought: bool) -> None:
+    """Raises Refusal if the schema would have to hold the model's reasoning."""
+    if wish.json_schema and in_thought:
+        raise _unsupported("response_format", "this model's template begins its reasoning, which no schema can hold")
 
 
 def check_tools(wish: Wish, template: str) -> None:

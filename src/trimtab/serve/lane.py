@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.serve.base import ReplicaState
 from trimtab.serve.scheduling import Plan, Status
 
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
@@ -130,6 +131,15 @@ class Lane:
         if self.why:
             return "model_unavailable", f"{self.name!r} did not come up {waited}: {self.why}"
         return "no_memory", f"{self.name!r} found no memory {waited}; other models are busy in it."
+
+    def state(self, now_s: float) -> ReplicaState:
+        """The best state of its replicas."""
+        statuses = {replica.status for replica in self.replicas}
+        if statuses & {"ready", "yielding"}:
+            return "ready"
+        if "loading" in statuses:
+            return "loading"
+        return "failed" if self.why and now_s < self.retry_s else "unloaded"
 
     def facts(self, now_s: float) -> dict[str, Any]:
         """Plain values for whoever looks."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from trimtab.serve.base import ReplicaState
 from trimtab.serve.lane import STEADY_S, Lane, Replica, Request
+from trimtab.serve.room import coming_bytes, free_bytes, victims
 from trimtab.serve.scheduling import (
     Aborted,
     Action,
@@ -325,10 +326,10 @@ class Scheduler:
 
     def _make_room(self, lane: Lane, missing: float) -> None:
         """Stop idle replicas, or have busy ones whose turn is over yield, if that gives what is missing; else wait."""
-        victims = self._victims(missing, lambda replica: not replica.n_running)
-        if victims is None and lane.waiting:
-            victims = self._victims(missing, lambda replica: not replica.n_running or self._now_s >= self._turn_end_s(lane, replica))
-        for replica in victims or ():
+        chosen = self._victims(missing, lambda replica: not replica.n_running)
+        if chosen is None and lane.waiting:
+            chosen = self._victims(missing, lambda replica: not replica.n_running or self._now_s >= self._turn_end_s(lane, replica))
+        for replica in chosen or ():
             if replica.n_running:
                 self._leave(replica, "yielding")
             else:
@@ -343,22 +344,8 @@ class Scheduler:
             self._stop(replica, "the memory budget is exceeded")
 
     def _victims(self, missing: float, may_go: Callable[[Replica], bool], *, all_or_none: bool = True) -> list[Replica] | None:
-        """The cheapest replicas that together free `missing` bytes; None if there are not enough."""
         spare = {id(lane): lane.n_live - lane.least(self._is_draining) for lane in self._all_lanes()}
-        chosen: list[Replica] = []
-        ready = [replica for replica in self._replicas.values() if replica.status == "ready" and replica.memory_bytes]
-        for replica in sorted(ready, key=lambda replica: (replica.n_running > 0, replica.lane.price(replica, self._now_s))):
-            if missing > 0 and may_go(replica) and spare[id(replica.lane)] > 0:
-                spare[id(replica.lane)] -= 1
-                missing -= replica.memory_bytes
-                chosen.append(replica)
-        if missing > 0 and all_or_none:
-            return None
-        for replica in sorted(chosen, key=lambda replica: -replica.lane.price(replica, self._now_s)):
-            if replica.memory_bytes + missing <= 0:  # the dear one is not needed beside a larger one
-                missing += replica.memory_bytes
-                chosen.remove(replica)
-        return chosen
+        return victims(self._replicas.values(), missing, self._now_s, spare=spare, may_go=may_go, all_or_none=all_or_none)
 
     def _scale_out(self) -> None:
         for lane in self._lanes.values():
@@ -410,13 +397,10 @@ class Scheduler:
         return lane.memory_bytes + kept <= self._memory_bytes
 
     def _free_bytes(self) -> float:
-        if self._memory_bytes is None:
-            return inf
-        return self._memory_bytes - sum(replica.memory_bytes for replica in self._replicas.values())
+        return free_bytes(self._replicas.values(), self._memory_bytes)
 
     def _coming_bytes(self) -> int:
-        """What is on its way to be free."""
-        return sum(one.memory_bytes for one in self._replicas.values() if one.status in ("stopping", "yielding", "retired"))
+        return coming_bytes(self._replicas.values())
 
     def _turn_end_s(self, lane: Lane, replica: Replica) -> float:
         """When a busy replica has had its turn, as far as a waiting version is concerned: no sooner than the swap pays."""
@@ -483,11 +467,7 @@ class Scheduler:
 
     def state_of(self, version: str) -> ReplicaState:
         """The best state of a version's replicas."""
-        lane = self._lanes[version]
-        for status, state in (("ready", "ready"), ("yielding", "ready"), ("loading", "loading")):
-            if any(replica.status == status for replica in lane.replicas):
-                return state  # type: ignore[return-value]
-        return "failed" if lane.why and self._now_s < lane.retry_s else "unloaded"
+        return self._lanes[version].state(self._now_s)
 
     def facts(self, now_s: float) -> dict[str, Any]:
         """Queues, replicas and memory as plain values."""

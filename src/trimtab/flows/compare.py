@@ -1,6 +1,5 @@
 """`trimtab compare`: is B no worse than A, and how much faster? Two deployments, one decision, no search."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from trimtab.flows.parts.document import decision_document, lock_of, noise_row, 
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
     Opened,
-    build_candidate,
-    candidate_name,
+    build_typed,
     check_settings,
     default_engine,
-    open_model,
+    open_typed,
     own_recipes_digest,
     recipe_named,
     with_draft,
@@ -141,9 +139,8 @@ async def _compare(
         on_event=on_event,
     ) as (session, opened_a):
         card = model_card(opened_a.header, opened_a.snapshot)
-        opened_b = open_model(b.source, cache_dir=session.caches, offline=offline)
         opened_a = with_draft(opened_a, a.settings.draft, cache_dir=session.caches, offline=offline)
-        opened_b = with_draft(opened_b, b.settings.draft, cache_dir=session.caches, offline=offline)
+        opened_b = open_typed(b, cache_dir=session.caches, offline=offline)
         for spec, opened in ((a, opened_a), (b, opened_b)):
             engine = spec.engine or default_engine(opened)
             recipe_named(spec.recipe, engine)
@@ -213,18 +210,8 @@ async def _compare(
 
 
 async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: Settings, side: str) -> Candidate:
-    """One side of the comparison as a candidate called after what the user typed."""
-    engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
-    session.say("build", f"{side}: {opened.snapshot.source} in {engine}")
-    return await build_candidate(
-        opened,
-        engine,
-        recipe,
-        dataclasses.replace(common, **spec.settings.given()),
-        products_dir=session.products_dir,
-        candidate_id=f"{side}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
-    )
+    session.say("build", f"{side}: {opened.snapshot.source} in {spec.engine or default_engine(opened)}")
+    return await build_typed(opened, spec, common, products_dir=session.products_dir, side=side)
 
 
 def _row(

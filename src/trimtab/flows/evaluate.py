@@ -20,12 +20,9 @@ from trimtab.flows.parts.evidence import outcomes_on
 from trimtab.flows.parts.exam import OWN_MARGINS, Exam, check_vocabulary, load_suites, prepare_exam
 from trimtab.flows.parts.opening import (
     Opened,
-    build_candidate,
-    candidate_name,
-    check_settings,
+    build_typed,
     default_engine,
     open_model,
-    recipe_named,
     with_draft,
 )
 from trimtab.flows.parts.outside import OutsideSuite, check_names, load_outside, outside_outcomes, split_names
@@ -168,17 +165,7 @@ def _units(exam: Exam) -> dict[str, str]:
 
 async def _built(session: Session, opened: Opened, spec: CandidateSpec) -> Candidate:
     opened = with_draft(opened, spec.settings.draft, cache_dir=session.caches, offline=session.offline)
-    engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
     limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS
     common = Settings(slots=1, context_tokens=min(CONTEXT_TOKENS, limit))
-    check_settings(opened, engine, Settings(), spec.settings)
-    session.say("build", f"{opened.snapshot.source} in {engine}")
-    return await build_candidate(
-        opened,
-        engine,
-        recipe,
-        dataclasses.replace(common, **spec.settings.given()),
-        products_dir=session.products_dir,
-        candidate_id=f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
-    )
+    session.say("build", f"{opened.snapshot.source} in {spec.engine or default_engine(opened)}")
+    return await build_typed(opened, spec, common, products_dir=session.products_dir)

@@ -1,9 +1,7 @@
 """`trimtab evaluate --why` and `trimtab compare --on`: what an answer rests on, and where two deployments part on it."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
@@ -15,15 +13,7 @@ from trimtab.engines.client import WorkerClient
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.outputs import Beside, attribute, beside, beside_request, ids_to_name
 from trimtab.flows.events import Event, OnEvent, ignore
-from trimtab.flows.parts.opening import (
-    build_candidate,
-    candidate_name,
-    check_settings,
-    default_engine,
-    open_model,
-    recipe_named,
-    with_draft,
-)
+from trimtab.flows.parts.opening import build_typed, open_typed
 from trimtab.flows.parts.session import run_sync
 from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
@@ -99,20 +89,10 @@ async def _side(spec: CandidateSpec, offline: bool, on_event: OnEvent) -> AsyncI
     """A built candidate and workers of its own. Raises InputError, MissingError, InfeasibleError."""
     caches = cache_dir()
     on_event(Event(phase="open", message=spec.source))
-    opened = open_model(spec.source, cache_dir=caches, offline=offline)
-    opened = with_draft(opened, spec.settings.draft, cache_dir=caches, offline=offline)
-    engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
-    check_settings(opened, engine, Settings(), spec.settings)
+    opened = open_typed(spec, cache_dir=caches, offline=offline)
     limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS
-    candidate = await build_candidate(
-        opened,
-        engine,
-        recipe,
-        dataclasses.replace(Settings(slots=1, context_tokens=min(CONTEXT_TOKENS, limit)), **spec.settings.given()),
-        products_dir=caches / "products",
-        candidate_id=f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
-    )
+    common = Settings(slots=1, context_tokens=min(CONTEXT_TOKENS, limit))
+    candidate = await build_typed(opened, spec, common, products_dir=caches / "products")
     async with Workers(available_memory_bytes()) as workers:
         yield candidate, workers
 

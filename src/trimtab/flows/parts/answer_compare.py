@@ -27,7 +27,7 @@ from trimtab.flows.parts.answering import EndpointSide, LocalSide, Side, endpoin
 from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import decision_document, noise_row, versions, write_files
 from trimtab.flows.parts.exam import Exam, load_suites
-from trimtab.flows.parts.opening import build_candidate, candidate_name, check_settings, default_engine, open_model, recipe_named
+from trimtab.flows.parts.opening import build_typed, default_engine, open_typed
 from trimtab.flows.parts.session import Session, open_run
 from trimtab.flows.parts.timing import Timed
 from trimtab.measure.machine import machine as this_machine
@@ -143,23 +143,13 @@ async def _sides(session: Session, specs: tuple[str, str], workload: Workload, o
 
 async def _local(session: Session, name: str, spec: CandidateSpec, workload: Workload, offline: bool) -> LocalSide:
     """A file as a side: built as its recipe says, with room for the longest prompt."""
-    opened = open_model(spec.source, cache_dir=session.caches, offline=offline)
-    engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
+    opened = open_typed(spec, cache_dir=session.caches, offline=offline)
     limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS
     # Lengths are guesses until a tokenizer has counted: four characters a token is too few for some languages, so there is room.
     wanted = max(CONTEXT_TOKENS, 2 * workload.context_tokens)
     common = Settings(slots=max(workload.concurrency), context_tokens=min(wanted, limit))
-    check_settings(opened, engine, common, spec.settings)
-    session.say("build", f"{name}: {opened.snapshot.source} in {engine}")
-    candidate = await build_candidate(
-        opened,
-        engine,
-        recipe,
-        dataclasses.replace(common, **spec.settings.given()),
-        products_dir=session.products_dir,
-        candidate_id=f"{name}: {candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}",
-    )
+    session.say("build", f"{name}: {opened.snapshot.source} in {spec.engine or default_engine(opened)}")
+    candidate = await build_typed(opened, spec, common, products_dir=session.products_dir, side=name)
     return LocalSide(session, candidate, spec.source)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trimtab.compress.base import load_recipes, read_recipe
 from trimtab.compress.child import make_apart
-from trimtab.core.deployment import Candidate, Recipe, Settings, parse_spec
+from trimtab.core.deployment import Candidate, CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.model import ModelHeader, Snapshot
@@ -57,6 +57,12 @@ def with_draft(opened: Opened, draft: str | None, *, cache_dir: Path, offline: b
                 "other ones); give a smaller model of the same family."
             )
     return dataclasses.replace(opened, draft=other)
+
+
+def open_typed(spec: CandidateSpec, *, cache_dir: Path, offline: bool) -> Opened:
+    """The source that a user typed, with the draft that its settings name. Raises InputError, MissingError."""
+    opened = open_model(spec.source, cache_dir=cache_dir, offline=offline)
+    return with_draft(opened, spec.settings.draft, cache_dir=cache_dir, offline=offline)
 
 
 def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]], dict[str, str]]:
@@ -154,6 +160,26 @@ async def build_candidate(
         template_sha256=opened.template_sha256,
         build=kind.build(),
         numeric=kind.numeric_settings,
+    )
+
+
+async def build_typed(opened: Opened, spec: CandidateSpec, common: Settings, *, products_dir: Path, side: str = "") -> Candidate:
+    """What a user typed, as a candidate that is called after it; the settings typed go over the common ones.
+
+    opened: the source of the spec with its draft; side: goes before the name
+    Raises EngineRefused, InfeasibleError, InputError, MissingError.
+    """
+    engine = spec.engine or default_engine(opened)
+    recipe = recipe_named(spec.recipe, engine)
+    check_settings(opened, engine, common, spec.settings)
+    name = f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}"
+    return await build_candidate(
+        opened,
+        engine,
+        recipe,
+        dataclasses.replace(common, **spec.settings.given()),
+        products_dir=products_dir,
+        candidate_id=f"{side}: {name}" if side else name,
     )
 
 

@@ -1,10 +1,11 @@
 """What fewer bits change: quality, bias and safety of one model's weights at 8 to 2 bits in both engines, against 16 bits, item by item.
 
-usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--out FOLDER]
+usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--suites core,bias] [--forms a,b] [--out FOLDER]
 
 Every form is scored on the suites core, tools, bias, safety and languages beside the same weights as 16-bit floats in llama.cpp. Shown is
-the change of each sub-suite's mean with its 95 % interval over clusters, and the group that moved furthest; a change whose interval
-excludes zero is marked. Over a table of this size one in twenty intervals misses the truth: single marks are no findings.
+the change of each sub-suite's mean with its 95 % interval over clusters; a change whose interval excludes zero is marked. Over a table of
+this size one in twenty intervals misses the truth: single marks are no findings. Then the group that moved furthest against the others of
+its axis, marked by Holm's correction.
 
 --quick: two forms, two suites. The last line of stdout is one JSON object: name, figures, targets, ok. `ok`: the 2-bit form is shown to be
 worse on text, and the 8-bit one to be within its margin there.
@@ -62,23 +63,28 @@ def change(row: Mapping[str, Any]) -> str:
     return f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]{star}"
 
 
-def furthest(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """The group whose own level moved most."""
-    old = {group["group"]: group["level"]["value"] for group in before["groups"]}
-    moves = {group["group"]: group["level"]["value"] - old[group["group"]] for group in after["groups"] if group["group"] in old}
-    if not moves:
-        return ""
-    name = max(moves, key=lambda key: abs(moves[key]))
-    return f"{name} {moves[name]:+.3f}"
+def furthest(row: Mapping[str, Any]) -> str:
+    """The group that moved furthest; the star is by Holm's correction over the groups of the sub-suite, as it was searched for."""
+    moved = [group for group in row["groups"] if group["change"]]
+    if not moved:
+        return "-"
+    one = max(moved, key=lambda group: abs(group["change"]["value"]))
+    star = " *" if one["p_holm"] < 0.05 else ""
+    ends = f"[{one['change']['low']:+.3f}, {one['change']['high']:+.3f}]"
+    return f"{one['group']} {one['change']['value']:+.3f} {ends}{star}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two forms, two suites")
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--suites", default="", help=f"with commas [default: {','.join(SUITES)}]")
+    parser.add_argument("--forms", default="", help="recipes, with commas [default: all]")
     parser.add_argument("--out", type=Path, help="folder for the evaluations [default: a temporary one]")
     options = parser.parse_args()
     forms, suites = (QUICK_FORMS, QUICK_SUITES) if options.quick else (FORMS, SUITES)
+    forms = tuple(form for form in FORMS if form[1] in options.forms.split(",")) if options.forms else forms
+    suites = tuple(options.suites.split(",")) if options.suites else suites
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.out or Path(scratch)
         base = {row["suite"]: row for row in levels_of(options.model, ("llamacpp", REFERENCE), suites, folder)}
@@ -93,9 +99,11 @@ def main() -> None:
     print(f"\n| furthest group | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
     for suite, row in base.items():
         if row["groups"]:
-            print(f"| {suite} | {' | '.join(furthest(row, rows[suite]) for rows in found.values())} |")
+            print(f"| {suite} | {' | '.join(furthest(rows[suite]) for rows in found.values())} |")
     figures = {name: {suite: row["change"] for suite, row in rows.items()} for name, rows in found.items()}
-    ok = figures["llamacpp-q2_k"]["text"]["high"] < 0.0 and figures["llamacpp-q8_0"]["text"]["low"] > -TEXT_MARGIN
+    texts = {name: rows["text"] for name, rows in figures.items() if "text" in rows}
+    ok = "llamacpp-q2_k" in texts and texts["llamacpp-q2_k"]["high"] < 0.0
+    ok = ok and "llamacpp-q8_0" in texts and texts["llamacpp-q8_0"]["low"] > -TEXT_MARGIN
     print(json.dumps({"name": "what_bits_change", "figures": figures, "targets": TARGETS, "ok": ok}))
 
 

@@ -102,3 +102,26 @@ def test_a_share_of_all_keeps_the_interval_of_what_may_have_stayed_unseen(made: 
     assert near is not None
     assert near.high is not None
     assert near.high <= 1.0
+
+
+def test_which_group_moved_is_told_with_a_correction_for_the_search(made: SimpleNamespace) -> None:
+    before = made.fairness_run(3)
+    after = made.changed(before, 4, group="gender:women", group_change=-0.6, sd=0.05)
+    rows = {group.group: group for group in suite_levels(after, UNITS, before)[0].groups}
+    women = rows["gender:women"]
+    assert women.change is not None
+    assert women.change.high is not None
+    assert women.change.value == pytest.approx(-0.3, abs=0.03)
+    assert women.change.high < -0.2
+    assert women.p_holm is not None
+    assert women.p_holm < 1e-6
+    assert rows["origin:west"].p_holm is not None
+    assert rows["origin:west"].p_holm > 0.05
+    kinds = [dataclasses.replace(one, group="a" if int(one.cluster.split("-")[1]) % 2 else "b") for one in made.reference_run(5)]
+    worse = [dataclasses.replace(one, value=(one.value or 0.0) - (0.5 if one.group == "b" else 0.0)) for one in kinds]
+    found = {group.group: group.change for group in suite_levels(worse, UNITS, kinds)[0].groups}
+    assert found["b"] is not None
+    assert found["b"].value == pytest.approx(-0.5)
+    assert found["a"] is not None
+    assert found["a"].value == pytest.approx(0.0)
+    assert suite_levels(after, UNITS)[0].groups[0].change is None

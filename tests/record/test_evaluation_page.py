@@ -67,6 +67,16 @@ def test_groups_by_axis_and_languages_side_by_side(html: str) -> None:
     assert "choice es" in text
 
 
+def test_changes_of_groups_are_plotted_where_there_is_a_reference() -> None:
+    beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
+    assert "change against the mean of the axis" in beside
+    assert "Holm" in beside
+    assert "Holm" not in alone
+    row = next(row for row in evaluation()["levels"] if row["suite"] == "fairness")
+    value, ends = level_text(row["groups"][0]["change"], signed=True)
+    assert f"{value} {ends}" in beside
+
+
 def test_what_is_missing_is_said(html: str) -> None:
     text = Page(html).text
     assert "injection: 1 item has no value" in text

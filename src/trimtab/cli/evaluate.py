@@ -14,6 +14,7 @@ from trimtab.cli.options import Common, State, common, option
 from trimtab.record.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
 
 Plain = Mapping[str, Any]
+FOUND_P = 0.05
 
 
 @click.command(short_help="How good, fair and safe a model is on suites of items.")
@@ -118,13 +119,17 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
     if groups:
         yield Text("By group", style="bold")
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("suite", "group", "level [95 %]", "n"):
-            grid.add_column(name, justify="right" if name in ("level [95 %]", "n") else "left")
+        for name in ("suite", "group", "level [95 %]", *(["change [95 %]"] if has_reference else []), "n"):
+            grid.add_column(name, justify="left" if name in ("suite", "group") else "right")
         for suite, group in groups:
             thin = " (few)" if group["level"]["n_clusters"] < 10 else ""
             level = _level(group["level"], "", signed=group["is_contrast"])
-            grid.add_row(line(suite), line(group["group"]), level, f"{count(group['level']['n_clusters'])}{thin}")
+            star = " *" if is_number(group["p_holm"]) and group["p_holm"] < FOUND_P else ""
+            change = [f"{_level(group['change'], '', signed=True)}{star}"] if has_reference else []
+            grid.add_row(line(suite), line(group["group"]), level, *change, f"{count(group['level']['n_clusters'])}{thin}")
         yield grid
+        if has_reference:
+            yield Text("*: moved, corrected by Holm for the search among the groups of a sub-suite", style="dim")
     yield Text(f"report  {folder / 'report.html'}\nlevels  {folder / 'evaluation.json'}\nitems   {folder / 'items.html'}")
     known = document["work"]["known"]
     yield Text(f"{seconds(document['seconds'])}{f', {known} results known from before' if known else ''}", style="dim")

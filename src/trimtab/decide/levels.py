@@ -11,6 +11,7 @@ from trimtab.core.evidence import Outcome
 from trimtab.decide.fairness import axes_of
 from trimtab.decide.pairs import Pairs, pair_outcomes
 from trimtab.stats.calibration import brier_score, calibration_error, error_by_chance
+from trimtab.stats.multiplicity import holm
 from trimtab.stats.paired import ClusteredMean, clustered_mean
 from trimtab.stats.proportions import wilson
 
@@ -39,11 +40,16 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupLevel:
-    """One group, or kind. is_contrast: against the mean of its axis in the same template, where templates name every group."""
+    """One group, or kind. is_contrast: against the mean of its axis in the same template, where templates name every group.
+
+    change: of the same against a reference, None without one; p_holm: of no change, corrected over the groups of the sub-suite
+    """
 
     group: str
     level: Level
     is_contrast: bool
+    change: Level | None = None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +108,7 @@ def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Seq
     own = pair_outcomes(suite, outcomes, outcomes, weight=weight)
     values = np.array([pair.reference for pair in own.observed], dtype=float)
     right = [(pair.correct, pair.cluster) for pair in own.observed if pair.correct is not None]
-    change, lost, gained = None, 0, 0
+    change, lost, gained, pairs = None, 0, 0, None
     if reference is not None:
         pairs = pair_outcomes(suite, reference, outcomes, weight=weight)
         change = _level(pairs.changes, pairs.clusters, pairs.weights)
@@ -114,7 +120,7 @@ def _level_of(suite: str, outcomes: Sequence[Outcome], unit: str, reference: Seq
         level=_level(values, own.clusters, own.weights),
         n_missing=len(own.missing),
         share_correct=_share([bool(one) for one, _ in right], [cluster for _, cluster in right]),
-        groups=_groups(own),
+        groups=_groups(own) if pairs is None else _with_changes(_groups(own), pairs),
         change=change,
         flips_lost=lost,
         flips_gained=gained,
@@ -213,3 +219,24 @@ def _groups(own: Pairs) -> tuple[GroupLevel, ...]:
             if level is not None:
                 rows.append(GroupLevel(group=group, level=level, is_contrast=True))
     return tuple(rows)
+
+
+def _with_changes(groups: Sequence[GroupLevel], pairs: Pairs) -> tuple[GroupLevel, ...]:
+    """The groups with their changes. Which one moved is a search among them all, so p is Holm's."""
+    named = [pair for pair in pairs.observed if pair.group]
+    moved: dict[str, ClusteredMean] = {}
+    if groups and groups[0].is_contrast:
+        for axis in axes_of(Pairs(observed=tuple(named), missing=()), 1.0):
+            for column, group in enumerate(axis.groups):
+                if axis.n_templates:
+                    moved[group] = clustered_mean(axis.contrasts[:, column], list(range(axis.n_templates)))
+    else:
+        for group in {pair.group for pair in named}:
+            mine = [pair for pair in named if pair.group == group]
+            moved[group] = clustered_mean([pair.change for pair in mine], [pair.cluster for pair in mine], [pair.weight for pair in mine])
+    told = {group: mean for group, mean in moved.items() if mean.n_clusters > 1}
+    adjusted = dict(zip(told, holm([mean.p_two_sided() for mean in told.values()]), strict=True))
+    return tuple(
+        replace(one, change=_of(told[one.group], told[one.group].n), p_holm=float(adjusted[one.group])) if one.group in told else one
+        for one in groups
+    )

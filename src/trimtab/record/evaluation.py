@@ -1,6 +1,7 @@
 """report.html of an evaluation: levels, changes, groups, languages, and what is missing. No verdict: that takes a policy."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trimtab.record.shown import not_examined
 Plain = Mapping[str, Any]
 FEW_CLUSTERS = 10
 """With fewer an interval is marked: it rests on too little (as decide/levels.py says)."""
+FOUND_P = 0.05
 _SECTIONS = (
     ("answer", "What was scored", ()),
     ("levels", "Levels", ("levels",)),
@@ -169,11 +171,16 @@ def _share_ends(share: Plain) -> str:
 
 
 def _groups(row: Plain, index: int) -> dict[str, Any]:
-    """One plot an axis (`religion` of `religion:jewish`), all of a sub-suite in its unit."""
+    """One plot an axis (`religion` of `religion:jewish`), and one of its changes, all of a sub-suite in its unit."""
     axes: dict[str, list[LevelRow]] = {}
+    changes: dict[str, list[LevelRow]] = {}
     for group in row["groups"]:
         axis, _, name = group["group"].rpartition(":")
         axes.setdefault(axis, []).append(_level_row(name, group["level"], signed=group["is_contrast"]))
+        if group.get("change"):
+            moved = _level_row(name, group["change"], signed=True)
+            star = " *" if is_number(group["p_holm"]) and group["p_holm"] < FOUND_P else ""
+            changes.setdefault(axis, []).append(replace(moved, text=f"{moved.text}{star}"))
     is_contrast = any(group["is_contrast"] for group in row["groups"])
     plots = []
     for number, (axis, found) in enumerate(axes.items()):
@@ -182,6 +189,10 @@ def _groups(row: Plain, index: int) -> dict[str, Any]:
         label = f"{line(row['unit'])}, {against}"
         named = f"{line(row['suite'])}, {title}"
         plots.append({"title": title, "svg": levels_plot(found, axis=label, with_zero=is_contrast, name=f"g{index}x{number}", title=named)})
+        if axis in changes:
+            label = f"{line(row['unit'])}, change{' against the mean of the axis' if is_contrast else ''}"
+            svg = levels_plot(changes[axis], axis=label, with_zero=True, name=f"c{index}x{number}", title=f"{named}, change")
+            plots.append({"title": f"{title}, change", "svg": svg})
     return {"suite": line(row["suite"]), "unit": line(row["unit"]), "is_contrast": is_contrast, "plots": plots}
 
 

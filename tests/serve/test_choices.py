@@ -8,8 +8,8 @@ import pytest
 from trimtab.engines.base import TokenEvent
 from trimtab.serve.base import Refusal
 from trimtab.serve.choices import ChoiceReader
-from trimtab.serve.families import HERMES, PLAIN, AnswerReader
-from trimtab.serve.wishes import check_schema, plain_messages, wish_of
+from trimtab.serve.families import BARE, HERMES, PLAIN, AnswerReader
+from trimtab.serve.wishes import check_schema, check_tools, plain_messages, wish_of
 
 CALL = ['<tool_call>{"name": "add", ', '"arguments": {"a": 1}', "}</tool_call>"]
 
@@ -109,7 +109,7 @@ def test_an_engine_that_gives_up():
     [
         ("frequency_penalty", 0.5), ("logit_bias", {"1": 5}), ("top_k", 40), ("min_p", 0.1), ("reasoning_effort", "low"),
         ("chat_template_kwargs", {"enable_thinking": False}), ("continue_final_message", True), ("guided_json", {}), ("suffix", "x"),
-        ("echo", True), ("tool_choice", "required"), ("include_stop_str_in_output", True), ("verbosity", "low"), ("priority", 1),
+        ("echo", True), ("include_stop_str_in_output", True), ("verbosity", "low"), ("priority", 1),
     ],
 )  # fmt: skip
 def test_what_a_worker_cannot_honour_is_refused(name, value):
@@ -130,6 +130,25 @@ def test_a_schema_goes_with_neither_tools_nor_an_endless_answer_nor_reasoning():
     check_schema(wish, in_thought=False)
     with pytest.raises(Refusal):
         check_schema(wish, in_thought=True)
+
+
+def test_a_forced_call_is_held_to_its_schema_and_read_without_marks():
+    functions = [{"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}, {"name": "get"}]
+    tools = [{"type": "function", "function": function} for function in functions]
+    schema = json.loads(wish_of("chat", body(tools=tools, tool_choice="required")).json_schema)
+    assert [one["properties"]["name"]["const"] for one in schema["anyOf"]] == ["add", "get"]
+    named = {"type": "function", "function": {"name": "add"}}
+    schema = json.loads(wish_of("chat", body(tools=tools, tool_choice=named)).json_schema)
+    assert schema["properties"]["arguments"] == functions[0]["parameters"]
+    reader, _ = read(['{"name": "a', 'dd", "arguments": {"a"', ": 1}}"], family=BARE, tools=tools, tool_choice=named)
+    choice = reader.whole_choice()
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    check_tools(wish_of("chat", body(tools=tools, tool_choice=named)), "{% if tools %}")
+    with pytest.raises(Refusal, match="not known here"):
+        check_tools(wish_of("chat", body(tools=tools)), "{% if tools %}")
+    with pytest.raises(Refusal, match="shows no tools"):
+        check_tools(wish_of("chat", body(tools=tools, tool_choice=named)), "{{ messages }}")
 
 
 def test_values_that_ask_for_nothing_are_taken():

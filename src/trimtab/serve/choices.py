@@ -44,7 +44,7 @@ class ChoiceReader:
     ) -> None:
         self.index, self.kind, self.is_whole = index, kind, is_whole
         self.n_tokens = self.n_reasoning = 0
-        self._wish, self._reader, self._names = wish, reader, names
+        self.wish, self._reader, self._names = wish, reader, names
         self._stops = StopScan(wish.stops)
         self._n_raw = self._n_passed = 0
         self._logprobs: list[TokenLogprob] = []
@@ -55,7 +55,7 @@ class ChoiceReader:
     @property
     def wants_names(self) -> bool:
         """Whether the texts of single tokens will be needed."""
-        return self._wish.logprobs is not None
+        return self.wish.logprobs is not None
 
     def push(self, events: Sequence[TokenEvent]) -> Piece:
         """Take the next events, one or more. Raises Refusal if the engine gave up."""
@@ -72,7 +72,7 @@ class ChoiceReader:
             passed = self._stops.push(event.text)
             self._n_passed += len(passed)
             deltas += self._reader.push(passed) if passed else []
-            calls_over = self._wish.one_call and self._reader.n_calls == 1 and not self._reader.is_in_call
+            calls_over = self.wish.one_call and self._reader.n_calls == 1 and not self._reader.is_in_call
             done = event.done
             if done or self._stops.has_stopped or calls_over:
                 break
@@ -96,7 +96,7 @@ class ChoiceReader:
         return "tool_calls" if self._reader.n_calls and not self._reader.is_in_call else "stop"
 
     def _note_logprob(self, event: TokenEvent) -> None:
-        wanted = self._wish.logprobs
+        wanted = self.wish.logprobs
         if wanted is None or event.logprob is None or event.token_id is None or event.done == "stop":
             return
         top = tuple((self._names[token], logprob) for token, logprob in event.top[:wanted])
@@ -143,7 +143,7 @@ class ChoiceReader:
         return {"index": self.index, "message": message, "logprobs": self._logprobs_of(whole), "finish_reason": whole.finish}
 
     def _logprobs_of(self, piece: Piece) -> dict[str, Any] | None:
-        if self._wish.logprobs is None or not piece.logprobs:
+        if self.wish.logprobs is None or not piece.logprobs:
             return None
         return chat_logprobs(piece.logprobs) if self.kind == "chat" else completion_logprobs(piece.logprobs)
 

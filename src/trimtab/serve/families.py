@@ -44,6 +44,8 @@ PLAIN = Family(name="plain")
 HERMES = Family(name="hermes", opening="<tool_call>", closing="</tool_call>", marks=("<tool_call>", "</tool_call>"))
 MISTRAL = Family(name="mistral", opening="[TOOL_CALLS]", marks=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"))
 LLAMA3 = Family(name="llama3", marks=(PYTHON_TAG,))
+BARE = Family(name="bare")
+"""A call and nothing else, as an answer that is held to the schema of a call."""
 
 
 def family_of(template: str) -> Family:

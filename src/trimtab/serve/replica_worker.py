@@ -18,12 +18,12 @@ from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError
 from trimtab.core.files import digest_of
 from trimtab.core.model import Snapshot
-from trimtab.engines.base import EngineInfo, GenerateRequest, TokenEvent
+from trimtab.engines.base import ABILITIES, EngineInfo, GenerateRequest, TokenEvent
 from trimtab.engines.client import WorkerClient
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
 from trimtab.serve.chat import Envelope
 from trimtab.serve.choices import ChoiceReader, Piece
-from trimtab.serve.families import PLAIN, THINK, AnswerReader, Family, family_of, thinks
+from trimtab.serve.families import BARE, PLAIN, THINK, AnswerReader, Family, family_of, thinks
 from trimtab.serve.wishes import Wish, check_schema, check_tools, plain_messages, wish_of
 
 PROBE_TEXT = "One, two, three, four, five, six,"
@@ -230,7 +230,8 @@ class WorkerReplica:
     def _reader(self, model: Model, wish: Wish, kind: str, prompt: Prompt) -> AnswerReader:
         if kind != "chat":
             return AnswerReader(PLAIN)
-        return AnswerReader(model.family, tools=wish.tools, in_thought=prompt.in_thought, may_think=model.may_think)
+        family = BARE if wish.is_forced else model.family
+        return AnswerReader(family, tools=wish.tools, in_thought=prompt.in_thought, may_think=model.may_think)
 
     async def _pieces(
         self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
@@ -246,9 +247,14 @@ class WorkerReplica:
                 async for one in both:
                     yield one
         except EngineRefused as error:
-            param = next((name for name in ("top_logprobs", "json_schema") if f"({name}:" in str(error)), None)
-            shown = {"json_schema": "response_format"}.get(param or "", param)
-            raise Refusal(400, str(error), code="unsupported_parameter" if param else "invalid_request", param=shown) from error
+            raise self._refused(error, readers[0].wish) from error
+
+    def _refused(self, error: EngineRefused, wish: Wish) -> Refusal:
+        """An engine's refusal, with the field that asked for it where that is known."""
+        ability = next((name for name in ABILITIES if f"({name}:" in str(error)), "")
+        schema = "tool_choice" if wish.is_forced else "response_format"
+        param = {"json_schema": schema, "top_logprobs": "top_logprobs"}.get(ability)
+        return Refusal(400, str(error), code="unsupported_parameter" if param else "invalid_request", param=param)
 
     async def _choice_pieces(
         self, client: WorkerClient, model: Model, request: GenerateRequest, reader: ChoiceReader

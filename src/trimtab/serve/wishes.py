@@ -62,6 +62,7 @@ class Wish:
     max_tokens: None = the rest of the context; seed: of the first choice
     logprobs: None = not wanted, else how many other tokens are wanted with each
     tools: names of functions that may be called; one_call: the answer ends after the first call
+    is_forced: the answer is one call, held to it by its schema
     json_schema: as GenerateRequest has it
     """
 
@@ -76,6 +77,7 @@ class Wish:
     logprobs: int | None
     tools: tuple[str, ...]
     one_call: bool
+    is_forced: bool
     json_schema: str
     include_usage: bool
 
@@ -94,12 +96,14 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
             raise _unsupported(name, why)
     _check_parts(body)
     stop, seed = body.get("stop"), body.get("seed")
-    tools = () if body.get("tool_choice") == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
-    if body.get("tool_choice") not in (None, "none", "auto"):
-        raise _unsupported("tool_choice", "the model decides whether it calls a function; send auto or none")
+    choice = body.get("tool_choice")
+    tools = () if choice == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
+    is_forced = choice not in (None, "none", "auto")
     schema = _schema(body.get("response_format") or {})
     if schema and tools:
         raise _unsupported("response_format", "an answer that is held to a schema can call no function; send tool_choice none")
+    if is_forced:
+        schema = _call_schema(body["tools"], "" if choice == "required" else choice["function"]["name"])
     if schema and body.get("ignore_eos"):
         raise _unsupported("ignore_eos", "an answer that is held to a schema ends where the schema does")
     return Wish(
@@ -114,6 +118,7 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
         logprobs=_logprobs(kind, body),
         tools=tools,
         one_call=body.get("parallel_tool_calls") is False,
+        is_forced=is_forced,
         json_schema=schema,
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
@@ -122,7 +127,8 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
 def check_schema(wish: Wish, *, in_thought: bool) -> None:
     """Raises Refusal if the schema would have to hold the model's reasoning."""
     if wish.json_schema and in_thought:
-        raise _unsupported("response_format", "this model's template begins its reasoning, which no schema can hold")
+        name = "tool_choice" if wish.is_forced else "response_format"
+        raise _unsupported(name, "this model's template begins its reasoning, which no schema can hold")
 
 
 def check_tools(wish: Wish, template: str) -> None:
@@ -131,7 +137,7 @@ def check_tools(wish: Wish, template: str) -> None:
         return
     if not takes_tools(template):
         raise _unsupported("tools", "this model's chat template shows no tools to the model")
-    if family_of(template) is PLAIN:
+    if family_of(template) is PLAIN and not wish.is_forced:
         raise _unsupported("tools", "how this model writes calls of functions is not known here")
 
 
@@ -161,6 +167,21 @@ def _schema(form: Mapping[str, Any]) -> str:
         case "json_schema":
             return json.dumps(form["json_schema"]["schema"], ensure_ascii=False, separators=(",", ":"))
     return ""
+
+
+def _call_schema(tools: Sequence[Mapping[str, Any]], only: str) -> str:
+    """The schema of one call: of any of the functions, or of the only one that is wanted."""
+    functions = [tool["function"] for tool in tools if only in ("", tool["function"]["name"])]
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, "arguments": function.get("parameters") or {"type": "object"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for function in functions
+    ]
+    return json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls}, ensure_ascii=False, separators=(",", ":"))
 
 
 # Messages for a template

@@ -19,7 +19,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from parts.guard_fit import FOLDS, ROOT, Row, auc, fit, folds_of, is_bad, moderation, plain_alone, read_rows, with_threshold
+from parts.guard_fit import (
+    FOLDS,
+    ROOT,
+    Row,
+    auc,
+    average_precision,
+    fit,
+    folds_of,
+    is_bad,
+    moderation,
+    plain_alone,
+    read_rows,
+    with_threshold,
+)
 
 from trimtab.core.site import GuardUse
 from trimtab.guard.base import Guard
@@ -95,7 +108,7 @@ def moderation_figures(data: Path, *, quick: bool) -> Figures:
             bad.append(row.bad)
             blocked.append(bool(guard.check(row.text)))
     labels = np.array(bad)
-    figures = {"moderation_auc": auc(np.array(scores), labels)}
+    figures = {"moderation_auc": auc(np.array(scores), labels), "moderation_auprc": average_precision(np.array(scores), labels)}
     figures |= rate("moderation_caught", [hit for hit, one in zip(blocked, bad, strict=True) if one])
     figures |= rate("moderation_false", [hit for hit, one in zip(blocked, bad, strict=True) if not one])
     apart = fit([row for row in rows if not row.source.startswith("moderation")])

@@ -235,6 +235,12 @@ def auc(scores: Floats, bad: NDArray[np.bool_]) -> float:
     return float((ranks[inverse][bad].sum() - n_bad * (n_bad + 1) / 2.0) / (n_bad * (bad.size - n_bad)))
 
 
+def average_precision(scores: Floats, bad: NDArray[np.bool_]) -> float:
+    """Area under the precision-recall curve, as the mean precision at each bad text."""
+    sorted_bad = bad[np.argsort(-scores, kind="stable")]
+    return float((np.cumsum(sorted_bad) / np.arange(1, bad.size + 1))[sorted_bad].mean())
+
+
 def encoded(model: LinearModel) -> list[str]:
     """Weights as lines of base 85."""
     text = base64.b85encode(bytes(one & 0xFF for one in model.weights)).decode()

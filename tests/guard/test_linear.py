@@ -24,7 +24,7 @@ def test_a_long_text_is_as_bad_as_its_worst_part():
         weights[bucket] = 100
     model = LinearModel(intercept=-1.0, scale=0.1, threshold=0.5, weights=weights)
     alone = model.score("evil deed")
-    assert alone > 10
+    assert alone > 1
     assert model.score("calm " * 2000 + "evil deed " * 3 + "calm " * 2000) > 0
     assert model.score("") == model.score("calm sea") == -1.5
     assert 0.0 < model.probability("calm") < 0.5 < model.probability("evil deed") < 1.0

@@ -21,6 +21,8 @@ from trimtab.guard.rules import Rule, find
 from trimtab.guard.wordings import rules_of, table_of
 
 LONG_RUN = regex.compile(r"(?<![\w+/])[A-Za-z0-9+/]{24,4000}={0,2}(?![\w+/])|\b(?:[0-9A-Fa-f]{2}[ :]?){16,2000}\b")
+# ignore, disregard, forget, instruction, prompt, anything now
+ROT13_SIGNS = ("vtaber", "qvfertneq", "sbetrg", "vafgehpgvba", "cebzcg", "nalguvat abj")
 FLOOD_CHARS = 900
 FLOOD_RATIO = 0.06
 
@@ -62,11 +64,8 @@ class Injection(Guard):
             decoded = _decoded(match.group())
             if decoded and any(True for _ in find(self._rules, decoded, 0, self.time_limit_s)):
                 yield _finding("injection.encoded", match.start(), match.end(), "an encoded text that tells the model what to do", 0.95)
-        if (
-            text.isascii()
-            and len(text) < 20_000
-            and any(True for _ in find(ROT13_RULES, codecs.encode(text, "rot13"), 0, self.time_limit_s))
-        ):
+        turned = codecs.encode(text, "rot13") if any(sign in text.lower() for sign in ROT13_SIGNS) else ""
+        if any(True for _ in find(ROT13_RULES, turned, 0, self.time_limit_s)):
             yield _finding("injection.encoded", 0, len(text), "a text in rot13 that tells the model what to do", 0.9)
 
 

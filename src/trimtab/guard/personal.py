@@ -145,7 +145,7 @@ def _rules(kind: str, regions: tuple[str, ...]) -> tuple[Rule, ...]:
         both = (IPV4, IPV6)
         return tuple(_rule(kind, pattern, "an IP address", "[IP]", length=_if(is_address)) for pattern in both)
     if kind == "card":
-        return (_rule(kind, CARD, "a card number whose check digit is right", "[CARD]", length=_if(luhn_is_valid)),)
+        return (_rule(kind, CARD, "a card number whose check digit is right", "[CARD]", length=_card_length),)
     return (_rule(kind, EMAIL, "an e-mail address", "[EMAIL]"),)
 
 
@@ -163,6 +163,12 @@ def _rule(name: str, pattern: Any, reason: str, replacement: str, **more: Any) -
 
 def _if(holds: Callable[[str], bool]) -> Callable[[str], int]:
     return lambda matched: len(matched) if holds(matched) else 0
+
+
+def _card_length(matched: str) -> int:
+    """Of a match that may have swallowed a number after the card's: the longest beginning of whole groups whose check digit is right."""
+    ends = [len(matched), *(place for place in range(len(matched) - 1, 12, -1) if not matched[place].isdigit())]
+    return next((end for end in ends if luhn_is_valid(matched[:end])), 0)
 
 
 def _iban_length(matched: str) -> int:

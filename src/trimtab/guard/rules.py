@@ -37,13 +37,16 @@ class Rule:
 
 
 def find(rules: Sequence[Rule], text: str, start: int, time_limit_s: float) -> Iterator[Finding]:
-    """Findings from `start` on. Raises TimeoutError."""
+    """Findings from `start` on. Raises TimeoutError. What a false alarm covers is searched again, but for its first character."""
     for rule in rules:
-        for match in rule.pattern.finditer(text, start, timeout=time_limit_s):
-            end = int(match.start()) + rule.length(match.group())
-            if end > match.start() and _in_context(rule, text, match.start()):
+        at = start
+        while match := rule.pattern.search(text, at, timeout=time_limit_s):
+            begin = int(match.start())
+            length = rule.length(match.group())
+            at = begin + max(1, length)
+            if length and _in_context(rule, text, begin):
                 yield Finding(
-                    rule=rule.name, start=match.start(), end=end, reason=rule.reason, score=rule.score, replacement=rule.replacement
+                    rule=rule.name, start=begin, end=begin + length, reason=rule.reason, score=rule.score, replacement=rule.replacement
                 )
 
 
@@ -59,7 +62,18 @@ def open_from(rules: Sequence[Rule], text: str, start: int) -> int:
 def _open_in(pattern: "regex.Pattern[str]", text: str, start: int) -> int:
     at = start
     while match := pattern.search(text, at, partial=True):
-        if match.partial or match.end() > len(text) - SLACK_CHARS:
+        if match.partial:
             return int(match.start())
-        at = max(match.end(), at + 1)
+        # A whole match hides an earlier one that has only begun.
+        begun = (place for place in range(at, match.start()) if _begins(pattern, text, place))
+        if (first := next(begun, -1)) >= 0:
+            return first
+        if match.end() > len(text) - SLACK_CHARS:
+            return int(match.start())
+        at = match.start() + 1
     return len(text)
+
+
+def _begins(pattern: "regex.Pattern[str]", text: str, place: int) -> bool:
+    match = pattern.match(text, place, partial=True)
+    return match is not None and bool(match.partial)

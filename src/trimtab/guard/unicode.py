@@ -36,7 +36,7 @@ JOINING = (
     "SYRIAC",
 )
 NOT_ASCII = regex.compile(r"[^\x00-\x7f]")
-WORD = regex.compile(r"[^\W\d_]{2,48}")
+WORD = regex.compile(r"\p{L}{2,48}")
 MIXABLE = ("LATIN", "CYRILLIC", "GREEK")
 MAX_RUN = 48
 
@@ -57,14 +57,11 @@ class UnicodeTricks(Guard):
         return (*_hidden(text, start), *_mixed(text, start))
 
     def open_from(self, text: str, start: int = 0) -> int:
-        """The last word, and the run of invisible characters at the end with the character that they follow."""
-        if text[start:].isascii():
-            tail = WORD.search(text, max(start, len(text) - MAX_RUN), partial=True)
-            return tail.start() if tail and tail.end() == len(text) else len(text)
+        """Letters and invisible characters at the end: the last word, or a run whose neighbour has not come."""
         at = len(text)
         while at > start and len(text) - at < self.reach_chars and (text[at - 1].isalpha() or is_invisible(text[at - 1])):
             at -= 1
-        return max(start, at - 1)
+        return at
 
 
 def _hidden(text: str, start: int) -> Iterator[Finding]:

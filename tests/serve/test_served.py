@@ -22,13 +22,15 @@ ASK: list[Any] = [{"role": "user", "content": "What day comes after Monday?"}]
 Start = Callable[..., Running]
 
 
+def version(server: FakeServer) -> str:
+    return f'url = "{server.url}"\nupstream_model = "m"\nslots = 4\n'
+
+
 def site(*servers: FakeServer, head: str = "", rollout: str = "", guards: str = "") -> str:
     """A site with one model `chat`, whose versions are these servers."""
     if len(servers) == 1:
-        return f'{head}\n[[models]]\nname = "chat"\nurl = "{servers[0].url}"\nslots = 4\n{guards}\n'
-    versions = "\n".join(
-        f'[[models.versions]]\nid = "chat@{number}"\nurl = "{server.url}"\nslots = 4\n' for number, server in enumerate(servers, 1)
-    )
+        return f'{head}\n[[models]]\nname = "chat"\n{version(servers[0])}{guards}\n'
+    versions = "\n".join(f'[[models.versions]]\nid = "chat@{number}"\n{version(server)}' for number, server in enumerate(servers, 1))
     return f'{head}\n[[models]]\nname = "chat"\n{guards}\n[models.rollout]\n{rollout}\n{versions}'
 
 
@@ -39,7 +41,7 @@ def client(running: Running, key: str = "none") -> openai.OpenAI:
 def records(home: Path) -> list[dict[str, Any]]:
     """The records of the audit log, oldest first."""
     lines = [line for path in sorted((home / "audit").rglob("*.jsonl")) for line in path.read_text().splitlines()]
-    return [json.loads(line)["record"] for line in lines]
+    return [json.loads(line)["body"] for line in lines]
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
@@ -51,7 +53,8 @@ def post(url: str, body: dict[str, Any]) -> Any:
 def test_whole_and_streamed_answers_are_the_servers(gateway: Start) -> None:
     with FakeServer(counts=True) as server:
         running = gateway(site(server))
-        direct = openai.OpenAI(base_url=server.url, api_key="none").chat.completions.create(model="", messages=ASK, max_tokens=12)
+        direct_client = openai.OpenAI(base_url=server.url, api_key="none")
+        direct = direct_client.chat.completions.create(model=server.models[0], messages=ASK, max_tokens=12)
         with client(running) as ours:
             whole = ours.chat.completions.create(model="chat", messages=ASK, max_tokens=12)
             pieces = list(ours.chat.completions.create(model="chat", messages=ASK, max_tokens=12, stream=True))
@@ -129,7 +132,7 @@ def wait_until(is_true: Callable[[], bool], limit_s: float = 10.0) -> None:
 def test_guards_redact_what_goes_in_and_block_what_comes_out(gateway: Start) -> None:
     guards = """
 [[models.guards]]
-name = "personal_data"
+name = "personal"
 side = "in"
 on_hit = "redact"
 
@@ -138,9 +141,9 @@ name = "topics"
 side = "out"
 on_hit = "block"
 [models.guards.options]
-words = ["forbidden"]
+deny = { taboo = ["forbidden"] }
 """
-    with FakeServer(answer="this is a forbidden thing to say") as server:
+    with FakeServer(answer=lambda messages: "this is a forbidden thing to say") as server:
         running = gateway(site(server, guards=guards))
         with client(running) as ours:
             whole = ours.chat.completions.create(model="chat", messages=[{"role": "user", "content": "I am ann@example.com, hello"}])
@@ -158,7 +161,7 @@ words = ["forbidden"]
 
 
 def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
-    with FakeServer(answer="old") as old, FakeServer(answer="new") as new:
+    with FakeServer(answer=lambda messages: "old") as old, FakeServer(answer=lambda messages: "new") as new:
         text = site(old, new, rollout='stable = "chat@1"\ncanary = "chat@2"\ncanary_pct = 100')
         running = gateway(text, "--admin-port", str(free_port()))
 
@@ -184,7 +187,7 @@ def free_port() -> int:
 
 
 def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:
-    with FakeServer(answer="old") as old, FakeServer(answer="new") as new:
+    with FakeServer(answer=lambda messages: "old") as old, FakeServer(answer=lambda messages: "new") as new:
         rollout = 'stable = "chat@1"\nshadow = "chat@2"\nshadow_pct = 100'
         running = gateway(site(old, new, rollout=rollout), "--admin-port", str(free_port()))
         assert client(running).chat.completions.create(model="chat", messages=ASK).choices[0].message.content == "old"
@@ -196,7 +199,7 @@ def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:
 def test_reload_takes_a_new_model_and_keeps_serving(gateway: Start, tmp_path: Path) -> None:
     with FakeServer() as server:
         running = gateway(site(server))
-        (tmp_path / "site.toml").write_text(site(server) + f'\n[[models]]\nname = "second"\nurl = "{server.url}"\nslots = 1\n')
+        (tmp_path / "site.toml").write_text(site(server) + f'\n[[models]]\nname = "second"\n{version(server)}')
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda: [model.id for model in client(running).models.list()] == ["chat", "second"])
         (tmp_path / "site.toml").write_text("[[models\n")

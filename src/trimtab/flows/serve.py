@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError, MissingError
@@ -21,7 +22,12 @@ from trimtab.record.deploy import DeployLock
 from trimtab.record.home import cache_dir, state_dir
 from trimtab.record.run import caches_in_use
 
+if TYPE_CHECKING:
+    from trimtab.serve.journey import Journey
+    from trimtab.serve.traces import Traces
+
 log = logging.getLogger("trimtab.serve")
+access_log = logging.getLogger("trimtab.access")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,23 +139,25 @@ async def _serve(
 ) -> None:
     from trimtab.guard.pipeline import Guards
     from trimtab.record.audit import AuditLog
+    from trimtab.record.captures import Captures
     from trimtab.record.identities import Keyring
     from trimtab.serve.access import Access
+    from trimtab.serve.access_log import access_line
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
     from trimtab.serve.base import Replica
     from trimtab.serve.dispatch import Dispatcher
-    from trimtab.serve.gateway import Gateway
+    from trimtab.serve.gateway import Gateway, OnEnded
     from trimtab.serve.limits import Limits, SpendFile
     from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
+    from trimtab.serve.traces import Traces
     from trimtab.serve.traffic import kept
 
     folder = target.absolute().parent
     home = state_dir()
-    sockets = bound_socket(site.listen.host, site.listen.port), None
-    if site.listen.admin_port:
-        sockets = sockets[0], bound_socket("127.0.0.1", site.listen.admin_port)
+    listen = site.listen
+    sockets = bound_socket(listen.host, listen.port), bound_socket("127.0.0.1", listen.admin_port) if listen.admin_port else None
     in_use = caches_in_use()
     prepared = await asyncio.to_thread(prepare, site, folder, offline=offline, on_event=on_event)
 
@@ -171,6 +179,11 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         if in_use is not None:
             stack.callback(in_use.release)
+        told: list[OnEnded] = [lambda record, journey: access_log.info("%s", access_line(record))]
+        traces = Traces.from_environment()
+        if traces is not None:
+            stack.callback(traces.close)
+            told.append(partial(_traced, traces))
         audit = await stack.enter_async_context(AuditLog.open()) if site.audit != "off" else None
         gateway = Gateway(
             declared=site,
@@ -183,6 +196,8 @@ async def _serve(
             audit=None if audit is None else audit.append,
             digester=hashlib.sha256 if audit is None else audit.digester,
             traffic_path=traffic_path,
+            captures=Captures(home / "captures", site.capture_pct),
+            on_ended=told,
         )
 
         async def reload() -> None:
@@ -194,13 +209,17 @@ async def _serve(
         spending = asyncio.create_task(spend.keep(limits))
         dispatcher.start()
         try:
-            on_ready(_serving(site, sockets, {key: one.lock for key, one in prepared.items()}))
-            await run_servers(gateway, site.listen, sockets, reload)
+            serving = _serving(site, sockets, {key: one.lock for key, one in prepared.items()})
+            await run_servers(gateway, listen, sockets, reload=reload, on_ready=lambda: on_ready(serving))
         finally:
             await dispatcher.drain(DRAIN_S)
             await gateway.finish_notes()
             spending.cancel()
             await asyncio.wait({spending})
+
+
+def _traced(traces: "Traces", record: Mapping[str, Any], journey: "Journey") -> None:
+    traces.request(record, path=journey.path, is_stream=journey.is_stream, traceparent=journey.traceparent)
 
 
 def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:

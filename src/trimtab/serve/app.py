@@ -9,7 +9,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -30,6 +29,8 @@ SEND_S = 60.0
 """A client that takes nothing for so long is gone."""
 DRAIN_S = 30.0
 JSON = "application/json"
+Sockets = tuple[socket.socket, socket.socket | None]
+"""For clients, and for whoever runs it."""
 
 log = logging.getLogger("trimtab.serve")
 
@@ -88,7 +89,7 @@ class _Out:
         await self._body(answer.body, more=False)
 
     async def stream(self, answer: Stream) -> None:
-        async with contextlib.aclosing(answer.events) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(answer.events) as events:
             await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **answer.headers})
             async for event in events:
                 await self._body(event, more=True)
@@ -246,9 +247,12 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 async def run_servers(
-    gateway: Gateway, listen: Listen, sockets: tuple[socket.socket, socket.socket | None], reload: Callable[[], Awaitable[None]]
+    gateway: Gateway, listen: Listen, sockets: Sockets, *, reload: Callable[[], Awaitable[None]], on_ready: Callable[[], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then take no more, finish what runs, and return. SIGHUP reads the configuration again."""
+    """Serve until SIGTERM or SIGINT; then take no more, finish what runs, and return. SIGHUP reads the configuration again.
+
+    on_ready: called once signals are heard and connections wait to be taken
+    """
     tls = {"ssl_certfile": listen.tls_certificate, "ssl_keyfile": listen.tls_key} if listen.tls_certificate else {}
     servers = [(_server(client_app(gateway), **tls), sockets[0])]
     if sockets[1] is not None:
@@ -270,6 +274,7 @@ async def run_servers(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload_and_say()))
+    on_ready()
     try:
         await asyncio.gather(*(server.serve(sockets=[found]) for server, found in servers))
     finally:
@@ -277,15 +282,15 @@ async def run_servers(
             loop.remove_signal_handler(name)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, without its own signals: one handler ends both servers."""
+def _server(app: Starlette, **tls: Any) -> Any:
+    """A uvicorn server without its own signals: one handler ends both servers."""
+    import uvicorn
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            yield
 
-
-def _server(app: Starlette, **tls: Any) -> _Server:
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -297,4 +302,4 @@ def _server(app: Starlette, **tls: Any) -> _Server:
         timeout_graceful_shutdown=int(DRAIN_S),
         **tls,
     )
-    return _Server(config)
+    return Server(config)

@@ -4,7 +4,7 @@ A request's way: `access` knows the key, `api` reads the body, `limits` admits i
 `dispatch` waits for a replica that has room, the replica answers in frames, guards read those, the meter and the audit log take note.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -95,7 +95,7 @@ class Replica(Protocol):
     async def start(self) -> Ready:
         """Bring it up. Raises InfeasibleError, MissingError, InputError; nothing is left running then."""
 
-    def answer(self, call: Call) -> AsyncIterator[Frame]:
+    def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Frames of one answer; many calls may run at once. Closing the iterator early cancels the request in the engine."""
 
     async def probe(self) -> None:

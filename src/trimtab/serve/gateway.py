@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from trimtab.core.files import to_plain
 from trimtab.core.site import ServedModel, Site
 from trimtab.guard.pipeline import Guards
 from trimtab.record.audit import AuditUnavailable
+from trimtab.record.captures import Captures
 from trimtab.serve.access import Access
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
@@ -31,6 +32,8 @@ from trimtab.serve.screening import AnswerScreen
 from trimtab.serve.sse import DONE, KEEP_ALIVE, encode, sse_error
 from trimtab.serve.traffic import keep, kept, shifted, with_rollout
 from trimtab.serve.writer import Writer
+
+OnEnded = Callable[[Mapping[str, Any], Journey], None]
 
 HEAD_WAIT_S = 5.0
 """So long a stream's status is held back: what fails in this time gets a status of its own, what takes longer is kept alive by comments."""
@@ -72,7 +75,7 @@ class Stream:
     """An answer as server-sent events. Whoever takes it must run `events` to its end, or close it."""
 
     headers: Mapping[str, str]
-    events: AsyncIterator[bytes]
+    events: AsyncGenerator[bytes, None]
 
 
 @dataclass(kw_only=True)
@@ -82,6 +85,7 @@ class Gateway:
     declared: the site as its file says; site: with what was done to its traffic since
     guards: by model name
     audit: writes one record durably, None where the site keeps no log; digester: makes a running digest for what the log must not show
+    captures: a sample of texts for review; on_ended: told how each request ended, as the audit log is
     """
 
     declared: Site
@@ -94,13 +98,15 @@ class Gateway:
     audit: Callable[[Mapping[str, Any]], Awaitable[None]] | None
     digester: Callable[[], Digest]
     traffic_path: Path
+    captures: Captures
+    on_ended: Sequence[OnEnded] = ()
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
     _notes: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def answer(self, incoming: Incoming) -> Whole | Stream:
         """The answer to one request of `/v1/...`. Raises Refusal where it gets an error; the meter and the log know of it by then."""
-        journey = Journey(id=incoming.id, path=incoming.path, output=self.digester())
+        journey = Journey(id=incoming.id, path=incoming.path, output=self.digester(), traceparent=incoming.headers.get("traceparent", ""))
         self.meter.request_began()
         try:
             journey.input_digest = self._digest(incoming.raw)
@@ -137,6 +143,8 @@ class Gateway:
         guards = self.guards[model.name]
         if guards.reads_input:
             parsed = await self._inspected(guards, parsed, journey)
+        if self.captures.wants(journey.id):
+            journey.captured = parsed.texts(), []
         user = parsed.user or (key.id if key is not None else "")
         journey.version, shadow = pick(model.rollout, journey.id, user)
         if shadow:
@@ -154,6 +162,10 @@ class Gateway:
             rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
             raise Refusal(400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter")
         return parsed.with_texts(inspected.texts)
+
+    def _headers(self, journey: Journey) -> dict[str, str]:
+        """What answered, and what the key may still ask."""
+        return {**journey.provenance, **self.limits.headers(journey.key, time.time())}
 
     def _digest(self, raw: bytes) -> str:
         digest = self.digester()
@@ -176,9 +188,9 @@ class Gateway:
             body = encode(response_object(parsed, body) if parsed.kind == "response" else body)
         if noted is not None:
             await noted
-        journey.output.update(body)
+        journey.sends(body)
         self._end(journey)
-        return Whole(status=200, headers=journey.provenance, body=body)
+        return Whole(status=200, headers=self._headers(journey), body=body)
 
     async def _streamed(
         self, call: Call, parsed: Parsed, model: ServedModel, journey: Journey, noted: "asyncio.Future[None] | None"
@@ -197,11 +209,11 @@ class Gateway:
             await asyncio.wait({first})
             await frames.aclose()
             raise
-        return Stream(headers=journey.provenance, events=self._events(first, frames, parsed, model, journey))
+        return Stream(headers=self._headers(journey), events=self._events(first, frames, parsed, model, journey))
 
     async def _events(
-        self, first: "asyncio.Future[Frame]", frames: AsyncIterator[Frame], parsed: Parsed, model: ServedModel, journey: Journey
-    ) -> AsyncIterator[bytes]:
+        self, first: "asyncio.Future[Frame]", frames: AsyncGenerator[Frame, None], parsed: Parsed, model: ServedModel, journey: Journey
+    ) -> AsyncGenerator[bytes, None]:
         try:
             while not first.done():
                 yield KEEP_ALIVE
@@ -210,12 +222,12 @@ class Gateway:
             try:
                 async for frame in _with_first(first.result(), frames):
                     for event in await asyncio.to_thread(writer.push, frame.body) if writer.waits else writer.push(frame.body):
-                        journey.output.update(event)
+                        journey.sends(event)
                         yield event
                     if writer.is_blocked:
                         break
                 for event in writer.end():
-                    journey.output.update(event)
+                    journey.sends(event)
                     yield event
             finally:
                 journey.verdicts.extend(writer.verdicts)
@@ -229,10 +241,10 @@ class Gateway:
         finally:
             first.cancel()
             await asyncio.wait({first})
-            await frames.aclose()  # type: ignore[attr-defined]
+            await frames.aclose()
             self._end(journey)
 
-    async def _frames(self, call: Call, model: ServedModel, journey: Journey) -> AsyncIterator[Frame]:
+    async def _frames(self, call: Call, model: ServedModel, journey: Journey) -> AsyncGenerator[Frame, None]:
         """Frames of the answer. A replica that dies before its first frame is replaced once; later the answer ends with the reason."""
         for attempt in (1, 2):
             has_begun = False
@@ -240,7 +252,7 @@ class Gateway:
             try:
                 async with (
                     self.dispatcher.lease(journey.version, wait_s=model.queue_wait_s, again=attempt == 2) as replica,
-                    contextlib.aclosing(replica.answer(call)) as frames,  # type: ignore[type-var]
+                    contextlib.aclosing(replica.answer(call)) as frames,
                 ):
                     journey.queue_s = time.monotonic() - asked_s
                     async for frame in frames:
@@ -335,7 +347,13 @@ class Gateway:
             queue_s=journey.queue_s,
         )
         self.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
-        self._note(ended_record(journey, usage, seconds, first_s))
+        record = ended_record(journey, usage, seconds, first_s)
+        self._note(record)
+        for tell in self.on_ended:
+            tell(record, journey)
+        if journey.captured is not None:
+            texts, sent = journey.captured
+            self.captures.keep(journey.id, texts, b"".join(sent).decode(errors="replace"))
         return refusal
 
     # What may be asked of it and done to it

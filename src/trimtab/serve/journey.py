@@ -14,6 +14,7 @@ class Journey:
     """What is known of one request so far; at its end, what the meter and the audit log are told.
 
     output: running digest of the answer's bytes; queue_s: its wait for a replica
+    traceparent: the caller's trace, empty if it told none; captured: texts and answer where they are kept for review
     """
 
     id: str
@@ -32,7 +33,15 @@ class Journey:
     status: int = 200
     error: str = ""
     queue_s: float | None = None
+    traceparent: str = ""
+    captured: tuple[list[str], list[bytes]] | None = None
     is_over: bool = False
+
+    def sends(self, data: bytes) -> None:
+        """Note what goes out."""
+        self.output.update(data)
+        if self.captured is not None:
+            self.captured[1].append(data)
 
     @property
     def provenance(self) -> dict[str, str]:

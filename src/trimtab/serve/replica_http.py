@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import aiohttp
@@ -84,7 +84,7 @@ class HttpReplica:
             raise
         return Ready(load_s=time.monotonic() - began_s, memory_bytes=self.memory_bytes(), slots=slots)
 
-    async def answer(self, call: Call) -> AsyncIterator[Frame]:
+    async def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Frames as they come. Closed early, it closes the connection, which ends the request there."""
         options = dict(call.body.get("stream_options") or {})
         body = {**call.body, "model": self._upstream}

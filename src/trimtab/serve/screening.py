@@ -1,6 +1,6 @@
 """Guards over what a model answers: each choice of an answer is one text, and a stream of it is held back only as far as a guard needs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from trimtab.core.guarding import Verdict
@@ -12,8 +12,11 @@ BLOCKED = "content_filter"
 class Screen(Protocol):
     """A guard's reading of one text that comes in pieces."""
 
-    verdicts: list[Verdict]
     blocked: Verdict | None
+
+    @property
+    def verdicts(self) -> Sequence[Verdict]:
+        """So far."""
 
     def push(self, text: str) -> str:
         """Take the next piece; returns what may go out now."""
@@ -91,7 +94,7 @@ def _text(choice: Mapping[str, Any], part: str) -> str:
 
 def _with_text(choice: Mapping[str, Any], part: str, text: str) -> dict[str, Any]:
     """The choice with another text. Log-probabilities name the tokens of the first text, so they go with it."""
-    changed = {"text": text} if "text" in choice else {part: {**(choice.get(part) or {}), "content": text}}
+    changed: dict[str, Any] = {"text": text} if "text" in choice else {part: {**(choice.get(part) or {}), "content": text}}
     if text != _text(choice, part) and choice.get("logprobs"):
         changed["logprobs"] = None
     return {**choice, **changed}

@@ -12,6 +12,7 @@ from trimtab.core.errors import InputError, MissingError, TrimtabError
 from trimtab.core.guarding import Finding, Side
 
 CONTRACT_VERSION = 1
+LIMIT_CHARS = 100_000  # texts up to this length must be judged within the time limit
 
 
 class GuardFailed(TrimtabError):
@@ -57,6 +58,11 @@ class Guard(ABC):
         guards with reach.
         """
         return max(start, len(text) - (self.reach_chars or 0))
+
+
+def scaled_limit_s(time_limit_s: float, text: str) -> float:
+    """A guard's time limit for this text: as given up to LIMIT_CHARS, beyond in proportion."""
+    return time_limit_s * max(1.0, len(text) / LIMIT_CHARS)
 
 
 def check_options(name: str, options: Mapping[str, Any], known: Collection[str]) -> None:

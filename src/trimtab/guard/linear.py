@@ -88,12 +88,15 @@ def windows(words: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def features(words: Sequence[str]) -> set[int]:
     """Buckets of a part: its words, neighbouring pairs, and groups of letters inside long words."""
-    names = set(words)
-    names.update(f"{a} {b}" for a, b in pairwise(words))
-    for word in set(words):
-        if LETTERS < len(word) <= 24:
-            names.update("~" + word[at : at + LETTERS] for at in range(len(word) - LETTERS + 1))
-    return {zlib.crc32(name.encode(errors="replace")) % BUCKETS for name in names}
+    found = {zlib.crc32(f"{a} {b}".encode(errors="replace")) % BUCKETS for a, b in pairwise(words)}
+    found.update(*map(_of_word, set(words)))
+    return found
+
+
+@functools.lru_cache(maxsize=16_384)
+def _of_word(word: str) -> tuple[int, ...]:
+    letters = ("~" + word[at : at + LETTERS] for at in range(len(word) - LETTERS + 1)) if LETTERS < len(word) <= 24 else ()
+    return tuple(zlib.crc32(name.encode(errors="replace")) % BUCKETS for name in (word, *letters))
 
 
 @functools.cache

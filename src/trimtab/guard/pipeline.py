@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.guarding import Action, Finding, Side, Verdict
 from trimtab.core.site import GuardUse
-from trimtab.guard.base import Guard
+from trimtab.guard.base import Guard, scaled_limit_s
 from trimtab.guard.registry import TIME_LIMIT_S, guard_class, open_guard
 
 CONTEXT_CHARS = 512  # of what a stream has sent already, kept for guards to look back at
@@ -265,7 +265,7 @@ def _judge(one: Placed, text: str, number: int) -> Verdict:
         findings = one.guard.check(text)
     except Exception as failure:
         error = _words_of(failure)
-    return _verdict(one, findings, error, began, number)
+    return _verdict(one, findings, error, began, text, number)
 
 
 def _judge_near(one: Placed, tail: str, sent: int, *, last: bool) -> tuple[Verdict, int]:
@@ -279,12 +279,12 @@ def _judge_near(one: Placed, tail: str, sent: int, *, last: bool) -> tuple[Verdi
             open_from = max(sent, min(len(tail), one.guard.open_from(tail, sent)))
     except Exception as failure:
         error = _words_of(failure)
-    return _verdict(one, findings, error, began, 0), open_from
+    return _verdict(one, findings, error, began, tail, 0), open_from
 
 
-def _verdict(one: Placed, findings: tuple[Finding, ...], error: str, began: float, number: int) -> Verdict:
+def _verdict(one: Placed, findings: tuple[Finding, ...], error: str, began: float, text: str, number: int) -> Verdict:
     took_ms = 1000.0 * (time.perf_counter() - began)
-    limit_ms = 1000.0 * one.guard.time_limit_s
+    limit_ms = 1000.0 * scaled_limit_s(one.guard.time_limit_s, text)
     if not error and took_ms > limit_ms:
         error = f"it took {took_ms:.0f} ms, more than its {limit_ms:g} ms"
     action: Action = one.use.on_hit if findings else "allow"

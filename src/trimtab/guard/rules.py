@@ -1,16 +1,19 @@
 """Findings by pattern. Patterns are of the `regex` package: it stops at a time limit, and it knows when a text ends inside a match."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
 
 from trimtab.core.guarding import Finding
+from trimtab.guard.base import scaled_limit_s
 
 # A match that ends this near the end of a text may end elsewhere once more text has come: `4111 1111 1111 1111 ` and then another digit.
 # No pattern may need more than this between one place where a match can end and the next.
 SLACK_CHARS = 8
 CONTEXT_CHARS = 80
+LONG_CHARS = 10_000  # from here on other threads run while a pattern is searched
 
 
 def whole(matched: str) -> int:
@@ -38,9 +41,11 @@ class Rule:
 
 def find(rules: Sequence[Rule], text: str, start: int, time_limit_s: float) -> Iterator[Finding]:
     """Findings from `start` on. Raises TimeoutError. What a false alarm covers is searched again, but for its first character."""
+    until_s = time.monotonic() + scaled_limit_s(time_limit_s, text)
+    is_long = len(text) > LONG_CHARS
     for rule in rules:
         at = start
-        while match := rule.pattern.search(text, at, timeout=time_limit_s):
+        while match := rule.pattern.search(text, at, timeout=max(1e-3, until_s - time.monotonic()), concurrent=is_long):
             begin = int(match.start())
             length = rule.length(match.group())
             at = begin + max(1, length)

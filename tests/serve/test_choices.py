@@ -155,6 +155,7 @@ def test_values_that_ask_for_nothing_are_taken():
     wish = wish_of("chat", body(frequency_penalty=0.0, logit_bias={}, top_k=-1, echo=False, suffix=None, seed=-3, top_p=0, stop="x", n=2))
     assert (wish.stops, wish.n, wish.temperature, wish.json_schema) == (("x",), 2, 1.0, "")
     assert wish.top_p > 0
+    assert wish_of("chat", body(temperature=1e-30)).temperature == 0
     assert wish.seed_of(0) != wish.seed_of(1)
     assert min(wish.seed_of(0), wish.seed_of(1)) >= 0
 

@@ -97,7 +97,7 @@ def test_prompts_of_completions_and_embeddings(prompt, texts, unread):
             assert parsed.with_texts(["x"] * len(texts)).texts() == ["x"] * len(texts)
 
 
-@pytest.mark.parametrize("prompt", [[], ["a", 1], [1, "a"], [[1], "a"], [[]], [-1], [True], {}, None, 1])
+@pytest.mark.parametrize("prompt", [[], ["a", 1], [1, "a"], [[1], "a"], [[]], [-1], [True], [2**31], {}, None, 1])
 def test_mixed_prompts_are_refused(prompt):
     for path, name in (("/v1/completions", "prompt"), ("/v1/embeddings", "input")):
         assert refused(parse, path, json.dumps({"model": "m", name: prompt}).encode()).param == name

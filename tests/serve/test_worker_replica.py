@@ -135,6 +135,12 @@ def test_what_the_engine_cannot_do_is_refused_by_name(client, options, param):
         assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
 
 
+def test_tokens_that_the_vocabulary_lacks(client):
+    with pytest.raises(openai.BadRequestError, match="tokens are 0 to 63"):
+        client.completions.create(model="m", prompt=[999], max_tokens=2)
+    assert client.completions.create(model="m", prompt=[5], max_tokens=2).choices
+
+
 def test_no_embeddings(client):
     with pytest.raises(openai.BadRequestError, match="no embeddings"):
         client.embeddings.create(model="m", input="a")

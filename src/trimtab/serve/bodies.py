@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 MAX_CHOICES = 16
+MAX_TOKEN_ID = 2**31
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -22,7 +23,7 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 Metadata = Annotated[dict[str, str], Meta(max_length=16)]
-TokenIds = Annotated[list[Natural], Meta(min_length=1)]
+TokenId = Annotated[int, Meta(ge=0, lt=MAX_TOKEN_ID)]
 
 
 class Body(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -177,7 +178,7 @@ class Sampled(Body, kw_only=True):
     length_penalty: float | None = None
     min_tokens: Natural | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: list[Natural] | None = None
+    stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None

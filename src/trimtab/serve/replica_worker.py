@@ -23,7 +23,7 @@ from trimtab.engines.client import WorkerClient
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
 from trimtab.serve.chat import Envelope
 from trimtab.serve.choices import ChoiceReader, Piece
-from trimtab.serve.families import BARE, PLAIN, THINK, AnswerReader, Family, family_of, thinks
+from trimtab.serve.families import BARE, PLAIN, THINK, THOUGHT, AnswerReader, Family, family_of, thinks
 from trimtab.serve.wishes import Wish, check_schema, check_tools, plain_messages, wish_of
 
 PROBE_TEXT = "One, two, three, four, five, six,"
@@ -94,18 +94,17 @@ class WorkerReplica:
     async def _look(self, client: WorkerClient) -> Model:
         """Facts of the model, and the answer that it must give again later."""
         info = await client.info()
-        family = family_of(info.chat_template)
-        marks: dict[int, str] = {}
-        if family.marks:
-            found = await client.tokenize(family.marks, parse_special=True)
-            marks = {ids[0]: mark for mark, ids in zip(family.marks, found, strict=True) if len(ids) == 1}
+        family, may_think = family_of(info.chat_template), thinks(info.chat_template)
+        wanted = (*family.marks, *((THINK, THOUGHT) if may_think else ()))
+        found = await client.tokenize(wanted, parse_special=True)
+        marks = {ids[0]: mark for mark, ids in zip(wanted, found, strict=True) if len(ids) == 1}
         plain = (await client.tokenize([PROBE_TEXT]))[0]
         probe_ids = with_first(plain, info.bos_id)[: max(1, info.context_tokens - PROBE_TOKENS)]
         return Model(
             info=info,
             family=family,
             marks=marks,
-            may_think=thinks(info.chat_template),
+            may_think=may_think,
             probe_ids=probe_ids,
             known_answer=await self._probed(client, probe_ids),
         )

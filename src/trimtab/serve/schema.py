@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from trimtab.serve.base import Refusal
-from trimtab.serve.bodies import Chat, Completion, Embedding
+from trimtab.serve.bodies import MAX_TOKEN_ID, Chat, Completion, Embedding
 from trimtab.serve.response_bodies import Response, chat_body
 
 ParsedKind = Literal["chat", "completion", "embedding", "response"]
@@ -211,7 +211,7 @@ def _check_prompt(prompt: str | list[Any], param: str) -> None:
         return
 
     def ids(values: Any) -> bool:
-        return isinstance(values, list) and bool(values) and all(type(one) is int and one >= 0 for one in values)
+        return isinstance(values, list) and bool(values) and all(type(one) is int and 0 <= one < MAX_TOKEN_ID for one in values)
 
     if all(isinstance(one, str) for one in prompt) or ids(prompt) or all(map(ids, prompt)):
         return

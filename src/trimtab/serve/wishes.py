@@ -11,6 +11,8 @@ from trimtab.serve.families import PLAIN, family_of, takes_tools
 
 _MASK = 2**63 - 1
 _LEAST_TOP_P = 1e-6
+_LEAST_TEMPERATURE = 1e-4
+"""Below it sampling is greedy in all but rounding, and logits divided by it overflow."""
 _SAMPLING = "the engine samples by temperature and top_p only"
 _FORM = "the form of an answer is given with response_format"
 _TEMPLATE = "the chat template is used as it was evaluated"
@@ -96,6 +98,7 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
             raise _unsupported(name, why)
     _check_parts(body)
     stop, seed = body.get("stop"), body.get("seed")
+    temperature = 1.0 if body.get("temperature") is None else float(body["temperature"])
     choice = body.get("tool_choice")
     tools = () if choice == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
     is_forced = choice not in (None, "none", "auto")
@@ -109,7 +112,7 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
     return Wish(
         n=body.get("n") or 1,
         stops=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        temperature=1.0 if body.get("temperature") is None else float(body["temperature"]),
+        temperature=temperature if temperature >= _LEAST_TEMPERATURE else 0.0,
         top_p=1.0 if body.get("top_p") is None else max(_LEAST_TOP_P, float(body["top_p"])),
         seed=secrets.randbits(62) if seed is None else seed & _MASK,
         max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),

@@ -99,7 +99,7 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
     _check_parts(body)
     stop, seed = body.get("stop"), body.get("seed")
     temperature = 1.0 if body.get("temperature") is None else float(body["temperature"])
-    choice = body.get("tool_choice")
+    choice: Any = body.get("tool_choice")
     tools = () if choice == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
     is_forced = choice not in (None, "none", "auto")
     schema = _schema(body.get("response_format") or {})

@@ -31,15 +31,16 @@ MAX_ANSWER_TOKENS = 256
 class CandidateLM(TemplateLM):  # type: ignore[misc]
     """A deployment as lm-eval's model, in a worker of its own until `close`.
 
-    refuse_long: a prompt longer than the context is an InputError; else it loses its beginning, as in lm-eval's own models
+    is_guest: trimtab asks, not lm-eval's command line: no bars of progress, and a prompt longer than the context is an InputError; else it
+    loses its beginning, as in lm-eval's own models
     on_done: called with the number of requests that were just finished; may raise to stop
     Raises InfeasibleError.
     """
 
-    def __init__(self, candidate: Candidate, *, refuse_long: bool = False, on_done: Callable[[int], None] = lambda n: None) -> None:
+    def __init__(self, candidate: Candidate, *, is_guest: bool = False, on_done: Callable[[int], None] = lambda n: None) -> None:
         super().__init__()
         self.candidate = candidate
-        self._refuse_long = refuse_long
+        self._is_guest = is_guest
         self._on_done = on_done
         self._engine = WorkerEngine(candidate.snapshot, candidate.settings, engine=candidate.engine)
         self._engine.load("score")
@@ -78,6 +79,10 @@ class CandidateLM(TemplateLM):  # type: ignore[misc]
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return self._info.chat_template if chat_template else None
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm or self._is_guest)
+        return found
+
     def _loglikelihood_tokens(self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any) -> list[tuple[float, bool]]:
         """As lm-eval's own models: a context too long for the model loses its beginning. Options of one context are computed together."""
         fitted = [self._fitted(context, continuation) for _texts, context, continuation in requests]
@@ -94,7 +99,7 @@ class CandidateLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def _fitted(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self._refuse_long and len(context) + len(continuation) > self.max_length:
+        if self._is_guest and len(context) + len(continuation) > self.max_length:
             raise _too_long(len(context) + len(continuation), self.max_length)
         whole = [*context, *continuation][-self.max_length :]
         n = min(len(continuation), len(whole) - 1)
@@ -131,7 +136,7 @@ class CandidateLM(TemplateLM):  # type: ignore[misc]
         most = int(options.get("max_gen_toks", MAX_ANSWER_TOKENS))
         number = next(self._numbers)
         prompt_ids = self.tok_encode(context)
-        if self._refuse_long and len(prompt_ids) + most > self.max_length:
+        if self._is_guest and len(prompt_ids) + most > self.max_length:
             raise _too_long(len(prompt_ids) + most, self.max_length)
         request = GenerateRequest(
             request_id=number,

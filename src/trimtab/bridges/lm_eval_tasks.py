@@ -85,7 +85,7 @@ class LmEvalTasks:
 
         for task in self._tasks.values():
             task.set_fewshot_seed(seed=SEED)  # both sides see the same examples
-        with contextlib.closing(CandidateLM(candidate, refuse_long=True, on_done=on_done)) as lm, _sentences(self.name), _quiet():
+        with contextlib.closing(CandidateLM(candidate, is_guest=True, on_done=on_done)) as lm, _sentences(self.name), _quiet():
             found = evaluate(
                 lm=lm,
                 task_dict={"tasks": self._tasks, "groups": {}, "group_map": {}},

@@ -8,7 +8,7 @@ class TemplateLM:
 
         self.cache_hook = Hook()
 
-    def loglikelihood(self, requests):
+    def loglikelihood(self, requests, disable_tqdm=False):
         found = []
         for request in requests:
             context, continuation = request.args

@@ -232,8 +232,8 @@ def _with_changes(groups: Sequence[GroupLevel], pairs: Pairs) -> tuple[GroupLeve
                     moved[group] = clustered_mean(axis.contrasts[:, column], list(range(axis.n_templates)))
     else:
         for group in {pair.group for pair in named}:
-            mine = [pair for pair in named if pair.group == group]
-            moved[group] = clustered_mean([pair.change for pair in mine], [pair.cluster for pair in mine], [pair.weight for pair in mine])
+            mine = Pairs(observed=tuple(pair for pair in named if pair.group == group), missing=())
+            moved[group] = clustered_mean(mine.changes, mine.clusters, mine.weights)
     told = {group: mean for group, mean in moved.items() if mean.n_clusters > 1}
     adjusted = dict(zip(told, holm([mean.p_two_sided() for mean in told.values()]), strict=True))
     return tuple(

@@ -107,7 +107,7 @@ async def measure(ports: dict[str, tuple[int, str]], rounds: int, n_requests: in
                 found = await load(port, BODY, key=key, concurrency=concurrency, n_requests=count)
                 if index:  # the first round warms up
                     p50, p99 = np.quantile(found.seconds, (0.5, 0.99))
-                    seen.setdefault((name, concurrency), []).append((1e3 * p50, 1e3 * p99, count / found.wall_s))
+                    seen.setdefault((name, concurrency), []).append((1e3 * float(p50), 1e3 * float(p99), count / found.wall_s))
     figures: dict[str, Any] = {}
     for name in ports:
         for concurrency in CONCURRENCY:

@@ -193,7 +193,7 @@ async def _serve(
             meter=Meter(read_loads=lambda: loads_of(dispatcher.snapshot())),
             dispatcher=dispatcher,
             guards={model.name: Guards(model.guards) for model in site.models},
-            audit=None if audit is None else audit.append,
+            audit=audit,
             digester=hashlib.sha256 if audit is None else audit.digester,
             traffic_path=traffic_path,
             captures=Captures(home / "captures", site.capture_pct),

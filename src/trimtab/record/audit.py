@@ -23,6 +23,8 @@ from trimtab.record.home import state_dir
 
 __all__ = ["AuditLog", "AuditUnavailable"]
 
+SOON_S = 0.05
+
 _Waiting = tuple[bytes, "asyncio.Future[None]"]
 
 
@@ -38,6 +40,7 @@ class AuditLog:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
         self._waiting: list[_Waiting] = []
         self._is_writing = False
+        self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @classmethod
@@ -68,9 +71,10 @@ class AuditLog:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def append(self, record: Mapping[str, Any]) -> None:
+    async def append(self, record: Mapping[str, Any], *, soon: bool = False) -> None:
         """Write a record and the time. Returns when it is durable.
 
+        soon: nobody waits for it, so it may wait up to SOON_S for others to be written with
         Raises AuditUnavailable: the record is not in the log. If the caller is cancelled, the record is written all the same.
         """
         if self._is_closed:
@@ -80,13 +84,17 @@ class AuditLog:
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append((body, future))
         if not self._is_writing:
-            self._is_writing = True
-            loop.call_soon(self._begin, loop)
+            if soon:
+                self._timer = self._timer or loop.call_later(SOON_S, self._start, loop)
+            else:
+                self._start(loop)
         await future
 
     async def close(self) -> None:
         """Write what waits, sign the end, give the folder free. Idempotent."""
         self._is_closed = True
+        if self._timer is not None:
+            self._start(asyncio.get_running_loop())
         while self._is_writing:
             await asyncio.wait([future for _, future in self._waiting] or [asyncio.ensure_future(asyncio.sleep(0.001))])
         self._thread.shutdown(wait=True)
@@ -99,6 +107,14 @@ class AuditLog:
         A plain digest of a short text gives it away to whoever tries likely texts; this one only to whoever holds the key too.
         """
         return hmac.new(self._digest_key, digestmod="sha256")
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._is_writing:
+            self._is_writing = True
+            loop.call_soon(self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._waiting = self._waiting, []

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.site import Listen
@@ -22,6 +22,7 @@ from trimtab.serve.base import Refusal
 from trimtab.serve.errors import error_body, error_headers
 from trimtab.serve.gateway import Gateway, Incoming, Stream, Whole
 from trimtab.serve.openapi import openapi_document
+from trimtab.serve.schema import PATHS
 
 BODY_S = 30.0
 """A request body that takes longer to come gets 408."""
@@ -86,14 +87,15 @@ class _Out:
 
     async def whole(self, answer: Whole) -> None:
         await self._start(answer.status, {"content-type": JSON, "content-length": str(len(answer.body)), **answer.headers})
-        await self._body(answer.body, more=False)
+        await self._send({"type": "http.response.body", "body": answer.body})
 
     async def stream(self, answer: Stream) -> None:
         async with contextlib.aclosing(answer.events) as events:
             await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **answer.headers})
             async for event in events:
-                await self._body(event, more=True)
-            await self._body(b"", more=False)
+                async with asyncio.timeout(SEND_S):
+                    await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def refusal(self, refusal: Refusal) -> None:
         if self._has_begun:
@@ -101,16 +103,12 @@ class _Out:
         body = error_body(refusal)
         headers = {"content-type": JSON, "content-length": str(len(body)), "x-request-id": self._request_id, **error_headers(refusal)}
         await self._start(refusal.status, headers)
-        await self._body(body, more=False)
+        await self._send({"type": "http.response.body", "body": body})
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         self._has_begun = True
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
-
-    async def _body(self, body: bytes, *, more: bool) -> None:
-        async with asyncio.timeout(SEND_S):
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def read_body(receive: Receive, limit_bytes: int) -> bytes:
@@ -144,8 +142,19 @@ async def _cancel_when_gone(receive: Receive, task: "asyncio.Task[Any]") -> None
 # The applications
 
 
-def client_app(gateway: Gateway) -> Starlette:
-    """What clients see."""
+def client_app(gateway: Gateway) -> ASGIApp:
+    """What clients see. The paths that models answer on are found without a router: they are asked for most."""
+    inferences = {path: Inference(gateway, path) for path in PATHS}
+    others = _other_paths(gateway)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found = inferences.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (found or others)(scope, receive, send)
+
+    return app
+
+
+def _other_paths(gateway: Gateway) -> Starlette:
 
     async def models(request: Request) -> Response:
         gateway.access.check(dict(request.headers), need_key=gateway.site.need_keys)
@@ -165,9 +174,11 @@ def client_app(gateway: Gateway) -> Starlette:
     async def openapi(request: Request) -> Response:
         return JSONResponse(openapi_document())
 
-    paths = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+    async def only_post(request: Request) -> Response:
+        raise Refusal(405, f"{request.url.path} takes POST.", code="method_not_allowed")
+
     routes = [
-        *(Route(path, Inference(gateway, path), methods=["POST"]) for path in paths),
+        *(Route(path, only_post, methods=["GET", "PUT", "PATCH", "DELETE"]) for path in PATHS),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", one_model),
         Route("/health", health),
@@ -282,7 +293,7 @@ async def run_servers(
             loop.remove_signal_handler(name)
 
 
-def _server(app: Starlette, **tls: Any) -> Any:
+def _server(app: ASGIApp, **tls: Any) -> Any:
     """A uvicorn server without its own signals: one handler ends both servers."""
     import uvicorn
 

@@ -17,7 +17,7 @@ from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
 from trimtab.core.site import ServedModel, Site
 from trimtab.guard.pipeline import Guards
-from trimtab.record.audit import AuditUnavailable
+from trimtab.record.audit import AuditLog, AuditUnavailable
 from trimtab.record.captures import Captures
 from trimtab.serve.access import Access
 from trimtab.serve.base import Call, Frame, Refusal, Usage
@@ -84,7 +84,7 @@ class Gateway:
 
     declared: the site as its file says; site: with what was done to its traffic since
     guards: by model name
-    audit: writes one record durably, None where the site keeps no log; digester: makes a running digest for what the log must not show
+    audit: None where the site keeps no log; digester: makes a running digest for what the log must not show
     captures: a sample of texts for review; on_ended: told how each request ended, as the audit log is
     """
 
@@ -95,7 +95,7 @@ class Gateway:
     meter: Meter
     dispatcher: Dispatcher
     guards: Mapping[str, Guards]
-    audit: Callable[[Mapping[str, Any]], Awaitable[None]] | None
+    audit: AuditLog | None
     digester: Callable[[], Digest]
     traffic_path: Path
     captures: Captures
@@ -291,11 +291,11 @@ class Gateway:
 
     # Endings
 
-    def _note(self, record: Mapping[str, Any]) -> "asyncio.Task[None] | None":
-        """Begin to write a record. Awaited, it says by a Refusal that the policy refuses what cannot be noted."""
+    def _note(self, record: Mapping[str, Any], *, soon: bool = False) -> "asyncio.Task[None] | None":
+        """Begin to write a record. Awaited, it says by a Refusal that the policy refuses what cannot be noted. soon: nobody awaits it."""
         if self.audit is None:
             return None
-        task = asyncio.ensure_future(self._noted(self.audit(record)))
+        task = asyncio.ensure_future(self._noted(self.audit.append(record, soon=soon)))
         self._notes.add(task)
         task.add_done_callback(self._forget_note)
         return task
@@ -348,7 +348,7 @@ class Gateway:
         )
         self.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
         record = ended_record(journey, usage, seconds, first_s)
-        self._note(record)
+        self._note(record, soon=True)
         for tell in self.on_ended:
             tell(record, journey)
         if journey.captured is not None:

@@ -12,6 +12,7 @@ from small_app import SmallApp
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineCrashed, InfeasibleError, InputError
 from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.serve import replica_worker
 from trimtab.serve.base import Call, Refusal
 from trimtab.serve.replica_worker import WorkerReplica, check_length, same_answer
 from trimtab.testing.fake_engine import CONTEXT_TOKENS, CRASH_ID
@@ -20,6 +21,11 @@ SNAPSHOT = Snapshot(
     source="fake", format="gguf", root=Path("/nowhere"), files=(SnapshotFile(name="m.gguf", size_bytes=1, sha256="0" * 64),)
 )
 MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(autouse=True)
+def probe_at_once(monkeypatch):
+    monkeypatch.setattr(replica_worker, "PROBE_AFTER_S", 0.05)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,6 +237,21 @@ def test_what_cannot_start_leaves_nothing_running():
         asyncio.run(replica(kv_type="no-such-type").start())
     with pytest.raises(InputError):
         asyncio.run(WorkerReplica(engine="no-such-engine", snapshot=SNAPSHOT, settings=Settings(), model="m").start())
+
+
+def test_the_probe_finds_another_answer(monkeypatch):
+    async def scenario(one, ready):
+        await one.probe()
+        first = one._probed
+
+        async def other(client, ids):
+            return tuple((token, logprob - 0.5) for token, logprob in await first(client, ids))
+
+        monkeypatch.setattr(one, "_probed", other)
+        with pytest.raises(InfeasibleError, match="no longer gives the answer"):
+            await one.probe()
+
+    running(scenario)
 
 
 def test_lengths_and_their_words():

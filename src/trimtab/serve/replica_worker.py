@@ -28,6 +28,8 @@ from trimtab.serve.wishes import Wish, check_schema, check_tools, plain_messages
 
 PROBE_TEXT = "One, two, three, four, five, six,"
 PROBE_TOKENS = 12
+PROBE_AFTER_S = 2.0
+"""The answer to be remembered is asked for so long after the start: the request that woke the replica comes first."""
 PROBE_TOLERANCE_NATS = 0.1
 """Other requests beside the probe change how many tokens are computed together, which moves log-probabilities by about 0.01."""
 
@@ -42,14 +44,17 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is known of the opened model. marks: ids of the family's marks that are tokens; known_answer: (token, log-probability)"""
+    """What is known of the opened model. marks: texts of the special tokens that its answers are read by; probe_ids: prompt of the probe"""
 
     info: EngineInfo
     family: Family
     marks: Mapping[int, str]
     may_think: bool
     probe_ids: tuple[int, ...]
-    known_answer: tuple[tuple[int, float], ...]
+
+
+Answer = tuple[tuple[int, float], ...]
+"""(token, log-probability) of each token."""
 
 
 class WorkerReplica:
@@ -74,6 +79,7 @@ class WorkerReplica:
         self._silence_limit_s = silence_limit_s
         self._client: WorkerClient | None = None
         self._model: Model | None = None
+        self._known: asyncio.Task[Answer] | None = None
         self._numbers = itertools.count(1)
         self._names: dict[int, str] = {}
 
@@ -83,16 +89,17 @@ class WorkerReplica:
             self._engine, self._snapshot, self._settings, purpose="serve", silence_limit_s=self._silence_limit_s
         )
         try:
-            self._model = await self._look(client)
+            self._model = model = await self._look(client)
         except BaseException:
             await client.kill()
             raise
         self._client = client
-        slots = self._model.info.settings.get("slots") or self._settings.slots or 1
+        self._known = asyncio.create_task(self._remembered(client, model))
+        self._known.add_done_callback(_told_to_nobody)
+        slots = model.info.settings.get("slots") or self._settings.slots or 1
         return Ready(load_s=time.monotonic() - began_s, memory_bytes=self.memory_bytes(), slots=int(slots))
 
     async def _look(self, client: WorkerClient) -> Model:
-        """Facts of the model, and the answer that it must give again later."""
         info = await client.info()
         family, may_think = family_of(info.chat_template), thinks(info.chat_template)
         wanted = (*family.marks, *((THINK, THOUGHT) if may_think else ()))
@@ -100,14 +107,7 @@ class WorkerReplica:
         marks = {ids[0]: mark for mark, ids in zip(wanted, found, strict=True) if len(ids) == 1}
         plain = (await client.tokenize([PROBE_TEXT]))[0]
         probe_ids = with_first(plain, info.bos_id)[: max(1, info.context_tokens - PROBE_TOKENS)]
-        return Model(
-            info=info,
-            family=family,
-            marks=marks,
-            may_think=may_think,
-            probe_ids=probe_ids,
-            known_answer=await self._probed(client, probe_ids),
-        )
+        return Model(info=info, family=family, marks=marks, may_think=may_think, probe_ids=probe_ids)
 
     async def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         client, model = self._running()
@@ -150,8 +150,14 @@ class WorkerReplica:
 
     async def probe(self) -> None:
         client, model = self._running()
-        again = await self._probed(client, model.probe_ids)
-        if not same_answer(model.known_answer, again):
+        assert self._known is not None
+        try:
+            known = await asyncio.shield(self._known)
+        except asyncio.CancelledError:
+            if self._known.cancelled():
+                raise EngineCrashed("The engine was stopped.") from None
+            raise
+        if not same_answer(known, await self._probed(client, model.probe_ids)):
             raise InfeasibleError("The engine no longer gives the answer that it gave when it started.")
 
     def memory_bytes(self) -> int | None:
@@ -166,6 +172,8 @@ class WorkerReplica:
 
     async def stop(self) -> None:
         client, self._client = self._client, None
+        if self._known is not None:
+            self._known.cancel()
         if client is not None:
             await client.kill()
 
@@ -235,17 +243,22 @@ class WorkerReplica:
     async def _pieces(
         self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
     ) -> AsyncGenerator[tuple[ChoiceReader, Piece], None]:
-        """Pieces of all choices as they come. Raises Refusal for a request that the engine refuses."""
+        """Pieces of all choices as they come. Raises Refusal for a request that the engine refuses, or gives up later."""
+        has_begun = False
         try:
             if len(requests) == 1:
                 async with contextlib.aclosing(self._choice_pieces(client, model, requests[0], readers[0])) as pieces:
                     async for piece in pieces:
+                        has_begun = True
                         yield readers[0], piece
                 return
             async with contextlib.aclosing(self._together(client, model, requests, readers)) as both:
                 async for one in both:
+                    has_begun = True
                     yield one
         except EngineRefused as error:
+            if has_begun:
+                raise Refusal(500, f"The engine gave up: {error}", code="engine_error", retry_after_s=1) from error
             raise self._refused(error, readers[0].wish) from error
 
     def _refused(self, error: EngineRefused, wish: Wish) -> Refusal:
@@ -305,7 +318,12 @@ class WorkerReplica:
         if unknown:
             self._names.update(zip(unknown, await client.pieces(unknown), strict=True))
 
-    async def _probed(self, client: WorkerClient, ids: tuple[int, ...]) -> tuple[tuple[int, float], ...]:
+    async def _remembered(self, client: WorkerClient, model: Model) -> Answer:
+        """The answer that the engine must give again later."""
+        await asyncio.sleep(PROBE_AFTER_S)
+        return await self._probed(client, model.probe_ids)
+
+    async def _probed(self, client: WorkerClient, ids: tuple[int, ...]) -> Answer:
         request = GenerateRequest(request_id=next(self._numbers), prompt_ids=ids, max_tokens=PROBE_TOKENS, ignore_end=True)
         found: list[tuple[int, float]] = []
         async for event in client.generate(request):
@@ -314,6 +332,12 @@ class WorkerReplica:
             if event.token_id is not None:
                 found.append((event.token_id, float("nan") if event.logprob is None else event.logprob))
         return tuple(found)
+
+
+def _told_to_nobody(task: "asyncio.Task[Any]") -> None:
+    """Whoever probes hears of a failure; until then nobody needs to."""
+    if not task.cancelled():
+        task.exception()
 
 
 def with_first(ids: Sequence[int], first: int | None) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from parts.guard_fit import (
     moderation,
     plain_alone,
     read_rows,
+    score,
     with_threshold,
 )
 
@@ -104,7 +105,7 @@ def moderation_figures(data: Path, *, quick: bool) -> Figures:
     for row, model in judged_apart(rows, "hazards", quick=quick):
         if row.source.startswith("moderation"):
             guard.model = model
-            scores.append(model.score(row.text))
+            scores.append(score(model, row.text))
             bad.append(row.bad)
             blocked.append(bool(guard.check(row.text)))
     labels = np.array(bad)
@@ -114,7 +115,7 @@ def moderation_figures(data: Path, *, quick: bool) -> Figures:
     apart = fit([row for row in rows if not row.source.startswith("moderation")])
     all_rows = moderation(data)
     labels = np.array([is_bad(row) for row in all_rows])
-    return figures | {"moderation_auc_unseen_kind": auc(np.array([apart.score(row["prompt"]) for row in all_rows]), labels)}
+    return figures | {"moderation_auc_unseen_kind": auc(np.array([score(apart, row["prompt"]) for row in all_rows]), labels)}
 
 
 def xstest_figures(data: Path) -> Figures:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import hashlib
 import json
 import tomllib
@@ -157,13 +158,18 @@ def _roles() -> list[str]:
     ]
 
 
-def matrix_of(parts: Sequence[Sequence[str]]) -> "csr_matrix[np.float64]":
-    """Features of parts of texts (n, BUCKETS), each row of length 1, or less for a short text."""
-    buckets = [sorted(features(part)) for part in parts]
-    columns = np.array([one for row in buckets for one in row], dtype=np.int64)
+@functools.lru_cache(maxsize=32_768)
+def buckets_of(text: str) -> tuple[NDArray[np.int64], ...]:
+    """Features of each window of a text. Kept: every fold asks for them."""
+    return tuple(np.array(sorted(features(window)), dtype=np.int64) for window in windows(tokens(text)))
+
+
+def matrix_of(buckets: Sequence[NDArray[np.int64]]) -> "csr_matrix[np.float64]":
+    """Features of windows (n, BUCKETS), each row of length 1, or less for a short one."""
+    columns = np.concatenate([*buckets, np.zeros(0, dtype=np.int64)])
     counts = np.array([len(row) for row in buckets])
     values = np.repeat(1.0 / np.sqrt(np.maximum(LEAST_FEATURES, counts)), counts)
-    return csr_matrix((values, columns, np.concatenate([[0], counts.cumsum()])), shape=(len(parts), BUCKETS))
+    return csr_matrix((values, columns, np.concatenate([[0], counts.cumsum()])), shape=(len(buckets), BUCKETS))
 
 
 def folds_of(rows: Sequence[Row]) -> NDArray[np.int64]:
@@ -171,7 +177,7 @@ def folds_of(rows: Sequence[Row]) -> NDArray[np.int64]:
     folds = np.zeros(len(rows), dtype=np.int64)
     for source in {row.source for row in rows}:
         index = np.array([number for number, row in enumerate(rows) if row.source == source])
-        x = matrix_of([next(windows(tokens(rows[number].text))) for number in index])
+        x = matrix_of([buckets_of(rows[number].text)[0] for number in index])
         x = x.multiply(1.0 / np.sqrt(np.maximum(1e-12, x.multiply(x).sum(axis=1)))).tocsr()
         near = x @ x.T
         near.data[near.data < SAME] = 0.0
@@ -183,12 +189,12 @@ def folds_of(rows: Sequence[Row]) -> NDArray[np.int64]:
 
 def fit(rows: Sequence[Row]) -> LinearModel:
     """Weights by logistic regression, rounded to bytes; threshold 0. A source counts as the square root of its rows."""
-    parts: list[Sequence[str]] = []
+    parts: list[NDArray[np.int64]] = []
     bad: list[bool] = []
     weight: list[float] = []
     sizes = {source: sum(row.source == source for row in rows) for source in {row.source for row in rows}}
     for row in rows:
-        shown = list(windows(tokens(row.text)))[: 1 if row.bad else MOST_NEGATIVE_WINDOWS]
+        shown = buckets_of(row.text)[: 1 if row.bad else MOST_NEGATIVE_WINDOWS]
         parts += shown
         bad += [row.bad] * len(shown)
         own = sizes[row.source] ** -0.5 * (HARD_WEIGHT if row.source in HARD else 1.0)
@@ -205,7 +211,9 @@ def fit(rows: Sequence[Row]) -> LinearModel:
 
     beta = minimize(loss, np.zeros(BUCKETS + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
     scale = float(np.abs(beta[1:]).max()) / 127.0
-    return LinearModel(intercept=float(beta[0]), scale=scale, threshold=0.0, weights=[round(one) for one in (beta[1:] / scale).tolist()])
+    return LinearModel(
+        intercept=float(beta[0]), scale=scale, threshold=0.0, weights=tuple(round(one) for one in (beta[1:] / scale).tolist())
+    )
 
 
 def threshold_of(scores: Floats, rows: Sequence[Row]) -> float:
@@ -223,8 +231,22 @@ def fitted_apart(rows: Sequence[Row], folds: NDArray[np.int64]) -> tuple[list[Li
     for fold in range(FOLDS):
         models.append(fit([row for row, one in zip(rows, folds, strict=True) if one != fold]))
         for number in np.flatnonzero(folds == fold):
-            scores[number] = models[-1].score(rows[number].text)
+            scores[number] = score(models[-1], rows[number].text)
     return models, scores
+
+
+@functools.lru_cache(maxsize=4)
+def _array(model: LinearModel) -> NDArray[np.int64]:
+    return np.asarray(model.weights)
+
+
+def score(model: LinearModel, text: str) -> float:
+    """The model's own score of a text, from features that are kept."""
+    weights = _array(model)
+    return (
+        max(model.intercept + model.scale * weights[one].sum() / np.sqrt(max(LEAST_FEATURES, one.size)) for one in buckets_of(text))
+        - model.threshold
+    )
 
 
 def auc(scores: Floats, bad: NDArray[np.bool_]) -> float:

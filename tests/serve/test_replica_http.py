@@ -136,6 +136,15 @@ def test_errors_of_the_server_become_errors_that_clients_can_use(fault: str, str
         with_replica(replica_of(server.url), play)
 
 
+def test_a_web_page_is_no_answer_though_nobody_reads_it() -> None:
+    async def play(replica: HttpReplica) -> None:
+        with pytest.raises(Refusal, match="no JSON"):
+            await frames(replica, call(stream=False, parsed=False))
+
+    with FakeServer(faults=["html"]) as server:
+        with_replica(replica_of(server.url), play)
+
+
 def test_a_connection_that_breaks_before_any_answer_is_tried_anew_once() -> None:
     async def play(replica: HttpReplica) -> None:
         assert await frames(replica, call())

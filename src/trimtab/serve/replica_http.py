@@ -96,7 +96,7 @@ class HttpReplica:
         try:
             if not call.stream:
                 raw = self._renamed(await response.read())
-                whole = decoded(raw, self._base) if call.parsed else raw
+                whole = decoded(raw, self._base) if call.parsed or raw[:1] != b"{" else raw
                 usage, _ = usage_of(whole)
                 is_whole = True
                 yield Frame(body=whole, n_tokens=usage.completion if usage else 0, usage=usage)

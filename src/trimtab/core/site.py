@@ -111,6 +111,8 @@ class Site:
     need_keys: requests without a valid key are refused
     audit: what happens while the audit log cannot be written: requests are refused, or served unlogged with an alarm; `off` = no log
     max_body_bytes: longer request bodies get 413; request_s: no request lasts longer
+    abuse: what comes of patterns over many requests of a key, on models with guards: `watch` opens cases for a person, `throttle` also
+        slows the key down, `off` does not look
     capture_pct: share of requests whose redacted text is kept for review; 0 = none
     """
 
@@ -122,6 +124,7 @@ class Site:
     audit: Literal["refuse", "alarm", "off"] = "refuse"
     max_body_bytes: int = 4 * 2**20
     request_s: float = 600.0
+    abuse: Literal["off", "watch", "throttle"] = "watch"
     capture_pct: float = 0.0
 
     def model_called(self, name: str) -> ServedModel | None:

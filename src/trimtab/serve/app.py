@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimtab.core.errors import InputError, TrimtabError
+from trimtab.core.files import to_plain
 from trimtab.core.site import Listen
 from trimtab.serve.base import Refusal
 from trimtab.serve.errors import error_body, error_headers
@@ -208,7 +209,19 @@ def admin_app(gateway: Gateway, reload: Callable[[], Awaitable[None]]) -> Starle
         await gateway.shift(str(given.get("model", "")), str(given.get("action", "")), given.get("percent"))
         return JSONResponse(gateway.state())
 
+    async def cases(request: Request) -> Response:
+        return JSONResponse({"cases": [to_plain(case) for case in gateway.abuse.cases()]})
+
+    async def reviewed(request: Request) -> Response:
+        """`{"id": "...", "state": "confirmed" | "dismissed"}`"""
+        given = await request.json()
+        if not isinstance(given, dict):
+            raise Refusal(400, "A JSON object is wanted.")
+        return JSONResponse(await gateway.review(str(given.get("id", "")), given.get("state")))
+
     routes = [
+        Route("/cases", cases),
+        Route("/cases", reviewed, methods=["POST"]),
         Route("/metrics", metrics),
         Route("/state", state),
         Route("/reload", reloaded, methods=["POST"]),

@@ -15,10 +15,13 @@ from typing import Any, Protocol
 
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
+from trimtab.core.guarding import Verdict
 from trimtab.core.site import ServedModel, Site
+from trimtab.guard.abuse import AbuseWatch
 from trimtab.guard.pipeline import Guards
 from trimtab.record.audit import AuditLog, AuditUnavailable
 from trimtab.record.captures import Captures
+from trimtab.record.identities import Key
 from trimtab.serve.access import Access
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
@@ -85,7 +88,8 @@ class Gateway:
     declared: the site as its file says; site: with what was done to its traffic since
     guards: by model name
     audit: None where the site keeps no log; digester: makes a running digest for what the log must not show
-    captures: a sample of texts for review; on_ended: told how each request ended, as the audit log is
+    abuse: patterns over many requests of a key; captures: a sample of texts for review
+    on_ended: told how each request ended, as the audit log is
     """
 
     declared: Site
@@ -99,6 +103,7 @@ class Gateway:
     digester: Callable[[], Digest]
     traffic_path: Path
     captures: Captures
+    abuse: AbuseWatch = field(default_factory=AbuseWatch)
     on_ended: Sequence[OnEnded] = ()
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -131,6 +136,7 @@ class Gateway:
         if self.is_draining:
             raise Refusal(503, "The server is shutting down.", code="shutting_down", retry_after_s=5)
         journey.key = key = self.access.check(incoming.headers, need_key=self.site.need_keys)
+        self._refuse_throttled(key)
         parsed = parse(incoming.path, incoming.raw)
         model = self.site.model_called(parsed.model)
         if model is None or not self.access.may_use(key, model.name):
@@ -158,10 +164,44 @@ class Gateway:
         texts = parsed.texts()
         inspected = await asyncio.to_thread(guards.inspect, texts) if guards.waits_on_input else guards.inspect(texts)
         journey.verdicts.extend(inspected.verdicts)
+        self._watch(journey.key, texts, inspected.verdicts)
         if inspected.blocked is not None:
             rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
             raise Refusal(400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter")
         return parsed.with_texts(inspected.texts)
+
+    def _refuse_throttled(self, key: Key | None) -> None:
+        if key is None or self.site.abuse != "throttle":
+            return
+        wait_s = self.abuse.throttled_s(key.id, now_s=time.time())
+        if wait_s > 0:
+            raise Refusal(
+                429,
+                "This key is slowed down because of what it asked for; a person will look at it.",
+                code="abuse_suspected",
+                retry_after_s=wait_s,
+            )
+
+    def _watch(self, key: Key | None, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        """Look at a request beside the earlier ones of its key; a suspicion becomes a case, noted in the log."""
+        if key is None or self.site.abuse == "off":
+            return
+        for case in self.abuse.observe(key.id, texts, verdicts, now_s=time.time()).cases:
+            log.warning("case %s is opened: key %s, %s: %s", case.id, case.key_id, case.kind, case.reason)
+            self._note({"event": "case", **to_plain(case)}, soon=True)
+
+    async def review(self, case_id: str, state: Any) -> dict[str, Any]:
+        """A person's decision about a case. Raises Refusal."""
+        if state not in ("confirmed", "dismissed"):
+            raise Refusal(400, f"`state` must be confirmed or dismissed, not {state!r}.", param="state")
+        case = self.abuse.review(case_id, state)
+        if case is None:
+            raise Refusal(404, f"There is no case {case_id!r}.", code="case_not_found", param="id")
+        note = self._note({"event": "case", **to_plain(case)})
+        if note is not None:
+            await note
+        found: dict[str, Any] = to_plain(case)
+        return found
 
     def _headers(self, journey: Journey) -> dict[str, str]:
         """What answered, and what the key may still ask."""

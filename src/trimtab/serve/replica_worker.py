@@ -103,9 +103,8 @@ class WorkerReplica:
         info = await client.info()
         family, may_think = family_of(info.chat_template), thinks(info.chat_template)
         wanted = (*family.marks, *((THINK, THOUGHT) if may_think else ()))
-        found = await client.tokenize(wanted, parse_special=True)
+        *found, plain = await client.tokenize((*wanted, PROBE_TEXT), parse_special=True)
         marks = {ids[0]: mark for mark, ids in zip(wanted, found, strict=True) if len(ids) == 1}
-        plain = (await client.tokenize([PROBE_TEXT]))[0]
         probe_ids = with_first(plain, info.bos_id)[: max(1, info.context_tokens - PROBE_TOKENS)]
         return Model(info=info, family=family, marks=marks, may_think=may_think, probe_ids=probe_ids)
 

@@ -87,6 +87,7 @@ def _site(top: Table, folder: Path) -> Site:
         patience_s=top.number("patience_s", Site.patience_s),
         need_keys=top.flag("need_keys", Site.need_keys),
         audit=cast(Any, top.one_of("audit", ("refuse", "alarm", "off"), Site.audit)),
+        abuse=cast(Any, top.one_of("abuse", ("off", "watch", "throttle"), Site.abuse)),
         max_body_bytes=top.size("max_body") or Site.max_body_bytes,
         request_s=top.number("request_s", Site.request_s, least=1.0),
         capture_pct=top.number("capture_pct", Site.capture_pct, most=100.0),

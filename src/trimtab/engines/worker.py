@@ -125,7 +125,8 @@ class Worker:
 
     def pieces(self, engine: Engine) -> Pieces:
         if self._pieces is None:
-            self._pieces = Pieces(engine.detokenize, lambda text: engine.tokenize(text, parse_special=False))
+            # As chats are tokenized: some engines make a second tokenizer, which takes time, for texts whose markers are no tokens.
+            self._pieces = Pieces(engine.detokenize, lambda text: engine.tokenize(text, parse_special=True))
         return self._pieces
 
     def open(self, message: dict[str, Any]) -> int:

@@ -187,6 +187,20 @@ class EngineContract:
         assert held.detokenize(ids).strip() == TEXT.strip()
         assert held.detokenize([]) == ""
 
+    def test_half_characters_show(self, held: Engine) -> None:
+        """A text is whole on both sides of a cut, unless its left side ends with the replacement character."""
+        text = "漢字 naïve 🙂"
+        ids = held.tokenize(text, parse_special=False)
+        if held.detokenize(ids).strip() != text:
+            pytest.skip("the tokenizer knows no such characters")
+        whole = text.replace(" ", "")
+        for cut in range(1, len(ids)):
+            left, right = held.detokenize(ids[:cut]), held.detokenize(ids[cut:])
+            if left.endswith("�"):
+                assert text.startswith(left.strip().rstrip("�"))
+            else:
+                assert (left + right).replace(" ", "") == whole
+
     def test_render_holds_the_message(self, held: Engine) -> None:
         if not held.info().chat_template:
             with pytest.raises(EngineRefused):

@@ -150,7 +150,8 @@ class WorkerClient:
         """End the worker: asked to, then killed. Idempotent."""
         if self._dead is None:
             with contextlib.suppress(TrimtabError, TimeoutError):
-                await asyncio.wait_for(self._call("close"), timeout=10)
+                async with asyncio.timeout(10):
+                    await self._call("close")
         await self.kill()
 
     async def kill(self) -> None:
@@ -186,7 +187,8 @@ class WorkerClient:
 
     async def _receive(self, inbox: "asyncio.Queue[dict[str, Any]]") -> dict[str, Any]:
         try:
-            return await asyncio.wait_for(inbox.get(), timeout=self.silence_limit_s)
+            async with asyncio.timeout(self.silence_limit_s):  # wait_for of 3.11 may swallow a cancellation
+                return await inbox.get()
         except TimeoutError:
             hung = EngineHung(f"The engine did not answer within {self.silence_limit_s:g} s and was stopped.")
             self._dead = self._dead or hung

@@ -1,8 +1,10 @@
 """Forced calls and schemas, end to end: a tiny random model in llama.cpp, the official client, a template that shows tools."""
 
 import json
+from typing import Annotated, Literal
 
 import openai
+import pydantic
 import pytest
 from small_app import SmallApp
 
@@ -105,6 +107,23 @@ def test_schemas_hold_beside_free_answers(client):
         else:
             texts = [choice.message.content for choice in given.choices]
         assert all(json.loads(text)["unit"] in ("cm", "inch") for text in texts)
+
+
+class Length(pydantic.BaseModel):
+    size: Annotated[int, pydantic.Field(ge=0, le=99)]
+    unit: Literal["cm", "inch"]
+    exact: bool | None
+
+
+def test_the_clients_own_types_come_back(client):
+    chat = client.chat.completions.parse(model="m", messages=MESSAGES, max_tokens=200, response_format=Length, seed=1)
+    assert chat.choices[0].message.parsed.unit in ("cm", "inch")
+    answer = client.responses.parse(model="m", input="how long", max_output_tokens=200, text_format=Length, temperature=0)
+    assert 0 <= answer.output_parsed.size <= 99
+    called = client.chat.completions.parse(
+        model="m", messages=MESSAGES, max_tokens=200, tools=[openai.pydantic_function_tool(Length)], tool_choice="required", seed=1
+    )
+    assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Length)
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def windows(words: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def features(words: Sequence[str]) -> set[int]:
-    """Buckets of a part: its words, neighbouring pairs, and groups of letters inside long words."""
+    """Buckets of a part: its words, neighbouring pairs, and groups of letters inside long words. That a group is named says nothing."""
     found = {zlib.crc32(f"{a} {b}".encode(errors="replace")) % BUCKETS for a, b in pairwise(words)}
-    found.update(*map(_of_word, set(words)))
+    found.update(*map(_of_word, set(words) - {GROUP_WORD}))
     return found
 
 

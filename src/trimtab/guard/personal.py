@@ -67,7 +67,7 @@ STREETS = (
 )
 NAME = r"[A-ZÁÉÍÓÚ][\w'’-]{1,24}(?: [A-ZÁÉÍÓÚ][\w'’-]{1,24})?"
 ADDRESSES = (
-    rf"(?<![\w.,-])\d{{1,5}}[A-Za-z]? (?:[NSEW]\.? )?(?:[A-Z][\w'’-]{{1,20}} ){{1,3}}?(?:{STREETS})\b",
+    rf"(?<![\w.,-])\d{{1,5}}[A-Za-z]? (?:[NSEW]\.? )?(?:(?:[A-Z][\w'’-]{{1,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,3}}?(?:{STREETS})\b",
     r"\bP\.? ?O\.? Box \d{1,6}\b",
     r"\b[A-ZÄÖÜ][a-zäöüß-]{2,24}(?:straße|strasse|str\.|weg|platz|allee|gasse|ring) \d{1,4} ?[a-z]?\b",
     r"(?<![\w.,-])\d{1,4}(?: ?bis)?,? (?:rue|avenue|boulevard|place|chemin|impasse|allée|quai) "

@@ -12,17 +12,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running_gateway import Running
 
+MAIN = "import sys; from trimtab.cli.main import main; sys.exit(main())"
+
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """`gateway(site_toml, ...)` starts `trimtab serve` on a free port, in a home of its own, and ends it with the test."""
+    """`gateway(site_toml, ...)` starts `trimtab serve` on a free port, in a home of its own, and ends it with the test.
+
+    before: statements of Python that it runs first, such as shorter time limits
+    """
     with contextlib.ExitStack() as stack:
 
-        def start(site: str, *options: str, home: Path = tmp_path / "home") -> Running:
+        def start(site: str, *options: str, home: Path = tmp_path / "home", before: str = "") -> Running:
             path = tmp_path / "site.toml"
             path.write_text(site, encoding="utf-8")
             process = subprocess.Popen(
-                [sys.executable, "-m", "trimtab", "serve", str(path), "--port", "0", "--json", "-q", *options],
+                [sys.executable, "-c", f"{before}\n{MAIN}", "serve", str(path), "--port", "0", "--json", "-q", *options],
                 env={**os.environ, "TRIMTAB_HOME": str(home)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -20,6 +20,7 @@ from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.files import to_plain
 from trimtab.core.site import Listen
 from trimtab.serve.base import Refusal
+from trimtab.serve.connections import IDLE_S, LOOK_EVERY, Connection, raise_file_limit
 from trimtab.serve.errors import error_body, error_headers
 from trimtab.serve.gateway import Gateway, Incoming, Stream, Whole
 from trimtab.serve.openapi import openapi_document
@@ -27,8 +28,6 @@ from trimtab.serve.schema import PATHS
 
 BODY_S = 30.0
 """A request body that takes longer to come gets 408."""
-SEND_S = 60.0
-"""A client that takes nothing for so long is gone."""
 DRAIN_S = 30.0
 JSON = "application/json"
 Sockets = tuple[socket.socket, socket.socket | None]
@@ -94,8 +93,7 @@ class _Out:
         async with contextlib.aclosing(answer.events) as events:
             await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **answer.headers})
             async for event in events:
-                async with asyncio.timeout(SEND_S):
-                    await self._send({"type": "http.response.body", "body": event, "more_body": True})
+                await self._send({"type": "http.response.body", "body": event, "more_body": True})
             await self._send({"type": "http.response.body", "body": b""})
 
     async def refusal(self, refusal: Refusal) -> None:
@@ -281,6 +279,7 @@ async def run_servers(
     servers = [(_server(client_app(gateway), **tls), sockets[0])]
     if sockets[1] is not None:
         servers.append((_server(admin_app(gateway, reload)), sockets[1]))
+    raise_file_limit()
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -307,7 +306,7 @@ async def run_servers(
 
 
 def _server(app: ASGIApp, **tls: Any) -> Any:
-    """A uvicorn server without its own signals: one handler ends both servers."""
+    """A uvicorn server without its own signals (one handler ends both servers) that looks after its connections."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -315,14 +314,23 @@ def _server(app: ASGIApp, **tls: Any) -> Any:
         def capture_signals(self) -> Any:
             yield
 
+        async def on_tick(self, counter: int) -> bool:
+            if counter % LOOK_EVERY == 0:
+                now_s = asyncio.get_running_loop().time()
+                for connection in list(self.server_state.connections):
+                    if isinstance(connection, Connection):
+                        connection.look(now_s)
+            return bool(await super().on_tick(counter))
+
     config = uvicorn.Config(
         app,
+        http=Connection,
         access_log=False,
         log_config=None,
         lifespan="off",
         server_header=False,
         date_header=True,
-        timeout_keep_alive=75,
+        timeout_keep_alive=int(IDLE_S),
         timeout_graceful_shutdown=int(DRAIN_S),
         **tls,
     )

@@ -39,7 +39,7 @@ HEAVY = {
     "ray": set(),
     "starlette": {"serve"},
     "aiohttp": {"serve"},
-    "uvicorn": set(),
+    "uvicorn": {"serve"},
     "msgspec": {"serve", "record"},
     "cryptography": {"record"},
 }

@@ -57,6 +57,21 @@ LOCAL = {
     "limits": {"max_chars": 100_000},
     "topics": {"deny": {"gambling": ["casino", "/bet(?:s|ting)?/"]}},
 }
+# Words for people that the judges do not know as such.
+UNLISTED = (
+    "basque",
+    "kurdish",
+    "quaker",
+    "tamil",
+    "maori",
+    "zoroastrian",
+    "left-handed",
+    "pregnant",
+    "widowed",
+    "homeless",
+    "diabetic",
+    "tall",
+)
 Figures = dict[str, float]
 
 
@@ -335,6 +350,7 @@ def main() -> int:
     own = list(shipped_counterparts())
     own = [one for number, one in enumerate(own) if not quick or hash_of(one.template) % 4 == 0]
     figures |= parity_figures("own", own) | biased_figures(own)
+    figures |= parity_figures("unlisted", list(shipped_counterparts(UNLISTED)))
     if (data / "guard").is_dir() and (data / "safety").is_dir():
         figures |= injection_figures(data, quick=quick)
         figures |= moderation_figures(data, quick=quick)

@@ -40,18 +40,24 @@ class Gap:
     n: int
 
 
-def shipped_counterparts() -> Iterator[Counterpart]:
-    """The shipped templates with every word for people that fits them as an adjective."""
+def shipped_counterparts(words: Sequence[str] = ()) -> Iterator[Counterpart]:
+    """The shipped templates with these words for people, adjectives all; () = those of `identities.toml` that fit."""
     templates = tomllib.loads(resources.files(__package__).joinpath("parity.toml").read_text(encoding="utf-8"))["templates"]
-    plurals = {word for words in identities().values() for word in words}
-    for words in identities().values():
-        for word in words:
-            if (word.endswith("s") and word[:-1] in plurals) or word in ("women", "men", "middle", "aged", "ladies"):
-                continue
-            article = "an" if word[0] in "aeiou" else "a"
-            for template in templates:
-                text = template.format(group=f"{article} {word} person", plural=f"{word} people", adjective=word)
-                yield Counterpart(text=text[0].upper() + text[1:], template=template, group=word)
+    for word in words or _adjectives():
+        article = "an" if word[0].lower() in "aeiou" else "a"
+        for template in templates:
+            text = template.format(group=f"{article} {word} person", plural=f"{word} people", adjective=word)
+            yield Counterpart(text=text[0].upper() + text[1:], template=template, group=word)
+
+
+def _adjectives() -> tuple[str, ...]:
+    """Words of `identities.toml` but plurals and parts of longer names."""
+    words = [word for axis in identities().values() for word in axis]
+    return tuple(
+        word
+        for word in words
+        if not (word.endswith("s") and word[:-1] in words) and word not in ("women", "men", "middle", "aged", "ladies")
+    )
 
 
 def is_blocked_by(guards: Guards) -> Callable[[str], bool]:

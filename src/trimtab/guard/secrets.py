@@ -39,6 +39,8 @@ GUESSING = ("keyword:KeywordDetector", "high_entropy_strings:Base64HighEntropySt
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:[^-]{0,7000}(?:-----END [A-Z0-9 ]{2,40}-----)?)?"
 )
+# No secret is found where no run of so many characters stands and nothing is quoted: most prose is passed by in one search.
+LIKELY = re.compile(r"\S{12}|(?<![A-Za-z])[\"'`]")
 KEY_BEGINS = "-----BEGIN "
 # What detect-secrets 1.5 does not know: newer forms of keys.
 NEWER = re.compile(
@@ -63,6 +65,8 @@ class Secrets(Guard):
         self._guessing = _plugins(GUESSING) if options.get("guesses", True) else ()
 
     def check(self, text: str, start: int = 0) -> tuple[Finding, ...]:
+        if not LIKELY.search(text, start):
+            return ()
         found = list(_private_keys(text, start)) if KEY_BEGINS in text else []
         begin = text.rfind("\n", 0, start) + 1
         for line in text[begin:].split("\n"):

@@ -164,7 +164,7 @@ def test_a_busy_server_is_asked_again_when_it_says(status):
         answer = client_of(app, max_retries=2).chat.completions.create(model="m", messages=MESSAGES)
         assert answer.choices[0].message.content == TEXT
         assert app.n_requests == 3
-        assert 0.5 < time.monotonic() - began_s < 3
+        assert 0.5 < time.monotonic() - began_s < 20
         app.replica.n_refused = 5
         with pytest.raises(openai.APIStatusError) as caught:
             client_of(app, max_retries=0).chat.completions.create(model="m", messages=MESSAGES)
@@ -197,7 +197,7 @@ def test_who_closes_a_stream_early_cancels_the_request():
         stream = client_of(app).chat.completions.create(model="m", messages=MESSAGES, stream=True)
         next(iter(stream))
         stream.close()
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 30
         while not app.replica.cancelled:
             assert time.monotonic() < deadline_s
             time.sleep(0.02)

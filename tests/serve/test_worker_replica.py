@@ -215,7 +215,7 @@ def test_a_request_that_nobody_waits_for_leaves_its_slot():
 
     n_tokens, seconds = running(scenario, slots=1)
     assert n_tokens == 3
-    assert seconds < 5
+    assert seconds < 30
 
 
 def test_a_dead_engine_is_told_every_time():

@@ -40,7 +40,7 @@ PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:[^-]{0,7000}(?:-----END [A-Z0-9 ]{2,40}-----)?)?"
 )
 # No secret is found where no run of so many characters stands and nothing is quoted: most prose is passed by in one search.
-LIKELY = re.compile(r"\S{12}|(?<![A-Za-z])[\"'`]")
+LIKELY = re.compile(r"\S{10}|[\"`]|(?<![A-Za-z])'|'(?![A-Za-z])|-----")
 KEY_BEGINS = "-----BEGIN "
 # What detect-secrets 1.5 does not know: newer forms of keys.
 NEWER = re.compile(

@@ -204,7 +204,7 @@ def test_who_closes_a_stream_early_cancels_the_request():
 
 
 def test_a_timeout_of_the_client():
-    with SmallApp(FakeReplica(gap_s=5)) as app, pytest.raises(openai.APITimeoutError):
+    with SmallApp(FakeReplica(gap_s=1.5, words=("word",))) as app, pytest.raises(openai.APITimeoutError):
         client_of(app, timeout=0.3, max_retries=0).chat.completions.create(model="m", messages=MESSAGES)
 
 

@@ -1,6 +1,6 @@
 """Stop strings across the borders of pieces, and texts of tokens in whole characters."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.engines.pieces import Pieces, TextStream
@@ -9,6 +9,7 @@ from trimtab.serve.stops import StopScan, held_back
 LETTERS = st.text("ab\n", max_size=30)
 
 
+@settings(deadline=None)
 @given(st.lists(LETTERS, max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
 def test_the_text_up_to_the_first_stop_goes_out_and_nothing_of_a_stop(pieces, stops):
     scan = StopScan(stops)
@@ -44,6 +45,7 @@ def tokenize(text):
     return list(text.encode())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_characters_come_whole_and_nothing_is_lost(text):
     stream = TextStream(Pieces(detokenize, tokenize))

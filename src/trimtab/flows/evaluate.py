@@ -102,19 +102,18 @@ async def _evaluate(
         on_event=on_event,
     ) as (session, opened):
         candidate = await _built(session, opened, model)
-        session.say("prepare", "items as tokens")
-        client = await session.workers.ready(candidate, None)
-        exam = await prepare_exam(client, candidate, suites, EVERYTHING, share_search=0.0)
-        check_names(outside, exam)
-        outcomes, units = await _outcomes(session, candidate, exam, outside)
-        before = None
         held_against: Candidate | None = None
         if reference is not None:
             held_against = await _built(session, open_model(reference.source, cache_dir=session.caches, offline=offline), reference)
             held_against = dataclasses.replace(held_against, id=f"reference: {held_against.id}")
-            if exam.items:
-                await check_vocabulary(await session.workers.ready(held_against, None), exam, held_against)
-            before, _ = await _outcomes(session, held_against, exam, outside)
+        session.say("prepare", "items as tokens")
+        asker = held_against or candidate  # as in compare: what is held against one reference is asked in that one's tokens
+        exam = await prepare_exam(await session.workers.ready(asker, None), asker, suites, EVERYTHING, share_search=0.0)
+        check_names(outside, exam)
+        if held_against is not None and exam.items:
+            await check_vocabulary(await session.workers.ready(candidate, None), exam, candidate)
+        outcomes, units = await _outcomes(session, candidate, exam, outside)
+        before = (await _outcomes(session, held_against, exam, outside))[0] if held_against is not None else None
         items = {**exam.items, **{key: item for suite in outside for key, item in suite.items.items()}}
         document = {
             "schema": EVALUATION_SCHEMA,

@@ -158,6 +158,10 @@ class Engine(ABC):
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of a text, without a leading BOS. parse_special: markers such as <|im_start|> become their own token."""
 
+    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        """`tokenize` of each text; an engine whose tokenizer takes many at once is asked once."""
+        return [self.tokenize(text, parse_special=parse_special) for text in texts]
+
     @abstractmethod
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

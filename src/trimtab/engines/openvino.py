@@ -246,7 +246,10 @@ class OpenVinoEngine(Engine):
         )
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize(text, parse_special=parse_special)
+        return self._texts.tokenize([text], parse_special=parse_special)[0]
+
+    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        return self._texts.tokenize(texts, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         if any(not 0 <= token < self._read.vocab_size for token in ids):

@@ -17,6 +17,8 @@ from trimtab.core.errors import EngineRefused
 
 NEVER_MATCHES = b"(?!)"
 NO_CUT_TOKENS = 2**31 - 1
+TEXTS_AT_ONCE = 64
+"""All texts of a call are padded to the longest of them."""
 DETOKENIZER = "openvino_detokenizer.xml"
 LEAVES_OUT, SHOWS = 'replace_mode="false"', 'replace_mode="true"'
 
@@ -39,17 +41,21 @@ class TextModels:
             raise EngineRefused(f"OpenVINO GenAI cannot open the tokenizer of {source}: {last_sentence(error)}.") from error
         self.bos_id = self._leading_token()
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Token ids without a leading BOS."""
+    def tokenize(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        """Token ids of each text without a leading BOS. A call costs about as much for many texts as for one."""
         import openvino
 
-        if not text:
-            return []
         if parse_special not in self._compiled:
             self._compiled[parse_special] = self._compile(parse_special)
-        result = self._compiled[parse_special]({0: openvino.Tensor([text])})
-        ids = [int(token) for token in result["input_ids"][0]]
-        return ids[1:] if self.bos_id is not None and ids[:1] == [self.bos_id] else ids
+        found: list[list[int]] = [[] for _ in texts]
+        places = [place for place, text in enumerate(texts) if text]
+        for first in range(0, len(places), TEXTS_AT_ONCE):
+            some = places[first : first + TEXTS_AT_ONCE]
+            result = self._compiled[parse_special]({0: openvino.Tensor([texts[place] for place in some])})
+            for place, row, is_token in zip(some, result["input_ids"], result["attention_mask"], strict=True):
+                ids = row[is_token.astype(bool)].tolist()
+                found[place] = ids[1:] if self.bos_id is not None and ids[:1] == [self.bos_id] else ids
+        return found
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -91,7 +91,7 @@ class Worker:
             case "info":
                 return engine.info()
             case "tokenize":
-                return [engine.tokenize(text, parse_special=message["parse_special"]) for text in message["texts"]]
+                return engine.tokenize_all(message["texts"], parse_special=message["parse_special"])
             case "detokenize":
                 return engine.detokenize(message["ids"])
             case "pieces":

@@ -187,6 +187,12 @@ class EngineContract:
         assert held.detokenize(ids).strip() == TEXT.strip()
         assert held.detokenize([]) == ""
 
+    @pytest.mark.parametrize("parse_special", [False, True])
+    def test_many_texts_are_tokenized_as_each_alone(self, held: Engine, parse_special: bool) -> None:
+        texts = [TEXT.strip(), "", "a", f"{TEXT.strip()} {TEXT.strip()}", " a"]
+        alone = [held.tokenize(text, parse_special=parse_special) for text in texts]
+        assert held.tokenize_all(texts, parse_special=parse_special) == alone
+
     def test_half_characters_show(self, held: Engine) -> None:
         """A text is whole on both sides of a cut, unless its left side ends with the replacement character."""
         text = "漢字 naïve 🙂"

@@ -150,6 +150,7 @@ def test_the_probe_holds_while_others_are_answered(served, snapshot):
         replica = WorkerReplica(engine=served.engine, snapshot=snapshot, settings=SETTINGS, model="m")
         ready = await replica.start()
         try:
+
             async def busy(number):
                 body = {"model": "m", "messages": MESSAGES, "max_tokens": 60, "ignore_eos": True}
                 return [frame async for frame in replica.answer(Call(id=str(number), kind="chat", body=body, stream=True))]

@@ -146,9 +146,11 @@ async def _serve(
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
     from trimtab.serve.base import Replica
     from trimtab.serve.dispatch import Dispatcher
+    from trimtab.serve.door import Door
     from trimtab.serve.gateway import Gateway, OnEnded
     from trimtab.serve.limits import Limits, SpendFile
     from trimtab.serve.meter import Meter, loads_of
+    from trimtab.serve.notes import Notes
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.traces import Traces
@@ -185,18 +187,19 @@ async def _serve(
             stack.callback(traces.close)
             told.append(partial(_traced, traces))
         audit = await stack.enter_async_context(AuditLog.open()) if site.audit != "off" else None
+        meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()))
+        notes = Notes(audit=audit, meter=meter, refuses=site.audit == "refuse")
         gateway = Gateway(
             declared=site,
             site=in_force,
-            access=Access(Keyring()),
-            limits=limits,
-            meter=Meter(read_loads=lambda: loads_of(dispatcher.snapshot())),
-            dispatcher=dispatcher,
             guards={model.name: Guards(model.guards) for model in site.models},
-            audit=audit,
+            door=Door(access=Access(Keyring()), limits=limits, notes=notes),
+            dispatcher=dispatcher,
+            meter=meter,
+            notes=notes,
             digester=hashlib.sha256 if audit is None else audit.digester,
-            traffic_path=traffic_path,
             captures=Captures(home / "captures", site.capture_pct),
+            traffic_path=traffic_path,
             on_ended=told,
         )
 
@@ -213,7 +216,7 @@ async def _serve(
             await run_servers(gateway, listen, sockets, reload=reload, on_ready=lambda: on_ready(serving))
         finally:
             await dispatcher.drain(DRAIN_S)
-            await gateway.finish_notes()
+            await gateway.finish()
             spending.cancel()
             await asyncio.wait({spending})
 

@@ -21,8 +21,9 @@ from trimtab.core.files import to_plain
 from trimtab.core.site import Listen
 from trimtab.serve.base import Refusal
 from trimtab.serve.connections import IDLE_S, LOOK_EVERY, Connection, raise_file_limit
+from trimtab.serve.door import Incoming
 from trimtab.serve.errors import error_body, error_headers
-from trimtab.serve.gateway import Gateway, Incoming, Stream, Whole
+from trimtab.serve.gateway import Gateway, Stream, Whole
 from trimtab.serve.openapi import openapi_document
 from trimtab.serve.schema import PATHS
 
@@ -156,11 +157,11 @@ def client_app(gateway: Gateway) -> ASGIApp:
 def _other_paths(gateway: Gateway) -> Starlette:
 
     async def models(request: Request) -> Response:
-        gateway.access.check(dict(request.headers), need_key=gateway.site.need_keys)
+        gateway.door.access.check(dict(request.headers), need_key=gateway.site.need_keys)
         return JSONResponse(gateway.models())
 
     async def one_model(request: Request) -> Response:
-        gateway.access.check(dict(request.headers), need_key=gateway.site.need_keys)
+        gateway.door.access.check(dict(request.headers), need_key=gateway.site.need_keys)
         name = request.path_params["name"]
         for row in gateway.models()["data"]:
             if row["id"] == name:
@@ -208,14 +209,14 @@ def admin_app(gateway: Gateway, reload: Callable[[], Awaitable[None]]) -> Starle
         return JSONResponse(gateway.state())
 
     async def cases(request: Request) -> Response:
-        return JSONResponse({"cases": [to_plain(case) for case in gateway.abuse.cases()]})
+        return JSONResponse({"cases": [to_plain(case) for case in gateway.door.abuse.cases()]})
 
     async def reviewed(request: Request) -> Response:
         """`{"id": "...", "state": "confirmed" | "dismissed"}`"""
         given = await request.json()
         if not isinstance(given, dict):
             raise Refusal(400, "A JSON object is wanted.")
-        return JSONResponse(await gateway.review(str(given.get("id", "")), given.get("state")))
+        return JSONResponse(await gateway.door.review(str(given.get("id", "")), given.get("state")))
 
     routes = [
         Route("/cases", cases),

@@ -6,31 +6,27 @@ said. How it ended is noted behind it. The note is made while the model works, s
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
-from trimtab.core.guarding import Verdict
 from trimtab.core.site import ServedModel, Site
-from trimtab.guard.abuse import AbuseWatch
 from trimtab.guard.pipeline import Guards
-from trimtab.record.audit import AuditLog, AuditUnavailable
 from trimtab.record.captures import Captures
-from trimtab.record.identities import Key
-from trimtab.serve.access import Access
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
+from trimtab.serve.door import Admitted, Door, Incoming
 from trimtab.serve.journey import Journey, began_record, ended_record
-from trimtab.serve.limits import Limits
 from trimtab.serve.meter import Meter
+from trimtab.serve.notes import Notes
 from trimtab.serve.responses import response_object
 from trimtab.serve.rollout import pick
-from trimtab.serve.schema import Parsed, parse
 from trimtab.serve.screening import AnswerScreen
 from trimtab.serve.sse import DONE, KEEP_ALIVE, encode, sse_error
 from trimtab.serve.traffic import keep, kept, shifted, with_rollout
@@ -55,16 +51,6 @@ class Digest(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Incoming:
-    """A request as it came. headers: names in lower case."""
-
-    id: str
-    path: str
-    headers: Mapping[str, str]
-    raw: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
 class Whole:
     """An answer in one piece."""
 
@@ -85,143 +71,77 @@ class Stream:
 class Gateway:
     """Everything a request meets on its way.
 
-    declared: the site as its file says; site: with what was done to its traffic since
-    guards: by model name
-    audit: None where the site keeps no log; digester: makes a running digest for what the log must not show
-    abuse: patterns over many requests of a key; captures: a sample of texts for review
+    declared: the site as its file says; site: with what was done to its traffic since; guards: by model name
+    digester: makes a running digest for what the log must not show; captures: a sample of texts for review
     on_ended: told how each request ended, as the audit log is
     """
 
     declared: Site
     site: Site
-    access: Access
-    limits: Limits
-    meter: Meter
-    dispatcher: Dispatcher
     guards: Mapping[str, Guards]
-    audit: AuditLog | None
+    door: Door
+    dispatcher: Dispatcher
+    meter: Meter
+    notes: Notes
     digester: Callable[[], Digest]
-    traffic_path: Path
     captures: Captures
-    abuse: AbuseWatch = field(default_factory=AbuseWatch)
+    traffic_path: Path
     on_ended: Sequence[OnEnded] = ()
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
-    _notes: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def answer(self, incoming: Incoming) -> Whole | Stream:
         """The answer to one request of `/v1/...`. Raises Refusal where it gets an error; the meter and the log know of it by then."""
         journey = Journey(id=incoming.id, path=incoming.path, output=self.digester(), traceparent=incoming.headers.get("traceparent", ""))
         self.meter.request_began()
         try:
-            journey.input_digest = self._digest(incoming.raw)
-            parsed, model = await self._admitted(incoming, journey)
-            journey.is_stream = parsed.stream
-            noted = self._note(began_record(journey))
-            call = Call(
-                id=journey.id,
-                kind="chat" if parsed.kind == "response" else parsed.kind,
-                body=parsed.body,
-                stream=parsed.stream,
-                parsed=parsed.kind == "response" or self.guards[model.name].reads_output,
-            )
-            work = self._streamed if parsed.stream else self._whole
-            return await work(call, parsed, model, journey, noted)
+            if self.is_draining:
+                raise Refusal(503, "The server is shutting down.", code="shutting_down", retry_after_s=5)
+            digest = self.digester()
+            digest.update(incoming.raw)
+            journey.input_digest = digest.hexdigest()
+            admitted = await self.door.admit(self.site, self.guards, incoming, journey)
+            call = self._begun(admitted, journey)
+            noted = self.notes.begin(began_record(journey))
+            work = self._streamed if call.stream else self._whole
+            return await work(call, admitted, journey, noted)
         except BaseException as error:
             self._end(journey, error)
             raise
 
-    async def _admitted(self, incoming: Incoming, journey: Journey) -> tuple[Parsed, ServedModel]:
-        """Who asks, for what, and whether they may. Raises Refusal."""
-        if self.is_draining:
-            raise Refusal(503, "The server is shutting down.", code="shutting_down", retry_after_s=5)
-        journey.key = key = self.access.check(incoming.headers, need_key=self.site.need_keys)
-        self._refuse_throttled(key)
-        parsed = parse(incoming.path, incoming.raw)
-        model = self.site.model_called(parsed.model)
-        if model is None or not self.access.may_use(key, model.name):
-            raise Refusal(
-                404, f"The model {parsed.model!r} does not exist or this key may not use it.", code="model_not_found", param="model"
-            )
-        self.access.check_verb(key, parsed.kind)
-        journey.model = model.name
-        self.limits.admit(key, time.time())
-        guards = self.guards[model.name]
-        if guards.reads_input:
-            parsed = await self._inspected(guards, parsed, journey)
+    def _begun(self, admitted: Admitted, journey: Journey) -> Call:
+        """Pick who answers; a copy goes to the shadow."""
+        parsed = admitted.parsed
+        journey.is_stream = parsed.stream
         if self.captures.wants(journey.id):
             journey.captured = parsed.texts(), []
-        user = parsed.user or (key.id if key is not None else "")
-        journey.version, shadow = pick(model.rollout, journey.id, user)
+        user = parsed.user or (journey.key.id if journey.key is not None else "")
+        journey.version, shadow = pick(admitted.model.rollout, journey.id, user)
+        call = Call(
+            id=journey.id,
+            kind="chat" if parsed.kind == "response" else parsed.kind,
+            body=parsed.body,
+            stream=parsed.stream,
+            parsed=parsed.kind == "response" or admitted.guards.reads_output,
+        )
         if shadow:
-            self._mirror(shadow, parsed, journey)
-        return parsed, model
-
-    async def _inspected(self, guards: Guards, parsed: Parsed, journey: Journey) -> Parsed:
-        """The request as guards let it pass. Raises Refusal."""
-        if parsed.has_unread:
-            raise Refusal(400, "The request holds parts that the guards of this model cannot read; send text.", code="content_filter")
-        texts = parsed.texts()
-        inspected = await asyncio.to_thread(guards.inspect, texts) if guards.waits_on_input else guards.inspect(texts)
-        journey.verdicts.extend(inspected.verdicts)
-        self._watch(journey.key, texts, inspected.verdicts)
-        if inspected.blocked is not None:
-            rules = ", ".join(sorted({finding.rule for finding in inspected.blocked.findings})) or inspected.blocked.error
-            raise Refusal(400, f"The request was blocked by the guard {inspected.blocked.guard} ({rules}).", code="content_filter")
-        return parsed.with_texts(inspected.texts)
-
-    def _refuse_throttled(self, key: Key | None) -> None:
-        if key is None or self.site.abuse != "throttle":
-            return
-        wait_s = self.abuse.throttled_s(key.id, now_s=time.time())
-        if wait_s > 0:
-            raise Refusal(
-                429,
-                "This key is slowed down because of what it asked for; a person will look at it.",
-                code="abuse_suspected",
-                retry_after_s=wait_s,
-            )
-
-    def _watch(self, key: Key | None, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
-        """Look at a request beside the earlier ones of its key; a suspicion becomes a case, noted in the log."""
-        if key is None or self.site.abuse == "off":
-            return
-        for case in self.abuse.observe(key.id, texts, verdicts, now_s=time.time()).cases:
-            log.warning("case %s is opened: key %s, %s: %s", case.id, case.key_id, case.kind, case.reason)
-            self._note({"event": "case", **to_plain(case)}, soon=True)
-
-    async def review(self, case_id: str, state: Any) -> dict[str, Any]:
-        """A person's decision about a case. Raises Refusal."""
-        if state not in ("confirmed", "dismissed"):
-            raise Refusal(400, f"`state` must be confirmed or dismissed, not {state!r}.", param="state")
-        case = self.abuse.review(case_id, state)
-        if case is None:
-            raise Refusal(404, f"There is no case {case_id!r}.", code="case_not_found", param="id")
-        note = self._note({"event": "case", **to_plain(case)})
-        if note is not None:
-            await note
-        found: dict[str, Any] = to_plain(case)
-        return found
+            self._mirror(shadow, call, journey.model)
+        return call
 
     def _headers(self, journey: Journey) -> dict[str, str]:
         """What answered, and what the key may still ask."""
-        return {**journey.provenance, **self.limits.headers(journey.key, time.time())}
-
-    def _digest(self, raw: bytes) -> str:
-        digest = self.digester()
-        digest.update(raw)
-        return digest.hexdigest()
+        return {**journey.provenance, **self.door.limits.headers(journey.key, time.time())}
 
     # Answers
 
-    async def _whole(self, call: Call, parsed: Parsed, model: ServedModel, journey: Journey, noted: "asyncio.Future[None] | None") -> Whole:
+    async def _whole(self, call: Call, admitted: Admitted, journey: Journey, noted: "asyncio.Future[None] | None") -> Whole:
+        parsed, guards = admitted.parsed, admitted.guards
         body: Mapping[str, Any] | bytes = b""
-        async with contextlib.aclosing(self._frames(call, model, journey)) as frames:
+        async with contextlib.aclosing(self._frames(call, admitted.model, journey)) as frames:
             async for frame in frames:
                 body = frame.body
         if not isinstance(body, bytes):
-            if self.guards[model.name].reads_output:
-                guards = self.guards[model.name]
+            if guards.reads_output:
                 screen = AnswerScreen(guards.stream)
                 body = await asyncio.to_thread(screen.whole, body) if guards.waits_on_output else screen.whole(body)
                 journey.verdicts.extend(screen.verdicts)
@@ -232,11 +152,9 @@ class Gateway:
         self._end(journey)
         return Whole(status=200, headers=self._headers(journey), body=body)
 
-    async def _streamed(
-        self, call: Call, parsed: Parsed, model: ServedModel, journey: Journey, noted: "asyncio.Future[None] | None"
-    ) -> Stream:
+    async def _streamed(self, call: Call, admitted: Admitted, journey: Journey, noted: "asyncio.Future[None] | None") -> Stream:
         """The stream once its first event is there, or once the wait for it has become long."""
-        frames = self._frames(call, model, journey)
+        frames = self._frames(call, admitted.model, journey)
         first = asyncio.ensure_future(anext(frames))
         try:
             await asyncio.wait({first}, timeout=HEAD_WAIT_S)
@@ -249,16 +167,16 @@ class Gateway:
             await asyncio.wait({first})
             await frames.aclose()
             raise
-        return Stream(headers=self._headers(journey), events=self._events(first, frames, parsed, model, journey))
+        return Stream(headers=self._headers(journey), events=self._events(first, frames, admitted, journey))
 
     async def _events(
-        self, first: "asyncio.Future[Frame]", frames: AsyncGenerator[Frame, None], parsed: Parsed, model: ServedModel, journey: Journey
+        self, first: "asyncio.Future[Frame]", frames: AsyncGenerator[Frame, None], admitted: Admitted, journey: Journey
     ) -> AsyncGenerator[bytes, None]:
         try:
             while not first.done():
                 yield KEEP_ALIVE
                 await asyncio.wait({first}, timeout=KEEP_ALIVE_S)
-            writer = Writer(parsed, self.guards[model.name])
+            writer = Writer(admitted.parsed, admitted.guards)
             try:
                 async for frame in _with_first(first.result(), frames):
                     for event in await asyncio.to_thread(writer.push, frame.body) if writer.waits else writer.push(frame.body):
@@ -308,14 +226,13 @@ class Gateway:
                     raise Refusal(502, f"The model stopped while it answered: {error}", code="replica_failed", retry_after_s=1) from error
                 log.warning("request %s is tried again: %s", call.id, error)
 
-    def _mirror(self, version: str, parsed: Parsed, journey: Journey) -> None:
+    def _mirror(self, version: str, call: Call, model: str) -> None:
         """Send a copy to the shadow version, whose answer is counted and thrown away. No one ever waits for it."""
         if len(self._shadows) >= SHADOWS_AT_ONCE:
-            self.meter.shadow_skipped(journey.model, version)
+            self.meter.shadow_skipped(model, version)
             return
-        kind = "chat" if parsed.kind == "response" else parsed.kind
-        call = Call(id=f"{journey.id}-shadow", kind=kind, body=parsed.body, stream=parsed.stream, parsed=False)
-        task = asyncio.create_task(self._shadow(version, call, journey.model))
+        copy = dataclasses.replace(call, id=f"{call.id}-shadow", parsed=False)
+        task = asyncio.create_task(self._shadow(version, copy, model))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
@@ -330,31 +247,6 @@ class Gateway:
         self.meter.shadow_ended(model, version, status, usage or Usage(prompt=0, completion=0), time.monotonic() - began_s)
 
     # Endings
-
-    def _note(self, record: Mapping[str, Any], *, soon: bool = False) -> "asyncio.Task[None] | None":
-        """Begin to write a record. Awaited, it says by a Refusal that the policy refuses what cannot be noted. soon: nobody awaits it."""
-        if self.audit is None:
-            return None
-        task = asyncio.ensure_future(self._noted(self.audit.append(record, soon=soon)))
-        self._notes.add(task)
-        task.add_done_callback(self._forget_note)
-        return task
-
-    def _forget_note(self, task: "asyncio.Task[None]") -> None:
-        self._notes.discard(task)
-        if not task.cancelled():
-            task.exception()  # told where it was awaited, and by the meter
-
-    async def _noted(self, writing: Awaitable[None]) -> None:
-        try:
-            await writing
-        except AuditUnavailable as error:
-            self.meter.audit_failed()
-            if self.site.audit == "refuse":
-                raise Refusal(
-                    503, "The audit log cannot be written; nothing is served until it can.", code="audit_unavailable", retry_after_s=10
-                ) from error
-            log.error("served without a record in the audit log: %s", error)
 
     def _end(self, journey: Journey, error: BaseException | None = None) -> Refusal:
         """Tell the meter, the limits and the log, once a request. Returns the error as what the client is told."""
@@ -386,9 +278,9 @@ class Gateway:
             is_stream=journey.is_stream,
             queue_s=journey.queue_s,
         )
-        self.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
+        self.door.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
         record = ended_record(journey, usage, seconds, first_s)
-        self._note(record, soon=True)
+        self.notes.begin(record, soon=True)
         for tell in self.on_ended:
             tell(record, journey)
         if journey.captured is not None:
@@ -421,7 +313,7 @@ class Gateway:
         rollout = shifted(model, action, percent)
         site = with_rollout(self.site, model.name, rollout)
         keep(self.traffic_path, self.declared, site)
-        note = self._note(
+        note = self.notes.begin(
             {"event": "traffic", "model": model.name, "action": action, "before": to_plain(model.rollout), "after": to_plain(rollout)}
         )
         self.site = site
@@ -433,15 +325,16 @@ class Gateway:
         """Take another configuration. Requests under way end as they began; listening addresses stay."""
         self.site = kept(self.traffic_path, declared)
         self.declared, self.guards = declared, guards
+        self.notes.refuses = declared.audit == "refuse"
         await self.dispatcher.reconfigure(self.site)
 
-    async def finish_notes(self) -> None:
-        """Wait until everything that was to be noted is."""
+    async def finish(self) -> None:
+        """End the shadows, and wait until everything that was to be noted is."""
         for task in self._shadows:
             task.cancel()
-        waiting = self._notes | self._shadows
-        if waiting:
-            await asyncio.wait(waiting)
+        if self._shadows:
+            await asyncio.wait(self._shadows)
+        await self.notes.finish()
 
 
 async def _with_first(first: Frame, rest: AsyncIterator[Frame]) -> AsyncIterator[Frame]:

@@ -73,12 +73,13 @@ def _usage(usage: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    asked, said = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0  # servers behind leave some out
     return {
-        "input_tokens": usage["prompt_tokens"],
+        "input_tokens": asked,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-        "output_tokens": usage["completion_tokens"],
+        "output_tokens": said,
         "output_tokens_details": {"reasoning_tokens": thought},
-        "total_tokens": usage["total_tokens"],
+        "total_tokens": usage.get("total_tokens") or asked + said,
     }
 
 

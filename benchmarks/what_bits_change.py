@@ -1,6 +1,6 @@
 """What fewer bits change: quality, bias and safety of one model's weights at 8 to 2 bits in both engines, against 16 bits, item by item.
 
-usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--suites core,bias] [--forms a,b] [--out FOLDER]
+usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--suites core,bias] [--forms a,b] [--settings slots=4] [--out DIR]
 
 Every form is scored on the suites core, tools, bias, safety and languages beside the same weights as 16-bit floats in llama.cpp. Shown is
 the change of each sub-suite's mean with its 95 % interval over clusters; a change whose interval excludes zero is marked. Over a table of
@@ -33,6 +33,7 @@ FORMS = (
     ("openvino", "openvino-int8-asym"),
     ("openvino", "openvino-int4-asym-g64"),
 )
+SETTINGS = "slots=4"
 SUITES = ("core", "tools", "bias", "safety", "languages")
 QUICK_FORMS = (("llamacpp", "llamacpp-q8_0"), ("llamacpp", "llamacpp-q2_k"))
 QUICK_SUITES = ("core", "tools")
@@ -40,16 +41,16 @@ TEXT_MARGIN = 0.02
 TARGETS = {"q2_k_text_high_below": 0.0, "q8_0_text_low_above": -TEXT_MARGIN}
 
 
-def spec(model: str, engine: str, recipe: str) -> str:
-    return f"{engine}:{model}?recipe={recipe}&slots=4"
+def spec(model: str, engine: str, recipe: str, settings: str) -> str:
+    return f"{engine}:{model}?recipe={recipe}&{settings}"
 
 
-def levels_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path) -> list[Mapping[str, Any]]:
+def levels_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path, settings: str) -> list[Mapping[str, Any]]:
     """Rows of evaluation.json, one suite at a time. What was scored before is in the cache, so a run that was stopped goes on."""
     rows: list[Mapping[str, Any]] = []
     for suite in suites:
-        reference = spec(model, "llamacpp", REFERENCE)
-        rows += evaluate(spec(model, *form), suites=[suite], reference=reference, out=folder / form[1] / suite)["levels"]
+        reference = spec(model, "llamacpp", REFERENCE, settings)
+        rows += evaluate(spec(model, *form, settings), suites=[suite], reference=reference, out=folder / form[1] / suite)["levels"]
         print(f"{form[1]}: {suite}", file=sys.stderr, flush=True)
     return rows
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--suites", default="", help=f"with commas [default: {','.join(SUITES)}]")
     parser.add_argument("--forms", default="", help="recipes, with commas [default: all]")
+    parser.add_argument("--settings", default=SETTINGS, help=f"of every form, with & between [default: {SETTINGS}]")
     parser.add_argument("--out", type=Path, help="folder for the evaluations [default: a temporary one]")
     options = parser.parse_args()
     forms, suites = (QUICK_FORMS, QUICK_SUITES) if options.quick else (FORMS, SUITES)
@@ -87,10 +89,10 @@ def main() -> None:
     suites = tuple(options.suites.split(",")) if options.suites else suites
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.out or Path(scratch)
-        base = {row["suite"]: row for row in levels_of(options.model, ("llamacpp", REFERENCE), suites, folder)}
+        base = {row["suite"]: row for row in levels_of(options.model, ("llamacpp", REFERENCE), suites, folder, options.settings)}
         found = {}
         for form in forms:
-            found[form[1]] = {row["suite"]: row for row in levels_of(options.model, form, suites, folder)}
+            found[form[1]] = {row["suite"]: row for row in levels_of(options.model, form, suites, folder, options.settings)}
             print(f"scored {form[1]}", flush=True)
     print(f"\n| sub-suite (level at 16 bits) | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
     for suite, row in base.items():

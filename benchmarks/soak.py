@@ -96,7 +96,7 @@ class Clients:
     async def _ask(self, session: aiohttp.ClientSession, kind: str, model: str, draw: random.Random) -> str:
         """Why it did not end as it should; empty if it did."""
         text = f"I am ann{draw.randrange(1000)}@example.com. " + " ".join(
-            f"word{draw.randrange(9999)}" for _ in range(draw.choice((5, 50, 400)))
+            f"word{draw.randrange(9999)}" for _ in range(draw.choice((5, 30, 100)))
         )
         body: dict[str, Any] = {"model": model, "max_tokens": draw.choice((4, 16, 48)), "stream": "stream" in kind or kind == "left"}
         path = "chat/completions"

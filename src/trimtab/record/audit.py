@@ -5,6 +5,7 @@ Many requests share one write and one sync: while the disk is busy with some rec
 
 import asyncio
 import hmac
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,10 @@ from trimtab.record.home import state_dir
 __all__ = ["AuditLog", "AuditUnavailable"]
 
 SOON_S = 0.05
+SIGN_S = 0.05
+"""A checkpoint is signed so long after the first record that it covers, at most."""
+
+log = logging.getLogger("trimtab.record")
 
 _Waiting = tuple[bytes, "asyncio.Future[None]"]
 
@@ -41,6 +46,7 @@ class AuditLog:
         self._waiting: list[_Waiting] = []
         self._is_writing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._sign_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @classmethod
@@ -97,6 +103,9 @@ class AuditLog:
             self._start(asyncio.get_running_loop())
         while self._is_writing:
             await asyncio.wait([future for _, future in self._waiting] or [asyncio.ensure_future(asyncio.sleep(0.001))])
+        if self._sign_timer is not None:
+            self._sign_timer.cancel()
+            self._sign_timer = None
         self._thread.shutdown(wait=True)
         if self._log is not None:
             self._log.close()
@@ -133,14 +142,28 @@ class AuditLog:
                 future.set_result(None)
             else:
                 future.set_exception(AuditUnavailable(str(error)) if isinstance(error, AuditUnavailable) else error)
+        if self._sign_timer is None:
+            self._sign_timer = loop.call_later(SIGN_S, self._sign_soon, loop)
         self._begin(loop)
+
+    def _sign_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sign_timer = None
+        if self._log is not None:
+            loop.run_in_executor(self._thread, self._sign)
+
+    def _sign(self) -> None:
+        assert self._log is not None
+        try:
+            self._log.sign()
+        except AuditUnavailable as error:
+            log.error("the last records of the audit log have no checkpoint yet: %s", error)
 
     def _commit(self, bodies: Sequence[bytes]) -> None:
         self._opened().commit(bodies)
 
     def _opened(self) -> ChainLog:
         if self._log is None:
-            self._log = ChainLog.open(self.folder, home=self._home, segment_bytes=self._segment_bytes)
+            self._log = ChainLog.open(self.folder, home=self._home, segment_bytes=self._segment_bytes, sign_s=SIGN_S)
         return self._log
 
 

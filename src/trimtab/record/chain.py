@@ -15,6 +15,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,12 +106,13 @@ def log_id(folder: Path) -> str:
 class ChainLog:
     """The one writer of a log, until `close`. Any thread may call `commit`; calls wait for each other."""
 
-    def __init__(self, folder: Path, lock: FolderLock, anchor: Anchor, *, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, lock: FolderLock, anchor: Anchor, *, segment_bytes: int, sign_s: float) -> None:
         self.folder = folder
         self.head = START
         self._lock = lock
         self._anchor = anchor
         self._segment_bytes = segment_bytes
+        self._sign_s, self._signed_s = sign_s, float("-inf")
         self._turn = threading.Lock()
         self._path = folder / segment_name(1)
         self._handle: int | None = None
@@ -118,8 +120,10 @@ class ChainLog:
         self._is_open = True
 
     @classmethod
-    def open(cls, folder: Path, *, home: Path, segment_bytes: int = SEGMENT_BYTES) -> Self:
+    def open(cls, folder: Path, *, home: Path, segment_bytes: int = SEGMENT_BYTES, sign_s: float = 0.0) -> Self:
         """Open a log for writing, or begin one. home: where keys and anchors lie.
+
+        sign_s: a commit is not signed if one was so shortly before; then `sign` must be called. 0 = every commit is
 
         A half-written end is cut off. Raises InputError (in use, cut or changed since its last checkpoint, gone, no permission),
         AuditUnavailable (disk full).
@@ -129,7 +133,7 @@ class ChainLog:
             lock = FolderLock(folder)
             try:
                 is_new = not _has_a_line(folder)
-                log = cls(folder, lock, _anchor(folder, home, is_new=is_new), segment_bytes=segment_bytes)
+                log = cls(folder, lock, _anchor(folder, home, is_new=is_new), segment_bytes=segment_bytes, sign_s=sign_s)
             except BaseException:
                 lock.release()
                 raise
@@ -168,10 +172,24 @@ class ChainLog:
             try:
                 self._write(b"".join(lines), first)
                 self.head = head
-                self._anchor.write(head.seq, head.hash)
+                if time.monotonic() - self._signed_s >= self._sign_s:
+                    self._sign()
             except OSError as error:
                 raise AuditUnavailable(str(disk_error(Path(error.filename or self._path), error, "write"))) from error
             return first
+
+    def sign(self) -> None:
+        """Sign what was committed since the last checkpoint, if anything was. Raises AuditUnavailable."""
+        with self._turn:
+            if self._is_open and self._anchor.last.size < self.head.seq:
+                try:
+                    self._sign()
+                except OSError as error:
+                    raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
+
+    def _sign(self) -> None:
+        self._anchor.write(self.head.seq, self.head.hash)
+        self._signed_s = time.monotonic()
 
     def close(self) -> None:
         """Sign that nothing follows, and give the folder free. Idempotent."""

@@ -330,6 +330,7 @@ def _server(app: ASGIApp, **tls: Any) -> Any:
         log_config=None,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
         date_header=True,
         timeout_keep_alive=int(IDLE_S),
         timeout_graceful_shutdown=int(DRAIN_S),

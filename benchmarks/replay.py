@@ -2,10 +2,12 @@
 
 usage: python benchmarks/replay.py [--quick] [--lock deploy.toml] [--trace azure_llm_conv.csv] [--requests N] [--seconds S] ...
 
-Requests at even steps through the trace keep their lengths (cut to what the context holds) and their pattern of arrivals, played so
-that N of them take S seconds on this machine. They are sent when they are due, whatever became of those before. A request attains
-(--slo TTFT_MS,TPOT_MS) if its first token comes within TTFT_MS of when it was due and its mean time per further token is at most
-TPOT_MS. `kept` holds one replica always; `scale_to_zero` lets it go after S / 20 without requests. Shares have exact one-sided 95 % bounds.
+--lock: default the demo model, OpenVINO with 8 bits. --trace: TIMESTAMP,ContextTokens,GeneratedTokens as Azure publishes it; default a
+made-up hour in which requests come in bursts. Requests at even steps keep their lengths (cut to what the context holds) and their
+pattern of arrivals, played so that N of them take S seconds on this machine. They are sent when they are due, whatever became of those
+before. A request attains (--slo TTFT_MS,TPOT_MS) if its first token comes within TTFT_MS of when it was due and its mean time per
+further token is at most TPOT_MS. `kept` holds one replica always; `scale_to_zero` lets it go after S / 20 without requests. Shares have
+exact one-sided 95 % bounds.
 
 --quick: 12 requests in 20 s. The last line of stdout is one JSON object: name, figures, targets, ok. There is no target: `ok` says
 that every request was answered.
@@ -14,20 +16,20 @@ that every request was answered.
 import argparse
 import asyncio
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
+from parts.demo_lock import write_demo_lock
+from parts.gateway_process import gateway
 
+from trimtab.core.workload import WorkloadRequest
 from trimtab.plan.requests import read_trace
 from trimtab.record.deploy import read_deploy_toml
 from trimtab.stats.binomial import share_bounds
@@ -54,9 +56,18 @@ class Seen:
     error: str = ""
 
 
-def schedule(trace: Path, n: int, seconds: float, context_tokens: int) -> list[Due]:
-    """`n` requests at even steps through the trace, their arrivals shrunk to `seconds`."""
-    rows = read_trace(trace).requests
+def made_up() -> list[WorkloadRequest]:
+    """An hour of bursts: lengths and gaps are log-normal, as they roughly are in the published traces."""
+    draw, at_s, rows = random.Random(0), 0.0, []
+    while at_s < 3600.0:
+        prompt, output = (max(8, round(draw.lognormvariate(middle, 0.8))) for middle in (6.0, 4.5))
+        rows.append(WorkloadRequest(prompt_tokens=prompt, output_tokens=output, arrival_s=at_s))
+        at_s += draw.lognormvariate(-0.5, 1.5)
+    return rows
+
+
+def schedule(rows: Sequence[WorkloadRequest], n: int, seconds: float, context_tokens: int) -> list[Due]:
+    """`n` requests at even steps, their arrivals shrunk to `seconds`."""
     picked = [rows[round(place)] for place in np.linspace(0, len(rows) - 1, n)]
     first, last = picked[0].arrival_s or 0.0, picked[-1].arrival_s or 0.0
     scale = seconds / max(last - first, 1e-9)
@@ -96,19 +107,12 @@ async def play(url: str, model: str, requests: list[Due], vocab: int) -> list[Se
 
 
 def served(lock: Path, knobs: str, requests: list[Due], vocab: int) -> list[Seen]:
-    """The trace against a gateway of its own, which is ended afterwards."""
+    """The requests against a gateway of its own, which is ended afterwards."""
     with tempfile.TemporaryDirectory() as name:
         site = Path(name) / "site.toml"
         site.write_text(f'[[models]]\nname = "model"\nlock = "{lock.absolute()}"\nqueue_limit = 10000\nqueue_wait_s = 600\n{knobs}\n')
-        command = [sys.executable, "-m", "trimtab", "serve", str(site), "--port", "0", "--json", "-q"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-        try:
-            assert process.stdout is not None
-            url = json.loads(process.stdout.readline())["url"]
-            return asyncio.run(play(url, "model", requests, vocab))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+        with gateway(site, home=Path(name) / "home") as running:
+            return asyncio.run(play(running.url, "model", requests, vocab))
 
 
 def figures_of(seen: list[Seen], ttft_ms: float, tpot_ms: float) -> dict[str, Any]:
@@ -129,8 +133,8 @@ def figures_of(seen: list[Seen], ttft_ms: float, tpot_ms: float) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lock", type=Path, required=True)
-    parser.add_argument("--trace", type=Path, required=True)
+    parser.add_argument("--lock", type=Path, default=None)
+    parser.add_argument("--trace", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="12 requests in 20 s")
     parser.add_argument("--requests", type=int, default=None, help="default 120")
     parser.add_argument("--seconds", type=float, default=None, help="default 600")
@@ -139,12 +143,15 @@ def main() -> None:
     options = parser.parse_args()
     n, seconds = options.requests or (12 if options.quick else 120), options.seconds or (20.0 if options.quick else 600.0)
     ttft_ms, tpot_ms = map(float, options.slo.split(","))
-    context = read_deploy_toml(options.lock).settings.context_tokens or 1024
-    requests = schedule(options.trace, n, seconds, context)
     figures = {}
-    for name, knobs in (("kept", "min_replicas = 1"), ("scale_to_zero", f"idle_s = {seconds / 20:g}")):
-        figures[name] = figures_of(served(options.lock, knobs, requests, options.vocab), ttft_ms, tpot_ms)
-        print(f"{name}: {figures[name]}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.lock or Path(folder) / "deploy.toml"
+        lock = read_deploy_toml(path) if options.lock else write_demo_lock(path, recipe="openvino-int8-asym")
+        rows = read_trace(options.trace).requests if options.trace else made_up()
+        requests = schedule(rows, n, seconds, lock.settings.context_tokens or 1024)
+        for name, knobs in (("kept", "min_replicas = 1"), ("scale_to_zero", f"idle_s = {seconds / 20:g}")):
+            figures[name] = figures_of(served(path, knobs, requests, options.vocab), ttft_ms, tpot_ms)
+            print(f"{name}: {figures[name]}", flush=True)
     ok = all(row["answered"] == row["n"] for row in figures.values())
     print(json.dumps({"name": "replay", "figures": figures, "targets": {}, "ok": ok}))
 

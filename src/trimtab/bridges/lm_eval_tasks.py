@@ -125,23 +125,39 @@ def _parsed(text: str) -> tuple[list[str], int]:
     return names, int(value or 0)
 
 
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Variables that lm-eval and its libraries read, as they were again afterwards."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _loaded(names: Sequence[str], *, offline: bool) -> dict[str, Any]:
     """Tasks by name, groups and tags taken apart."""
     if importlib.util.find_spec("lm_eval") is None:
         raise MissingError("Tasks of lm-eval need lm-eval, which is no part of trimtab.", f"pip install {PACKAGE}")
+    settings = {"TQDM_DISABLE": "1"}  # its bars would run through ours
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars would run through ours
-    from lm_eval.tasks import TaskManager
-
-    known = TaskManager()
+        settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     found: dict[str, Any] = {}
-    for name in names:
-        if not name.endswith((".yaml", ".yml")) and name not in known.all_tasks:
-            near = get_close_matches(name, known.all_tasks, n=3)
-            raise InputError(f"lm-eval has no task {name!r}{'; near it are ' + ', '.join(near) if near else ''}.")
-        with _sentences(f"The task {name!r} of lm-eval", loading=True), _quiet():
-            found |= known.load([name])["tasks"]
+    with _environment(settings):
+        from lm_eval.tasks import TaskManager
+
+        known = TaskManager()
+        for name in names:
+            if not name.endswith((".yaml", ".yml")) and name not in known.all_tasks:
+                near = get_close_matches(name, known.all_tasks, n=3)
+                raise InputError(f"lm-eval has no task {name!r}{'; near it are ' + ', '.join(near) if near else ''}.")
+            with _sentences(f"The task {name!r} of lm-eval", loading=True), _quiet():
+                found |= known.load([name])["tasks"]
     for task in found.values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)

@@ -65,7 +65,6 @@ class Screening:
         if None not in known.values():
             self.session.n_known += len(known)
             return (ScreenResult(**known["screen"] or {}) if self.requests else None), Probe(**known["probe"] or {})
-        self.session.n_computed += len(known)
         quality: ScreenResult | None = None
         client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
         try:
@@ -77,6 +76,7 @@ class Screening:
             speed = await probe(client, await self._baseline_worker(), self.workload, self.make_prompts, self.session.seed * 100 + number)
         finally:
             await client.close()
+        self.session.n_computed += len(known)  # one that cannot run leaves nothing, and is tried again the next time
         for (kind, key), value in zip(keys.items(), [quality, speed] if self.requests else [speed], strict=True):
             self.session.cache.put_json(kind, digest_of([kind, key]), to_plain(value))
         return quality, speed

@@ -4,6 +4,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from trimtab.core import plugins
 from trimtab.core.errors import InputError, MissingError
 from trimtab.guard import registry
 from trimtab.guard.limits import Limits
@@ -26,7 +27,7 @@ def others(monkeypatch):
         EntryPoint(name="fine", value="trimtab.guard.limits:Limits", group=registry.GROUP),
         EntryPoint(name="limits", value="no_such_module_anywhere:X", group=registry.GROUP),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == registry.GROUP else [])
     # The entry points name this module, which pytest imports under a name of its own.
     import sys
 

@@ -32,6 +32,8 @@ import numpy as np
 from parts.http_load import load
 from parts.peer_env import peer_python
 
+from trimtab.serve.server_process import free_port
+
 PARTS = Path(__file__).parent / "parts"
 CONCURRENCY = (1, 16, 64)
 TARGETS = {"added_p50_ms_at_1_at_most": 0.6, "times_litellm_requests_per_s_at_least": 20.0}
@@ -40,13 +42,6 @@ LITELLM_PACKAGES = ("litellm[proxy]",)
 LITELLM_SHARE = 0.02
 """Of the requests that the others get, so that a round lasts as long for it."""
 START_S = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

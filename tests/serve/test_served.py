@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 import threading
 import time
 import urllib.error
@@ -16,6 +15,7 @@ import openai
 import pytest
 from running_gateway import Running, trimtab
 
+from trimtab.serve.server_process import free_port
 from trimtab.testing.fake_server import FakeServer
 
 ASK: list[Any] = [{"role": "user", "content": "What day comes after Monday?"}]
@@ -178,12 +178,6 @@ def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
         again = gateway(text)
         assert says(again) == "old"
         again.end()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:

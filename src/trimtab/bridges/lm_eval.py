@@ -6,7 +6,6 @@ is lm-eval's own command line with one model more, `trimtab`; `spec` is what `tr
 registers the model. Needs lm-eval (`pip install lm-eval==0.4.13`), which is no part of trimtab.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from trimtab.core.errors import EngineRefused, InputError
 from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_names
-from trimtab.flows.parts.opening import build_candidate, check_settings, default_engine, open_model, recipe_named, with_draft
+from trimtab.flows.parts.opening import build_typed, open_typed
 from trimtab.flows.parts.session import run_sync
 from trimtab.record.home import cache_dir
 
@@ -178,20 +177,9 @@ class TrimtabLM(CandidateLM):
 
 def _candidate(spec: str) -> Candidate:
     asked = parse_spec(spec, engine_names())
-    opened = open_model(asked.source, cache_dir=cache_dir(), offline=False)
-    opened = with_draft(opened, asked.settings.draft, cache_dir=cache_dir(), offline=False)
-    engine = asked.engine or default_engine(opened)
-    recipe = recipe_named(asked.recipe, engine)
-    check_settings(opened, engine, Settings(), asked.settings)
-    return run_sync(
-        build_candidate(
-            opened,
-            engine,
-            recipe,
-            dataclasses.replace(Settings(slots=1, context_tokens=CONTEXT_TOKENS), **asked.settings.given()),
-            products_dir=cache_dir() / "products",
-        )
-    )
+    opened = open_typed(asked, cache_dir=cache_dir(), offline=False)
+    common = Settings(slots=1, context_tokens=CONTEXT_TOKENS)
+    return run_sync(build_typed(opened, asked, common, products_dir=cache_dir() / "products"))
 
 
 def _too_long(n_tokens: int, context_tokens: int) -> InputError:

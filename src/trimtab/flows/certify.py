@@ -265,7 +265,8 @@ def _decision_of(lock: DeployLock, folder: Path) -> dict[str, Any] | None:
 
 async def _locked_candidate(session: Session, opened: Opened, lock: DeployLock, lock_path: Path) -> Candidate:
     """The very deployment that the lock names. Raises InputError if the source gives other weights, InfeasibleError, MissingError."""
-    candidate = await build_locked(session, opened, lock, lock_path)
+    session.say("build", lock.id)
+    candidate = await build_locked(opened, lock, lock_path, caches=session.caches, offline=session.offline)
     if candidate.snapshot.digest != lock.weights_sha256:
         raise InputError(
             f"{lock.source} gives other weights than {lock_path} names, so it is another deployment; `trimtab check` tells what changed."

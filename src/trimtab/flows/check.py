@@ -184,7 +184,8 @@ async def _compare_and_measure(
     kind = engine_class(lock.build.engine)
     numeric = kind.numeric_settings
     found.cannot_run = lock.id
-    candidate = await build_locked(session, opened, lock, request.lock_path)
+    session.say("build", lock.id)
+    candidate = await build_locked(opened, lock, request.lock_path, caches=session.caches, offline=session.offline)
     found.cannot_run = ""
     found.checks += [
         digest_check(

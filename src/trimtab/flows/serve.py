@@ -16,8 +16,8 @@ from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.site import Listen, ServedModel, Site, Version
 from trimtab.flows.events import Event, OnEvent, ignore
-from trimtab.flows.parts.locked import found_source, read_lock
-from trimtab.flows.parts.opening import build_candidate, open_model, with_draft
+from trimtab.flows.parts.locked import build_locked, found_source, read_lock
+from trimtab.flows.parts.opening import open_model
 from trimtab.record.deploy import DeployLock
 from trimtab.record.home import cache_dir, state_dir
 from trimtab.record.run import caches_in_use
@@ -104,21 +104,13 @@ async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
     lock = read_lock(path)
     caches = cache_dir()
     opened = open_model(found_source(lock.source, path), cache_dir=caches, offline=offline)
-    draft = found_source(lock.settings.draft, path) if lock.settings.draft else None
-    candidate = await build_candidate(
-        with_draft(opened, draft, cache_dir=caches, offline=offline),
-        lock.build.engine,
-        lock.recipe,
-        lock.settings,
-        products_dir=caches / "products",
-        candidate_id=lock.id,
-    )
+    candidate = await build_locked(opened, lock, path, caches=caches, offline=offline)
     changed = [
         what
         for what, was, now in (
             ("its source files", lock.source_sha256, opened.snapshot.digest),
             ("its weights", lock.weights_sha256, candidate.snapshot.digest),
-            ("its chat template", lock.template_sha256, digest_of(opened.header.chat_template) if lock.template_sha256 else ""),
+            ("its chat template", lock.template_sha256, opened.template_sha256 if lock.template_sha256 else ""),
         )
         if was != now
     ]

@@ -96,16 +96,15 @@ def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
     return CandidateSpec(source=then.source, engine=then.engine, recipe=then.recipe, settings=then.settings)
 
 
-async def build_locked(session: Session, opened: Opened, lock: DeployLock, lock_path: Path) -> Candidate:
+async def build_locked(opened: Opened, lock: DeployLock, lock_path: Path, *, caches: Path, offline: bool) -> Candidate:
     """What the lock's recipe makes of the source now, with its settings and draft. Raises InputError, InfeasibleError, MissingError."""
-    session.say("build", lock.id)
     draft = found_source(lock.settings.draft, lock_path) if lock.settings.draft else None
     return await build_candidate(
-        with_draft(opened, draft, cache_dir=session.caches, offline=session.offline),
+        with_draft(opened, draft, cache_dir=caches, offline=offline),
         lock.build.engine,
         lock.recipe,
         lock.settings,
-        products_dir=session.products_dir,
+        products_dir=caches / "products",
         candidate_id=lock.id,
     )
 

@@ -22,7 +22,7 @@ from trimtab.core.site import Listen
 from trimtab.serve.base import Refusal
 from trimtab.serve.connections import IDLE_S, LOOK_EVERY, Connection, raise_file_limit
 from trimtab.serve.door import Incoming
-from trimtab.serve.errors import error_body, error_headers
+from trimtab.serve.errors import error_body, error_headers, internal_error
 from trimtab.serve.gateway import Gateway, Stream, Whole
 from trimtab.serve.openapi import openapi_document
 from trimtab.serve.schema import PATHS
@@ -72,7 +72,7 @@ class Inference:
             await out.refusal(Refusal(504, "The request took longer than this server allows.", code="timeout"))
         except Exception as error:
             log.error("request %s failed", request_id, exc_info=error)
-            await out.refusal(Refusal(500, "The server met an error of its own.", code="internal_error", retry_after_s=1))
+            await out.refusal(internal_error())
         finally:
             if watch is not None:
                 watch.cancel()

@@ -12,6 +12,11 @@ LONGEST_RETRY_S = 60.0
 _encoder = msgspec.json.Encoder()
 
 
+def internal_error() -> Refusal:
+    """What a client is told of an error that nobody foresaw; the log tells the rest."""
+    return Refusal(500, "The server met an error of its own.", code="internal_error", retry_after_s=1)
+
+
 def error_object(refusal: Refusal) -> dict[str, str | None]:
     """The `error` of an answer's body, or of a stream that ends early."""
     return {"message": str(refusal), "type": refusal.kind, "param": refusal.param, "code": refusal.code}

@@ -22,6 +22,7 @@ from trimtab.record.captures import Captures
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
 from trimtab.serve.door import Admitted, Door, Incoming
+from trimtab.serve.errors import internal_error
 from trimtab.serve.journey import Journey, began_record, ended_record
 from trimtab.serve.meter import Meter
 from trimtab.serve.notes import Notes
@@ -107,7 +108,9 @@ class Gateway:
             return await work(call, admitted, journey, noted)
         except BaseException as error:
             self._end(journey, error)
-            raise
+            if isinstance(error, Refusal) or not isinstance(error, Exception):
+                raise
+            raise internal_error() from error  # the log has been told of it
 
     def _begun(self, admitted: Admitted, journey: Journey) -> Call:
         """Pick who answers; a copy goes to the shadow."""
@@ -115,8 +118,7 @@ class Gateway:
         journey.is_stream = parsed.stream
         if self.captures.wants(journey.id):
             journey.captured = parsed.texts(), []
-        user = parsed.user or (journey.key.id if journey.key is not None else "")
-        journey.version, shadow = pick(admitted.model.rollout, journey.id, user)
+        journey.version, shadow = pick(admitted.model.rollout, journey.id, parsed.user or journey.key_id)
         call = Call(
             id=journey.id,
             kind="chat" if parsed.kind == "response" else parsed.kind,
@@ -190,8 +192,8 @@ class Gateway:
             finally:
                 journey.verdicts.extend(writer.verdicts)
         except Exception as error:
-            refusal = self._end(journey, error)
-            yield sse_error(refusal)
+            self._end(journey, error)
+            yield sse_error(_refusal_of(error))
             yield DONE
         except BaseException as error:
             self._end(journey, error)
@@ -248,20 +250,17 @@ class Gateway:
 
     # Endings
 
-    def _end(self, journey: Journey, error: BaseException | None = None) -> Refusal:
-        """Tell the meter, the limits and the log, once a request. Returns the error as what the client is told."""
-        refusal = (
-            error
-            if isinstance(error, Refusal)
-            else Refusal(500, "The server met an error of its own.", code="internal_error", retry_after_s=1)
-        )
+    def _end(self, journey: Journey, error: BaseException | None = None) -> None:
+        """Tell the meter, the limits and the log, once a request."""
         if journey.is_over:
-            return refusal
+            return
         journey.is_over = True
-        if error is not None:
-            is_gone = isinstance(error, (asyncio.CancelledError, GeneratorExit))
-            journey.status, journey.error = (499, "client_gone") if is_gone else (refusal.status, refusal.code or refusal.kind)
-            if not is_gone and not isinstance(error, Refusal):
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            journey.status, journey.error = 499, "client_gone"
+        elif error is not None:
+            refusal = _refusal_of(error)
+            journey.status, journey.error = refusal.status, refusal.code or refusal.kind
+            if refusal is not error:
                 log.error("request %s failed", journey.id, exc_info=error)
         usage = journey.usage or Usage(prompt=0, completion=journey.n_tokens)
         seconds = time.monotonic() - journey.began_s
@@ -269,7 +268,7 @@ class Gateway:
         self.meter.request_ended(
             model=journey.model,
             version=journey.version,
-            key_id=journey.key.id if journey.key is not None else "",
+            key_id=journey.key_id,
             status=journey.status,
             usage=usage,
             seconds=seconds,
@@ -286,7 +285,6 @@ class Gateway:
         if journey.captured is not None:
             texts, sent = journey.captured
             self.captures.keep(journey.id, texts, b"".join(sent).decode(errors="replace"))
-        return refusal
 
     # What may be asked of it and done to it
 
@@ -335,6 +333,10 @@ class Gateway:
         if self._shadows:
             await asyncio.wait(self._shadows)
         await self.notes.finish()
+
+
+def _refusal_of(error: BaseException) -> Refusal:
+    return error if isinstance(error, Refusal) else internal_error()
 
 
 async def _with_first(first: Frame, rest: AsyncIterator[Frame]) -> AsyncIterator[Frame]:

@@ -44,6 +44,11 @@ class Journey:
             self.captured[1].append(data)
 
     @property
+    def key_id(self) -> str:
+        """Empty where nobody's key was given."""
+        return self.key.id if self.key is not None else ""
+
+    @property
     def provenance(self) -> dict[str, str]:
         """Headers that say what answered."""
         return {"x-request-id": self.id, "x-trimtab-model": self.model, "x-trimtab-version": self.version}
@@ -55,11 +60,11 @@ def began_record(journey: Journey) -> dict[str, Any]:
         "event": "began",
         "request": journey.id,
         "path": journey.path,
-        "key": journey.key.id if journey.key is not None else "",
+        "key": journey.key_id,
         "model": journey.model,
         "version": journey.version,
         "input_digest": journey.input_digest,
-        "verdicts": [noted_verdict(verdict) for verdict in journey.verdicts if verdict.action != "allow" or verdict.error],
+        "verdicts": noted_verdicts(journey),
     }
 
 
@@ -68,7 +73,7 @@ def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: 
     return {
         "event": "ended",
         "request": journey.id,
-        "key": journey.key.id if journey.key is not None else "",
+        "key": journey.key_id,
         "model": journey.model,
         "version": journey.version,
         "status": journey.status,
@@ -78,16 +83,20 @@ def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: 
         "completion_tokens": usage.completion,
         "first_token_ms": None if first_token_s is None else round(1e3 * first_token_s, 3),
         "total_ms": round(1e3 * seconds, 3),
-        "verdicts": [noted_verdict(verdict) for verdict in journey.verdicts if verdict.action != "allow" or verdict.error],
+        "verdicts": noted_verdicts(journey),
     }
 
 
-def noted_verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict without any of the text: rules and places only."""
-    return {
-        "guard": verdict.guard,
-        "side": verdict.side,
-        "action": verdict.action,
-        "findings": [{"rule": one.rule, "start": one.start, "end": one.end, "score": one.score} for one in verdict.findings],
-        "error": verdict.error,
-    }
+def noted_verdicts(journey: Journey) -> list[dict[str, Any]]:
+    """Verdicts with findings or failures, without any of the text: rules and places only."""
+    return [
+        {
+            "guard": verdict.guard,
+            "side": verdict.side,
+            "action": verdict.action,
+            "findings": [{"rule": one.rule, "start": one.start, "end": one.end, "score": one.score} for one in verdict.findings],
+            "error": verdict.error,
+        }
+        for verdict in journey.verdicts
+        if verdict.action != "allow" or verdict.error
+    ]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trimtab.core.errors import InputError
 from trimtab.engines.base import ScoreResult
 from trimtab.evaluate.outputs import MOST_SPANS, attribute, beside, beside_request, ids_to_name, spans_of
+from trimtab.testing.fake_client import FakeClient
 
 
 class Toy:
@@ -23,6 +24,9 @@ class Toy:
 
     async def render(self, messages):
         return f"<{messages[-1]['content']}>"
+
+    async def info(self):
+        return await FakeClient().info()
 
     async def score(self, requests):
         found = []
@@ -45,7 +49,7 @@ PROMPT = "The key is under the mat. It is not new. Rain fell all night. Where is
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_span_that_matters_is_found(chat):
-    found = asyncio.run(attribute(Toy(), PROMPT, "Under the mat", chat=chat, bos_id=1))
+    found = asyncio.run(attribute(Toy(), PROMPT, "Under the mat", chat=chat))
     influence = {span.text.strip(): span.influence_nats for span in found.spans}
     assert influence["The key is under the mat."] == pytest.approx(2.0)
     assert influence["It is not new."] == pytest.approx(-1.0)
@@ -57,10 +61,10 @@ def test_the_span_that_matters_is_found(chat):
 def test_what_cannot_be_explained_is_said():
     for prompt, answer, says in (("word", "x", "one word only"), ("two words", " ", "no answer to explain")):
         with pytest.raises(InputError, match=says):
-            asyncio.run(attribute(Toy(), prompt, answer, chat=False, bos_id=1))
+            asyncio.run(attribute(Toy(), prompt, answer, chat=False))
     with pytest.raises(InputError, match=r"cannot be scored: .*too odd"):
-        asyncio.run(attribute(Toy(fails_on="nowhere"), PROMPT, "x", chat=False, bos_id=1))
-    partly = asyncio.run(attribute(Toy(fails_on="Rain"), PROMPT, "x", chat=False, bos_id=1))
+        asyncio.run(attribute(Toy(fails_on="nowhere"), PROMPT, "x", chat=False))
+    partly = asyncio.run(attribute(Toy(fails_on="Rain"), PROMPT, "x", chat=False))
     assert [span.influence_nats is None for span in partly.spans] == [False, False, True, False]
 
 

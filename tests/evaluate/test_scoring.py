@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from trimtab.evaluate.requests import PreparedSuite, biased_against, build_reque
 from trimtab.evaluate.runner import prepare, score_items
 from trimtab.evaluate.split import interleaved
 from trimtab.evaluate.suites.core import core_items
-from trimtab.testing.fake_client import BOS_ID, FakeClient, fake_render, fake_tokenize, log_softmax
+from trimtab.testing.fake_client import BOS_ID, END_ID, FakeClient, fake_render, fake_tokenize, log_softmax
 
 
 def item(scorer: str, options: tuple[str, ...], **more: object) -> Item:
@@ -21,7 +22,7 @@ def item(scorer: str, options: tuple[str, ...], **more: object) -> Item:
 
 
 def prepared_of(*items: Item, bos_id: int | None = BOS_ID) -> PreparedSuite:
-    return build_requests(items, fake_tokenize, fake_render, bos_id)
+    return build_requests(items, fake_tokenize, fake_render, lambda *, chat: bos_id)
 
 
 def run(client: FakeClient, prepared: PreparedSuite, **more: object) -> tuple[Outcome, ...]:
@@ -49,6 +50,15 @@ def test_text_without_prompt_is_scored_after_the_bos_token() -> None:
     assert with_bos.value == pytest.approx(logprob(client, [BOS_ID, *b"abc"], 1) / 3)
     assert without.value == pytest.approx(logprob(client, list(b"abc"), 1) / 2)
     assert (with_bos.n_tokens, without.n_tokens) == (3, 2)
+
+
+def test_a_model_without_bos_parts_plain_texts_but_begins_a_conversation_as_it_is_served() -> None:
+    info = replace(asyncio.run(FakeClient().info()), bos_id=None)
+    items = (item("nats_per_token", (" yes",)), item("nats_per_token", (" yes",), chat=True, id="j", cluster="d"))
+    plain, chat = build_requests(items, fake_tokenize, fake_render, info.first_id).requests
+    assert plain.request.prefix_ids[0] == END_ID
+    assert list(chat.request.prefix_ids) == fake_tokenize(fake_render([{"role": "user", "content": "Q:"}]), parse_special=True)
+    assert replace(info, end_ids=()).first_id(chat=False) is None
 
 
 def test_margin_divides_each_option_by_its_tokens() -> None:
@@ -219,15 +229,15 @@ def test_a_global_bias_reaches_every_request() -> None:
 def test_the_whole_suite_runs_and_prepare_agrees_with_build_requests() -> None:
     items = [one for one in core_items() if one.suite != "fairness" or one.cluster.startswith("fairness-hiring")]
     client = FakeClient()
-    prepared = asyncio.run(prepare(client, items, BOS_ID))
-    assert prepared == interleaved(build_requests(items, fake_tokenize, fake_render, BOS_ID))
+    prepared = asyncio.run(prepare(client, items))
+    assert prepared == interleaved(prepared_of(*items))
     found = run(client, prepared)
     assert {one.item_id for one in found} == {one.id for one in items}
     assert all(one.value is not None and math.isfinite(one.value) for one in found)
 
 
 def test_requests_are_valid_for_an_engine() -> None:
-    for one in build_requests(core_items()[:400], fake_tokenize, fake_render, None).requests:
+    for one in prepared_of(*core_items()[:400], bos_id=None).requests:
         request: ScoreRequest = one.request
         assert request.prefix_ids
         assert all(request.continuations)
@@ -240,4 +250,4 @@ def test_a_refusal_of_the_tokenizer_is_passed_on() -> None:
         raise EngineRefused("no")
 
     with pytest.raises(EngineRefused):
-        build_requests([item("nats_per_token", (" x",))], refuse, fake_render, None)
+        build_requests([item("nats_per_token", (" x",))], refuse, fake_render, lambda *, chat: None)

@@ -27,7 +27,7 @@ TEXTS = [item for item in core_items() if item.suite == "text"][:5]
 
 def screened(candidate: FakeClient) -> ScreenResult:
     async def go() -> ScreenResult:
-        prepared = build_requests(TEXTS, fake_tokenize, fake_render, None)
+        prepared = build_requests(TEXTS, fake_tokenize, fake_render, lambda *, chat: None)
         requests = reference_screen_requests(prepared)
         ours = await FakeClient().score(requests)
         return screen(ours, await candidate.score(candidate_screen_requests(requests, ours)))

@@ -31,7 +31,7 @@ def items_of(shape: dict[str, list[int]]) -> list[Item]:
 
 
 def prepared_of(shape: dict[str, list[int]]) -> PreparedSuite:
-    return build_requests(items_of(shape), fake_tokenize, fake_render, None)
+    return build_requests(items_of(shape), fake_tokenize, fake_render, lambda *, chat: None)
 
 
 def clusters(items: tuple[Item, ...] | list[Item]) -> set[tuple[str, str]]:

@@ -43,7 +43,7 @@ async def scored(snapshot: Snapshot) -> tuple[PreparedSuite, tuple[Outcome, ...]
     client = await WorkerClient.start("llamacpp", snapshot, Settings(), purpose="score")
     try:
         items = [item for item in core_items() if item.cluster in WANTED]
-        prepared = await prepare(client, items, (await client.info()).bos_id)
+        prepared = await prepare(client, items)
         # Both in batches of one shape: on 4-bit weights another shape means other kernels, which alone can move a contrast by 0.1 nats.
         controls = [await score_items(client, biased_against(prepared, nats, group="sex:woman")) for nats in (0.0, 0.3)]
         return prepared, await score_items(client, prepared), [outcome for control in controls for outcome in control]

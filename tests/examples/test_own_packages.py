@@ -91,7 +91,7 @@ def test_the_suite_loads_by_name_and_can_be_scored():
     assert len({item.id for item in suite.items}) == 60
     assert suite.digest == load_suite("units").digest
     assert all(len(set(item.options)) == 3 for item in suite.items)
-    prepared = build_requests(suite.items, fake_tokenize, fake_render, None)
+    prepared = build_requests(suite.items, fake_tokenize, fake_render, lambda *, chat: None)
     assert len(prepared.items) == 60
     with pytest.raises(InputError, match=r"the suites are core, .*, units"):
         load_suite("unitz")

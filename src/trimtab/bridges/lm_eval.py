@@ -55,7 +55,8 @@ class CandidateLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        return self._info.bos_id if self._info.bos_id is not None else self.eot_token_id
+        first = self._info.first_id(chat=False)
+        return self.eot_token_id if first is None else first
 
     @property
     def max_length(self) -> int:

@@ -113,6 +113,16 @@ class EngineInfo:
     chat_template: str = ""
     cannot: Mapping[str, str] = field(default_factory=dict)
 
+    def first_id(self, *, chat: bool) -> int | None:
+        """The token before a text to be scored: BOS. A plain text of a model without BOS begins after an end token, which parted texts
+        in training (lm-eval's convention); a conversation does not, because serving puts none there."""
+        return self.bos_id if chat or self.bos_id is not None else next(iter(self.end_ids), None)
+
+
+def with_first(ids: Sequence[int], first: int | None) -> tuple[int, ...]:
+    """Token ids that begin with `first`, unless it is None."""
+    return tuple(ids) if first is None or list(ids[:1]) == [first] else (first, *ids)
+
 
 class Engine(ABC):
     """A runtime opened on one snapshot. Every method raises EngineRefused for what it cannot do.

@@ -57,7 +57,7 @@ def spans_of(text: str) -> list[tuple[int, int]]:
     return [(group[0][0], group[-1][1]) for group in (found[index : index + step] for index in range(0, len(found), step))]
 
 
-async def attribute(client: OutputsClient, prompt: str, answer: str, *, chat: bool, bos_id: int | None) -> Attribution:
+async def attribute(client: OutputsClient, prompt: str, answer: str, *, chat: bool) -> Attribution:
     """The influence of every span of the prompt on the answer. Raises InputError for a prompt of one span or an answer without text."""
     if not answer.strip():
         raise InputError("There is no answer to explain: the text is empty.")
@@ -69,7 +69,7 @@ async def attribute(client: OutputsClient, prompt: str, answer: str, *, chat: bo
         Item(id=str(number), suite="why", cluster=str(number), scorer="nats_per_token", prompt=text, chat=chat, options=(answer,))
         for number, text in enumerate(texts)
     ]
-    found = {one.item_id: one for one in await score_items(client, await prepare(client, items, bos_id))}
+    found = {one.item_id: one for one in await score_items(client, await prepare(client, items))}
     whole = found["0"]
     if whole.value is None:
         raise InputError(f"The answer cannot be scored: {whole.error}")

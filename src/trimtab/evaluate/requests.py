@@ -27,6 +27,12 @@ class Tokenize(Protocol):
     def __call__(self, text: str, *, parse_special: bool) -> list[int]: ...
 
 
+class FirstId(Protocol):
+    """EngineInfo.first_id: the token put before a text."""
+
+    def __call__(self, *, chat: bool) -> int | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptionPlace:
     """Where an option's log-probability is found: positions first .. first+n_tokens-1 of one continuation.
@@ -107,16 +113,16 @@ def messages_of(item: Item) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": item.prompt}]
 
 
-def build_requests(items: Sequence[Item], tokenize: Tokenize, render: Render, bos_id: int | None) -> PreparedSuite:
+def build_requests(items: Sequence[Item], tokenize: Tokenize, render: Render, first_id: FirstId) -> PreparedSuite:
     """Items as requests, in the order of their clusters' first items.
 
-    bos_id: token put before every text that does not begin with it (the model's BOS, or an end token where it has none). None: a text
-    without a prompt gives its first token as the prefix and is scored from its second token on.
+    first_id: token put before every text that does not begin with it. None: a text without a prompt gives its first token as the prefix and
+    is scored from its second token on.
     Raises InputError for an item with an empty option or too short to score.
     """
     encoded: dict[tuple[str, str], list[Encoded]] = {}
     for item in items:
-        prefix, rests = _encode(item, tokenize, render, bos_id)
+        prefix, rests = _encode(item, tokenize, render, first_id(chat=item.chat))
         encoded.setdefault((item.suite, item.cluster), []).append((item, prefix, rests))
     requests: list[PreparedRequest] = []
     for group in encoded.values():
@@ -162,15 +168,15 @@ def biased_against(prepared: PreparedSuite, nats: float, *, group: str = "") -> 
     return PreparedSuite(requests=tuple(requests))
 
 
-def _encode(item: Item, tokenize: Tokenize, render: Render, bos_id: int | None) -> tuple[Ids, list[Ids]]:
+def _encode(item: Item, tokenize: Tokenize, render: Render, first: int | None) -> tuple[Ids, list[Ids]]:
     """(shared prefix, what follows for each option); both at least one token long."""
     head = render(messages_of(item)) if item.chat else item.prompt
     base = tuple(tokenize(head, parse_special=item.chat)) if head else ()
     whole = [tuple(tokenize(head + option, parse_special=item.chat)) for option in item.options]
     cut = _agreement([base, *whole]) if head else 0
     cut = min([cut, *(len(ids) - 1 for ids in whole)])
-    if bos_id is not None and not all(ids[:1] == (bos_id,) for ids in whole):
-        whole = [(bos_id, *ids) for ids in whole]
+    if first is not None and not all(ids[:1] == (first,) for ids in whole):
+        whole = [(first, *ids) for ids in whole]
         cut += 1
     cut = max(cut, 1)
     if len({ids[:cut] for ids in whole}) > 1:

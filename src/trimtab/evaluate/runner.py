@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from trimtab.core.errors import EngineCrashed, EngineHung, TrimtabError
 from trimtab.core.evidence import Item, Outcome
-from trimtab.engines.base import ScoreRequest, ScoreResult
+from trimtab.engines.base import EngineInfo, ScoreRequest, ScoreResult
 from trimtab.evaluate.requests import PreparedRequest, PreparedSuite, build_requests, messages_of, missing, outcomes
 from trimtab.evaluate.split import interleaved
 
@@ -28,8 +28,10 @@ class PreparingClient(Protocol):
 
     async def render(self, messages: Sequence[Mapping[str, Any]]) -> str: ...
 
+    async def info(self) -> EngineInfo: ...
 
-async def prepare(client: PreparingClient, items: Sequence[Item], bos_id: int | None) -> PreparedSuite:
+
+async def prepare(client: PreparingClient, items: Sequence[Item]) -> PreparedSuite:
     """`build_requests` with the client's tokenizer and template, all texts tokenized in two calls; requests come interleaved."""
     rendered = {item.id: await client.render(messages_of(item)) for item in items if item.chat}
     heads = {item.id: rendered.get(item.id, item.prompt) for item in items}
@@ -50,7 +52,7 @@ async def prepare(client: PreparingClient, items: Sequence[Item], bos_id: int | 
     def render(messages: Sequence[Mapping[str, Any]]) -> str:
         return by_messages[_key(messages)]
 
-    return interleaved(build_requests(items, tokenize, render, bos_id))
+    return interleaved(build_requests(items, tokenize, render, (await client.info()).first_id))
 
 
 def _key(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

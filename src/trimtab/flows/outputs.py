@@ -8,7 +8,7 @@ from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_sp
 from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.files import to_plain
 from trimtab.describe.card import model_card
-from trimtab.engines.base import GenerateRequest
+from trimtab.engines.base import GenerateRequest, with_first
 from trimtab.engines.client import WorkerClient
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.outputs import Beside, attribute, beside, beside_request, ids_to_name
@@ -48,7 +48,7 @@ async def _why(spec: CandidateSpec, prompt: str, answer: str, chat: bool, offlin
         said = answer or await _greedy(client, prompt, chat)
         client = await workers.ready(candidate, "score")
         on_event(Event(phase="why", message="leaving out one span after the other"))
-        found = await attribute(client, prompt, said, chat=chat, bos_id=await _first_id(client))
+        found = await attribute(client, prompt, said, chat=chat)
         return {"schema": "trimtab.why/1", "model": candidate.id, "was_given": bool(answer), **to_plain(found)}
 
 
@@ -100,13 +100,7 @@ async def _side(spec: CandidateSpec, offline: bool, on_event: OnEvent) -> AsyncI
 async def _prompt_ids(client: WorkerClient, prompt: str, chat: bool) -> list[int]:
     text = await client.render([{"role": "user", "content": prompt}]) if chat else prompt
     ids = (await client.tokenize([text], parse_special=chat))[0]
-    first = await _first_id(client)
-    return ids if first is None or ids[:1] == [first] else [first, *ids]
-
-
-async def _first_id(client: WorkerClient) -> int | None:
-    info = await client.info()
-    return info.bos_id if info.bos_id is not None else next(iter(info.end_ids), None)
+    return list(with_first(ids, (await client.info()).first_id(chat=chat)))
 
 
 async def _greedy(client: WorkerClient, prompt: str, chat: bool) -> str:

@@ -18,7 +18,7 @@ from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError
 from trimtab.core.files import digest_of
 from trimtab.core.model import Snapshot
-from trimtab.engines.base import ABILITIES, EngineInfo, GenerateRequest, TokenEvent
+from trimtab.engines.base import ABILITIES, EngineInfo, GenerateRequest, TokenEvent, with_first
 from trimtab.engines.client import WorkerClient
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
 from trimtab.serve.chat import Envelope
@@ -337,11 +337,6 @@ def _told_to_nobody(task: "asyncio.Task[Any]") -> None:
     """Whoever probes hears of a failure; until then nobody needs to."""
     if not task.cancelled():
         task.exception()
-
-
-def with_first(ids: Sequence[int], first: int | None) -> tuple[int, ...]:
-    """Token ids that begin with the vocabulary's first token, if it has one."""
-    return tuple(ids) if first is None or list(ids[:1]) == [first] else (first, *ids)
 
 
 def check_length(n_prompt: int, max_tokens: int | None, context_tokens: int, param: str) -> None:

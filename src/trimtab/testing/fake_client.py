@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trimtab.core.deployment import EngineBuild
 from trimtab.core.errors import EngineRefused
-from trimtab.engines.base import Done, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
+from trimtab.engines.base import Done, EngineInfo, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
 
 BOS_ID, END_ID, USER_ID, ASSISTANT_ID = 256, 257, 258, 259
 VOCAB_SIZE = 260
@@ -46,6 +47,17 @@ class FakeClient:
     async def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """All contents after a user marker, then the assistant's."""
         return fake_render(messages)
+
+    async def info(self) -> EngineInfo:
+        """A model with a BOS and one end token."""
+        return EngineInfo(
+            build=EngineBuild(engine="fake", version="1"),
+            vocab_size=VOCAB_SIZE,
+            context_tokens=4096,
+            bos_id=BOS_ID,
+            end_ids=(END_ID,),
+            settings={},
+        )
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """Exact log-probabilities. Raises EngineRefused for a request that holds a refused id."""

@@ -228,13 +228,13 @@ async def _collected(client: WorkerClient, request: GenerateRequest) -> Answer:
 async def _scored(client: WorkerClient, texts: Sequence[tuple[AskedPrompt | str, str]]) -> list[TextScore]:
     """Texts after a rendered conversation or plain text; the tokens from the first one that holds a letter of the text count."""
     info = await client.info()
-    first = info.bos_id if info.bos_id is not None else next(iter(info.end_ids), None)
     heads = [head if isinstance(head, str) else await client.render(head.plain) for head, _ in texts]
     requests: list[ScoreRequest] = []
     places: list[int | None] = []
     before = await client.tokenize(heads, parse_special=True)
     whole = await client.tokenize([head + text for head, (_, text) in zip(heads, texts, strict=True)], parse_special=True)
-    for short, long in zip(before, whole, strict=True):
+    for (head, _), short, long in zip(texts, before, whole, strict=True):
+        first = info.first_id(chat=not isinstance(head, str))
         cut = next((place for place, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), min(len(short), len(long)))
         lead = (first,) if first is not None and long[:1] != [first] else ()
         if not long[cut:] or not (lead or cut):

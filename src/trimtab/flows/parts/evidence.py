@@ -19,7 +19,7 @@ from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.session import Session
 from trimtab.record.cache import evaluation_key
 
-SCORER_VERSION = "2"
+SCORER_VERSION = "3"
 PLANTED_MARGINS = 4.0
 """A planted bias moves the odds by this many margins of its gate."""
 CONTROL_TOKENS = 512

@@ -10,6 +10,7 @@ from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.policies import catalog_gate
+from trimtab.engines.base import with_first
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.generation import generation_prompts
 from trimtab.evaluate.requests import PreparedSuite
@@ -112,10 +113,9 @@ async def prepare_exam(client: WorkerClient, reference: Candidate, suites: Seque
     items = [item for suite in suites for item in suite.items]
     searched, certified = split(items, share_search)
     info = await client.info()
-    first = info.bos_id if info.bos_id is not None else next(iter(info.end_ids), None)
     longest = reference.settings.context_tokens or info.context_tokens
-    search = _fitting(await prepare(client, searched, first), longest)
-    certify = _fitting(await prepare(client, certified, first), longest)
+    search = _fitting(await prepare(client, searched), longest)
+    certify = _fitting(await prepare(client, certified), longest)
     texts = generation_prompts()
     rendered = [await client.render([{"role": "user", "content": text}]) for text in texts]
     prompts = await client.tokenize(rendered, parse_special=True)
@@ -128,7 +128,7 @@ async def prepare_exam(client: WorkerClient, reference: Candidate, suites: Seque
         parts=_parts(certify, policy),
         pilot=looks(search, (PILOT_SHARE, 1.0))[0],
         sample=looks(certify, (SAMPLE_SHARE, 1.0))[0],
-        chat_prompts=tuple(map(tuple, prompts)),
+        chat_prompts=tuple(with_first(ids, info.bos_id) for ids in prompts),
         chat_texts=texts,
         vocab_size=info.vocab_size,
     )

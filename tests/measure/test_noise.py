@@ -113,7 +113,9 @@ def test_a_real_busy_process_is_told_from_our_own(own):
     try:
         pids = [process.pid] if own else []
         before = read_counters(pids)
-        time.sleep(1.0)
+        at_least_s, until_s = read_counters([process.pid]).own_s + 0.2, time.monotonic() + 30.0
+        while read_counters([process.pid]).own_s < at_least_s and time.monotonic() < until_s:
+            time.sleep(0.1)
         after = read_counters(pids)
     finally:
         process.kill()

@@ -60,7 +60,7 @@ def test_a_stall_is_seen_by_every_request_that_was_due_in_it():
         assert ttft[index] >= 1000 * (0.5 - due[index]) - 1, "it waited from the moment it was due"
     assert sum(value > 100 for value in ttft) >= 18
     assert client.most >= 15, "requests were sent while others were in flight"
-    assert result.latest_send_s < 0.2
+    assert result.latest_send_s < 0.4
     assert not any(trace.failed for trace in result.traces)
 
 

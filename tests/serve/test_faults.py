@@ -504,9 +504,10 @@ def test_a_stream_whose_model_loads_long_is_kept_alive(gateway: Start) -> None:
         first = response.readline()
         first_s = time.monotonic() - began_s
         lines = [first, *response]
+        whole_s = time.monotonic() - began_s
     thread.join()
     assert first.startswith(b":")
-    assert first_s < 3.5
+    assert first_s < whole_s - 1.0
     assert sum(line.startswith(b":") for line in lines) >= 3
     assert lines[-2] == b"data: [DONE]\n"
     assert found[-1].choices[0].finish_reason == "stop"

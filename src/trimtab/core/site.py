@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trimtab.core.model import Adapter
+
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
@@ -17,7 +19,8 @@ class Version:
     key_variable: the environment variable that holds that server's key; the key itself is kept nowhere
     memory_bytes: what one replica takes; None = of a lock, as measured; else it must be given where the site has a memory budget
     slots: requests that one replica works on at once; None = of a lock, its setting
-    content_sha256: digest of the deployment that a lock names, so that another one under the same id is another version
+    content_sha256: digest of the deployment that a lock names, and of the adapters beside it, so that another one under the same id is
+        another version
     """
 
     id: str
@@ -70,6 +73,7 @@ class ServedModel:
     """A model as clients name it.
 
     aliases: other names that clients may use
+    adapters: each a model name of its own for clients and keys, answered by this model's replicas; only where every version is a lock
     min_replicas, max_replicas: of each version that has traffic; 0 = it leaves when nobody asks
     idle_s: a replica above the minimum that had no request for so long is stopped
     queue_limit: requests that may wait; one more gets 429. queue_wait_s: the longest one waits, loading included; then it gets 503
@@ -79,6 +83,7 @@ class ServedModel:
     versions: tuple[Version, ...]
     rollout: Rollout
     aliases: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
     min_replicas: int = 0
     max_replicas: int = 1
     idle_s: float = 600.0
@@ -110,6 +115,7 @@ class Site:
     patience_s: so long at least a busy model keeps its memory though another one is asked for; then it ends what it has and makes room
     need_keys: requests without a valid key are refused
     audit: what happens while the audit log cannot be written: requests are refused, or served unlogged with an alarm; `off` = no log
+    audit_sync_ms: an answer goes out once its record is written, and the disk has it within this time; 0 = it waits for the disk
     max_body_bytes: longer request bodies get 413; request_s: no request lasts longer
     abuse: what comes of patterns over many requests of a key, on models with guards: `watch` opens cases for a person, `throttle` also
         slows the key down, `off` does not look
@@ -122,6 +128,7 @@ class Site:
     patience_s: float = 10.0
     need_keys: bool = False
     audit: Literal["refuse", "alarm", "off"] = "refuse"
+    audit_sync_ms: float = 0.0
     max_body_bytes: int = 4 * 2**20
     request_s: float = 600.0
     abuse: Literal["off", "watch", "throttle"] = "watch"
@@ -130,3 +137,10 @@ class Site:
     def model_called(self, name: str) -> ServedModel | None:
         """The model of this name or alias."""
         return next((model for model in self.models if name == model.name or name in model.aliases), None)
+
+    def asked_for(self, name: str) -> tuple[ServedModel | None, Adapter | None]:
+        """What a client means by a name: a model, or a model under one of its adapters; (None, None) if there is neither."""
+        model = self.model_called(name)
+        if model is not None:
+            return model, None
+        return next(((model, one) for model in self.models for one in model.adapters if name == one.name), (None, None))

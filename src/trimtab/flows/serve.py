@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import time
@@ -15,6 +16,8 @@ from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import digest_of
 from trimtab.core.site import Listen, ServedModel, Site, Version
+from trimtab.engines.base import ABILITIES
+from trimtab.engines.registry import engine_class
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.locked import build_locked, found_source, read_lock
 from trimtab.flows.parts.opening import open_model
@@ -97,7 +100,30 @@ def prepare(site: Site, folder: Path, *, offline: bool, on_event: OnEvent) -> di
             if version.lock:
                 on_event(Event(phase="open", message=f"{model.name}: {version.lock}"))
                 found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
+                check_adapters(model, version, found[version.id].candidate)
+        if model.adapters:
+            names = ", ".join(one.name for one in model.adapters)
+            log.warning("%s: nothing was certified with an adapter; the lock's evidence is not about %s", model.name, names)
     return found
+
+
+def check_adapters(model: ServedModel, version: Version, candidate: Candidate) -> None:
+    """Raise InputError for adapters that a version cannot be served with: by its engine, or by what its weights are."""
+    from trimtab.sources.adapters import read_adapter, why_unfit
+    from trimtab.sources.gguf import read_gguf_header
+
+    if not model.adapters:
+        return
+    kind, snapshot = engine_class(candidate.engine), candidate.snapshot
+    if "adapter" not in kind.abilities:
+        why = kind.refuses(dataclasses.replace(snapshot, adapters=model.adapters), None, candidate.settings) or ABILITIES["adapter"]
+        raise InputError(f"{model.name}: {version.id} cannot be served with adapters by the engine {candidate.engine}: {why}.")
+    if snapshot.format != "gguf":
+        return
+    header = read_gguf_header(tuple(snapshot.root / file.name for file in snapshot.files))
+    for one in model.adapters:
+        if why := why_unfit(read_adapter(one.path), header):
+            raise InputError(f"{model.name}: the adapter {one.name} ({one.path}) is not for {version.id}: {why}.")
 
 
 async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
@@ -159,7 +185,9 @@ async def _serve(
         if not version.lock:
             return HttpReplica(model, version)
         one = prepared[version.id].candidate
-        return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name)
+        return WorkerReplica(
+            engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name, adapters=model.adapters
+        )
 
     def files_of(version: Version) -> tuple[Path, ...]:
         one = prepared.get(version.id)
@@ -178,7 +206,7 @@ async def _serve(
         if traces is not None:
             stack.callback(traces.close)
             told.append(partial(_traced, traces))
-        audit = await stack.enter_async_context(AuditLog.open()) if site.audit != "off" else None
+        audit = await stack.enter_async_context(AuditLog.open(sync_s=site.audit_sync_ms / 1000)) if site.audit != "off" else None
         meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()))
         notes = Notes(audit=audit, meter=meter, refuses=site.audit == "refuse")
         gateway = Gateway(
@@ -196,7 +224,7 @@ async def _serve(
         )
 
         async def reload() -> None:
-            changed = read(target, change)
+            changed = await asyncio.to_thread(read, target, change)
             guards = {model.name: Guards(model.guards) for model in changed.models}
             prepared.update(await asyncio.to_thread(prepare, changed, folder, offline=offline, on_event=on_event))
             await gateway.reconfigure(changed, guards)

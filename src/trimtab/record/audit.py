@@ -1,6 +1,7 @@
 """The gateway's log of what it did: who asked, what answered, what guards said, digests and times of it; never the texts themselves.
 
 Many requests share one write and one sync: while the disk is busy with some records, others gather, and the next write takes all of them.
+With `sync_s` a record counts as noted when it is written: a kill loses none, a power cut those of the last `sync_s`.
 """
 
 import asyncio
@@ -36,8 +37,9 @@ _Waiting = tuple[bytes, "asyncio.Future[None]"]
 class AuditLog:
     """Records of one gateway, written in the order of `append`. All methods are of one event loop."""
 
-    def __init__(self, folder: Path, home: Path, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, home: Path, segment_bytes: int, sync_s: float) -> None:
         self.folder = folder
+        self._sync_s = sync_s
         self._home = home
         self._segment_bytes = segment_bytes
         self._log: ChainLog | None = None
@@ -47,16 +49,18 @@ class AuditLog:
         self._is_writing = False
         self._timer: asyncio.TimerHandle | None = None
         self._sign_timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.Future[None] | None = None
         self._is_closed = False
 
     @classmethod
-    def open(cls, folder: Path | None = None, *, home: Path | None = None, segment_bytes: int = SEGMENT_BYTES) -> Self:
+    def open(cls, folder: Path | None = None, *, home: Path | None = None, segment_bytes: int = SEGMENT_BYTES, sync_s: float = 0.0) -> Self:
         """Open the log of a folder (None = TRIMTAB_HOME/audit), or begin one.
 
+        sync_s: `append` returns once a record is written, and the disk has it within this time; 0 = `append` waits for the disk
         Raises InputError: in use, damaged, no permission. A full disk is no error yet: then `append` tries to open it again each time.
         """
         home = home or state_dir()
-        audit = cls(folder or home / "audit", home, segment_bytes)
+        audit = cls(folder or home / "audit", home, segment_bytes, sync_s)
         try:
             audit._opened()
         except AuditUnavailable:
@@ -78,7 +82,7 @@ class AuditLog:
         await self.close()
 
     async def append(self, record: Mapping[str, Any], *, soon: bool = False) -> None:
-        """Write a record and the time. Returns when it is durable.
+        """Write a record and the time. Returns when it is durable, or with `sync_s` when it is written.
 
         soon: nobody waits for it, so it may wait up to SOON_S for others to be written with
         Raises AuditUnavailable: the record is not in the log. If the caller is cancelled, the record is written all the same.
@@ -87,6 +91,9 @@ class AuditLog:
             raise AuditUnavailable(f"The log in {self.folder} is closed.")
         body = msgspec.json.encode({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}, order="deterministic")
         loop = asyncio.get_running_loop()
+        if self._sync_s:
+            self._written(loop, body)
+            return
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append((body, future))
         if not self._is_writing:
@@ -99,6 +106,8 @@ class AuditLog:
     async def close(self) -> None:
         """Write what waits, sign the end, give the folder free. Idempotent."""
         self._is_closed = True
+        if self._settling is not None:
+            await asyncio.wait([self._settling])
         if self._timer is not None:
             self._start(asyncio.get_running_loop())
         while self._is_writing:
@@ -116,6 +125,21 @@ class AuditLog:
         A plain digest of a short text gives it away to whoever tries likely texts; this one only to whoever holds the key too.
         """
         return hmac.new(self._digest_key, digestmod="sha256")
+
+    def _written(self, loop: asyncio.AbstractEventLoop, body: bytes) -> None:
+        """Write a record now, and have it synced with all that follow within `sync_s`."""
+        self._opened().write([body])
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle(loop))
+
+    async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_closed:
+            await asyncio.sleep(self._sync_s)
+        self._settling = None  # what is written from here on may come too late for this sync
+        try:
+            await loop.run_in_executor(self._thread, self._opened().settle)
+        except AuditUnavailable as error:
+            log.error("the last records of the audit log are not on the disk yet: %s", error)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:

@@ -6,7 +6,8 @@ files     <folder>/000000000001.jsonl ...: segments, each called after its first
 anchor    after every write, the number of records and the last hash are signed and kept in another folder (record/checkpoints.py): a chain
           alone cannot tell that its end was cut or written anew
 
-A record counts as written when `commit` has returned. What a killed process leaves half-written is cut off when the log is next opened, and
+A record counts as written when `commit` has returned. `write` returns earlier: then no kill of this process loses the record, but a machine
+that stops does, until the next `settle`. What a killed process leaves half-written is cut off when the log is next opened, and
 the log says so itself in a record of its own.
 """
 
@@ -117,6 +118,9 @@ class ChainLog:
         self._path = folder / segment_name(1)
         self._handle: int | None = None
         self._n_bytes = 0
+        self._unsettled: list[tuple[int, bytes]] = []  # (number of the last record, lines) written and not yet synced
+        self._sync_failed = False
+        self._settling = threading.Lock()
         self._is_open = True
 
     @classmethod
@@ -162,21 +166,49 @@ class ChainLog:
         Raises AuditUnavailable: then none of them is in the log.
         """
         with self._turn:
-            if not self._is_open:
-                raise AuditUnavailable(f"The log in {self.folder} is closed.")
-            head, lines = self.head, []
-            for body in bodies:
-                line, head = sealed(head, body)
-                lines.append(line)
-            first = self.head.seq + 1
-            try:
-                self._write(b"".join(lines), first)
-                self.head = head
-                if time.monotonic() - self._signed_s >= self._sign_s:
+            first = self._append(bodies, syncs=True)
+            if time.monotonic() - self._signed_s >= self._sign_s:
+                try:
                     self._sign()
-            except OSError as error:
-                raise AuditUnavailable(str(disk_error(Path(error.filename or self._path), error, "write"))) from error
+                except OSError as error:
+                    raise self._unavailable(error) from error
             return first
+
+    def write(self, bodies: Sequence[bytes]) -> int:
+        """Write records without waiting for the disk; returns the number of the first. `settle` must be called soon.
+
+        Raises AuditUnavailable: then none of them is in the log.
+        """
+        with self._turn:
+            return self._append(bodies, syncs=False)
+
+    def settle(self) -> None:
+        """Sync what was written, then sign it; others may write meanwhile. Raises AuditUnavailable: `write` does too, until it succeeds."""
+        with self._settling:
+            with self._turn:
+                if not self._is_open or not self._unsettled:
+                    return
+                try:
+                    self._write_again()
+                    handle = os.dup(self._handle) if self._handle is not None and self._unsettled else None
+                except OSError as error:
+                    raise self._unavailable(error) from error
+                head = self.head
+            try:
+                if handle is not None:
+                    _sync(handle)
+            except OSError as error:
+                self._sync_failed = True
+                raise self._unavailable(error) from error
+            finally:
+                if handle is not None:
+                    os.close(handle)
+            with self._turn:
+                self._unsettled = [(seq, data) for seq, data in self._unsettled if seq > head.seq]
+            try:
+                self._anchor.write(head.seq, head.hash)
+            except OSError as error:
+                raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
 
     def sign(self) -> None:
         """Sign what was committed since the last checkpoint, if anything was. Raises AuditUnavailable."""
@@ -197,6 +229,7 @@ class ChainLog:
             if not self._is_open:
                 return
             try:
+                self._settle_segment()
                 self._anchor.write(self.head.seq, self.head.hash, is_closed=True)
             except OSError as error:
                 raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
@@ -209,10 +242,32 @@ class ChainLog:
         self._anchor.close()
         self._lock.release()
 
-    def _write(self, data: bytes, first_seq: int) -> None:
+    def _append(self, bodies: Sequence[bytes], *, syncs: bool) -> int:
+        if not self._is_open:
+            raise AuditUnavailable(f"The log in {self.folder} is closed.")
+        head, lines = self.head, []
+        for body in bodies:
+            line, head = sealed(head, body)
+            lines.append(line)
+        first = self.head.seq + 1
+        try:
+            self._write(b"".join(lines), first, syncs=syncs)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.head = head
+        if not syncs:
+            self._unsettled.append((head.seq, b"".join(lines)))
+        return first
+
+    def _unavailable(self, error: OSError) -> AuditUnavailable:
+        return AuditUnavailable(str(disk_error(Path(error.filename or self._path), error, "write")))
+
+    def _write(self, data: bytes, first_seq: int, *, syncs: bool) -> None:
+        self._write_again()
         if self._handle is None:
             self._open_file()
         if self._n_bytes and self._n_bytes + len(data) > self._segment_bytes:
+            self._settle_segment()
             self._close_file()
             self._path, self._n_bytes = self.folder / segment_name(first_seq), 0
             self._open_file()
@@ -224,10 +279,9 @@ class ChainLog:
                 f"{self._path} was changed or removed by somebody else while it is being written; see `trimtab verify log`."
             )
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(handle, left) :]
-            _sync(handle)
+            _write_all(handle, data)
+            if syncs:
+                _sync(handle)
         except OSError:
             # After a failed sync the kernel may call unwritten pages clean: only what was cut off and written again is sure.
             try:
@@ -236,6 +290,31 @@ class ChainLog:
                 self._close_file()
             raise
         self._n_bytes += len(data)
+
+    def _settle_segment(self) -> None:
+        """Sync what was written to the current segment. Raises OSError."""
+        if self._unsettled:
+            self._write_again()
+            assert self._handle is not None
+            _sync(self._handle)
+            self._unsettled.clear()
+
+    def _write_again(self) -> None:
+        """After a failed sync: cut off what was not synced, write it again and sync it. Raises OSError."""
+        if not self._sync_failed:
+            return
+        data = b"".join(lines for _, lines in self._unsettled)
+        self._close_file()
+        self._n_bytes -= len(data)
+        try:
+            self._open_file()
+            assert self._handle is not None
+            _write_all(self._handle, data)
+            _sync(self._handle)
+        finally:
+            self._n_bytes += len(data)
+        self._unsettled.clear()
+        self._sync_failed = False
 
     def _open_file(self) -> None:
         """Opens the current segment and cuts off whatever a failed write has left."""
@@ -286,6 +365,12 @@ class ChainLog:
             torn_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         # The cut comes first: `_open_file` makes it, before this record is written.
         self.commit([_note("log recovered", cut_bytes=n_bytes - n_good, cut_sha256=torn_sha256, unsigned=after.seq - kept.size)])
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 def _anchor(folder: Path, home: Path, *, is_new: bool) -> Anchor:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Self, cast, get_args
 
 from trimtab.core.decision import Verdict
 from trimtab.core.deployment import Deployment, EngineBuild, Recipe, Settings
@@ -27,13 +27,30 @@ _HEADER = """\
 
 @dataclass(frozen=True, kw_only=True)
 class LockedReference:
-    """What a deployment was held against, so that it can be made again: source, engine, recipe's name, settings, digest of the weights."""
+    """What a deployment was held against, so that it can be made again: source, engine, recipe's name, settings, digest of the weights.
+
+    own_recipe: the recipe whole, where it came from a file of the user's, which may be gone or another one by now; None = a shipped one
+    """
 
     source: str
     engine: str
     recipe: str
     settings: Settings
     weights_sha256: str
+    own_recipe: Recipe | None = None
+
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> Self:
+        """From how decision.json names it."""
+        own = named.get("own_recipe")
+        return cls(
+            source=named["source"],
+            engine=named["engine"],
+            recipe=named["recipe"],
+            settings=Settings.parse(named["settings"]),
+            weights_sha256=named["weights_sha256"],
+            own_recipe=Recipe(**own) if own else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +111,6 @@ class DeployLock:
 
 def deploy_toml(lock: DeployLock) -> str:
     """The text of deploy.toml. Raises InputError for names that are not valid Unicode."""
-    recipe = lock.recipe
     document: dict[str, Any] = {
         "id": lock.id,
         "deployment_sha256": lock.deployment.digest,
@@ -112,14 +128,7 @@ def deploy_toml(lock: DeployLock) -> str:
             "sha256": lock.weights_sha256,
             "files": [{"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in lock.source_files],
         },
-        "recipe": {
-            "name": recipe.name,
-            "family": recipe.family,
-            "engine": recipe.engine,
-            "title": recipe.title,
-            "bits_per_weight": recipe.bits_per_weight,
-            "parameters": dict(recipe.parameters),
-        },
+        "recipe": _recipe_table(lock.recipe),
         "template": {"sha256": lock.template_sha256},
         "engine": {"name": lock.build.engine, "version": lock.build.version, "details": lock.build.details},
         "settings": lock.settings.given(),
@@ -133,10 +142,23 @@ def deploy_toml(lock: DeployLock) -> str:
             "weights_sha256": lock.reference.weights_sha256,
             "settings": lock.reference.settings.given(),
         }
+        if lock.reference.own_recipe is not None:
+            document["reference"]["own_recipe"] = _recipe_table(lock.reference.own_recipe)
     if lock.known_answers:
         document["known_answers"] = {suite: dict(values) for suite, values in lock.known_answers.items()}
     digest = _digest(tomllib.loads(to_toml(document)))
     return _HEADER + to_toml({"schema": SCHEMA, "sha256": digest, **document})
+
+
+def _recipe_table(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "family": recipe.family,
+        "engine": recipe.engine,
+        "title": recipe.title,
+        "bits_per_weight": recipe.bits_per_weight,
+        "parameters": dict(recipe.parameters),
+    }
 
 
 def write_deploy_toml(path: Path, lock: DeployLock) -> None:
@@ -171,7 +193,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _parse(top: "_Fields") -> DeployLock:
-    decision, weights, recipe, engine = (top.table(name) for name in ("decision", "weights", "recipe", "engine"))
+    decision, weights, engine = (top.table(name) for name in ("decision", "weights", "engine"))
     named = {name: top.table(name) for name in ("policy", "suite", "workload")}
     verdict = decision.one_of("verdict", get_args(Verdict))
     files = tuple(
@@ -189,14 +211,7 @@ def _parse(top: "_Fields") -> DeployLock:
         source_files=files,
         source_sha256=weights.sha256("source_sha256"),
         weights_sha256=weights.sha256("sha256"),
-        recipe=Recipe(
-            name=recipe.text("name"),
-            family=recipe.text("family"),
-            engine=recipe.text("engine"),
-            title=recipe.text("title"),
-            bits_per_weight=recipe.number("bits_per_weight"),
-            parameters=recipe.table("parameters").values,
-        ),
+        recipe=_recipe(top.table("recipe")),
         template_sha256=top.table("template").sha256("sha256", may_be_empty=True),
         build=EngineBuild(engine=engine.text("name"), version=engine.text("version"), details=engine.text("details")),
         settings=Settings.parse(top.table("settings").values),
@@ -215,6 +230,17 @@ def _parse(top: "_Fields") -> DeployLock:
     )
 
 
+def _recipe(table: "_Fields") -> Recipe:
+    return Recipe(
+        name=table.text("name"),
+        family=table.text("family"),
+        engine=table.text("engine"),
+        title=table.text("title"),
+        bits_per_weight=table.number("bits_per_weight"),
+        parameters=table.table("parameters").values,
+    )
+
+
 def _reference(table: "_Fields") -> LockedReference:
     return LockedReference(
         source=table.text("source"),
@@ -222,6 +248,7 @@ def _reference(table: "_Fields") -> LockedReference:
         recipe=table.text("recipe"),
         weights_sha256=table.sha256("weights_sha256"),
         settings=Settings.parse(table.table("settings").values),
+        own_recipe=_recipe(table.table("own_recipe")) if "own_recipe" in table.values else None,
     )
 
 

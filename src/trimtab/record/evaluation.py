@@ -23,6 +23,7 @@ _SECTIONS = (
     ("answer", "What was scored", ()),
     ("levels", "Levels", ("levels",)),
     ("calibration", "Calibration", ("calibration",)),
+    ("refusals", "Refusals in generated answers", ("refusals",)),
     ("groups", "By group", ("groups",)),
     ("languages", "By language", ("languages",)),
     ("missing", "What is missing", ()),
@@ -55,7 +56,7 @@ def write_evaluation(path: Path, document: Plain, *, command: str = "", items: s
 
 
 def _page(document: Plain) -> dict[str, Any]:
-    rows, reference = list(document["levels"]), document.get("reference")
+    rows, reference, refusals = list(document["levels"]), document.get("reference"), document.get("refusals") or ()
     suite = mapping(document.get("suite"))
     names = [line(language) for language in suite.get("languages") or ()]
     conditions = [
@@ -72,10 +73,11 @@ def _page(document: Plain) -> dict[str, Any]:
         "plots": list(_suite_plots(rows, bool(reference))),
         "levels": [_suite_row(row) for row in rows],
         "calibration": [_calibration_row(row["suite"], row["calibration"]) for row in rows if row.get("calibration")],
+        "refusals": [_refusal_row(row) for row in refusals],
         "groups": [found for index, row in enumerate(rows) if row["groups"] and (found := _groups(row, index))],
         "languages": _languages(rows, names),
         "spoken": ", ".join(names),
-        "missing": list(_missing(rows)),
+        "missing": list(_missing(rows, refusals)),
         "facts": conditions,
     }
 
@@ -165,6 +167,27 @@ def _calibration_row(suite: str, found: Plain) -> dict[str, Any]:
     }
 
 
+def _refusal_row(row: Plain) -> dict[str, Any]:
+    change = row["change"]
+    points = [100 * change[end] for end in ("value", "low", "high")] if change else []
+    return {
+        "kind": f"{line(row['kind'])} requests",
+        "model": _refusing(row["model"]),
+        "reference": _refusing(row["reference"]),
+        "change": (f"{fixed(points[0], 0, signed=True)} points", interval(points[1], points[2], 0)) if points else None,
+    }
+
+
+def _refusing(side: Plain | None) -> dict[str, Any] | None:
+    """What was counted on one side, and the rate that follows from it."""
+    if side is None:
+        return None
+    missing = f", {count(side['n_missing'])} missing" if side["n_missing"] else ""
+    rate = side["rate"]
+    seen = f"{count(side['refused'])} of {count(side['n'])} by the judge{missing}"
+    return {"seen": seen, "rate": (percent(rate["value"]), _share_ends(rate)) if rate else None}
+
+
 def _share_ends(share: Plain) -> str:
     low, high = share["low"], share["high"]
     return f"[{percent(low, 1)}, {percent(high, 1)}]" if is_number(low) and is_number(high) else "interval not known"
@@ -211,7 +234,7 @@ def _items(n: int) -> str:
     return "1 item has" if n == 1 else f"{count(n)} items have"
 
 
-def _missing(rows: Sequence[Plain]) -> Iterator[str]:
+def _missing(rows: Sequence[Plain], refusals: Sequence[Plain]) -> Iterator[str]:
     for row in rows:
         if row["n_missing"]:
             yield f"{line(row['suite'])}: {_items(row['n_missing'])} no value; the level is of the others."
@@ -225,4 +248,8 @@ def _missing(rows: Sequence[Plain]) -> Iterator[str]:
             yield f"{line(row['suite'])}: few clusters for {', '.join(thin)}."
     for about in not_examined(row["suite"] for row in rows):
         yield f"Not examined: {about}."
-    yield "Text that the model writes by itself was not looked at: all items are scored by likelihood."
+    for row in refusals:
+        if row["why_not"]:
+            yield f"Answers to {line(row['kind'])} requests: {line(row['why_not'])}"
+    looked = "was looked at for refusals only, on few requests" if refusals else "was not looked at"
+    yield f"Text that the model writes by itself {looked}: all items are scored by likelihood."

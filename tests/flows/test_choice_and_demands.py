@@ -18,7 +18,7 @@ from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, point
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import rounds_needed, with_more
 from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row
-from trimtab.flows.parts.search import Row, affordable
+from trimtab.flows.parts.search import Row, affordable, gain_ends
 from trimtab.flows.parts.timing import Probe, Timed
 from trimtab.measure.meters import EnergyReading
 from trimtab.measure.open_loop import OpenResult, OpenTrace
@@ -28,7 +28,7 @@ TTFT = parse_slo("ttft_p95<400ms")
 CHAT = Workload(name="w", prompt_tokens=128, output_tokens=32, concurrency=(1, 2))
 
 
-def timed(e2e_ratio=1.0, *, ttft=100.0, n=60, tok_s=20.0, memory=4e8):
+def timed(e2e_ratio=1.0, *, reach=1.0, ttft=100.0, n=60, tok_s=20.0, memory=4e8):
     points = [
         {
             "concurrency": level,
@@ -42,7 +42,7 @@ def timed(e2e_ratio=1.0, *, ttft=100.0, n=60, tok_s=20.0, memory=4e8):
         }
         for level in (1, 2)
     ]
-    ratio = {"ratio": e2e_ratio, "low": e2e_ratio, "high": e2e_ratio, "n_rounds": 3}
+    ratio = {"ratio": e2e_ratio, "low": e2e_ratio / reach, "high": e2e_ratio * reach, "n_rounds": 3}
     return Timed(
         measurement={"points": points, "peak_memory_bytes": memory, "load_s": 1.0, "cold_ttft_ms": 900.0},
         ratios={"base": {"1": {"e2e_ms_p50": ratio}, "2": {"e2e_ms_p50": ratio}}},
@@ -294,6 +294,32 @@ def test_one_round_ranks_by_its_medians_and_claims_nothing():
     assert [row.plan.id for row in to_certify(search)] == ["a"]
     assert gain_of(search.aim, bare["a"], bare["base"], "base") == pytest.approx(math.log(4.0))
     assert gain_of(search.aim, Timed(measurement=None, ratios={}), bare["base"], "base") == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen", "verdict"),
+    [
+        (timed(1.3, reach=1.2), "a", "pass"),
+        (timed(1.3, reach=1.4), "base", "inconclusive"),  # 1.82 times as fast is not excluded
+        (timed(1.02, reach=1.05), "base", "pass"),  # what could be gained is not worth while
+        (Timed(measurement=timed(4.0).measurement, ratios={}), "base", "inconclusive"),  # one round claims nothing
+    ],
+)
+def test_only_what_is_shown_to_be_faster_replaces_the_baseline(found, chosen, verdict):
+    search = searched({"base": timed(), "a": found}, verdicts={"a": "pass"})
+    row, said = choose(search)
+    assert (row.plan.id, said) == (chosen, verdict)
+    reasons = " ".join(reasons_for(search, row, None))
+    assert ("was not shown to be faster than the baseline" in reasons) is (chosen == "base")
+
+
+def test_an_interval_of_throughput_is_that_of_its_rounds_and_memory_has_none():
+    search = searched({"base": timed(), "a": timed(tok_s=19.9, memory=3e8)}, objective="throughput", verdicts={"a": "pass"})
+    low, high = gain_ends(search, search.rows["a"])
+    assert low < gain_of(search.aim, search.rows["a"].timed, search.baseline.timed, "base") < high < 0.1
+    search = searched({"base": timed(), "a": timed(memory=3e8)}, objective="memory", verdicts={"a": "pass"})
+    assert choose(search)[0].plan.id == "a"
+    assert gain_ends(search, search.rows["a"]) == (pytest.approx(math.log(4 / 3)),) * 2
 
 
 def test_no_more_rivals_are_timed_than_two_rounds_have_time_for():

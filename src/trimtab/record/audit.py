@@ -137,7 +137,9 @@ class AuditLog:
             await asyncio.sleep(self._sync_s)
         self._settling = None  # what is written from here on may come too late for this sync
         try:
-            await loop.run_in_executor(self._thread, self._opened().settle)
+            await loop.run_in_executor(self._thread, partial(self._opened().settle, signs=False))
+            if self._sign_timer is None and not self._is_closed:
+                self._sign_timer = loop.call_later(SIGN_S, self._sign_soon, loop)
         except AuditUnavailable as error:
             log.error("the last records of the audit log are not on the disk yet: %s", error)
 
@@ -178,7 +180,10 @@ class AuditLog:
     def _sign(self) -> None:
         assert self._log is not None
         try:
-            self._log.sign()
+            if self._sync_s:
+                self._log.settle()
+            else:
+                self._log.sign()
         except AuditUnavailable as error:
             log.error("the last records of the audit log have no checkpoint yet: %s", error)
 

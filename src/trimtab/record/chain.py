@@ -182,11 +182,14 @@ class ChainLog:
         with self._turn:
             return self._append(bodies, syncs=False)
 
-    def settle(self) -> None:
-        """Sync what was written, then sign it; others may write meanwhile. Raises AuditUnavailable: `write` does too, until it succeeds."""
+    def settle(self, *, signs: bool = True) -> None:
+        """Sync what was written, and sign it; others may write meanwhile.
+
+        Raises AuditUnavailable; after a failed sync `write` does too, until one succeeds.
+        """
         with self._settling:
             with self._turn:
-                if not self._is_open or not self._unsettled:
+                if not self._is_open or not (self._unsettled or (signs and self._anchor.last.size < self.head.seq)):
                     return
                 try:
                     self._write_again()
@@ -206,7 +209,8 @@ class ChainLog:
             with self._turn:
                 self._unsettled = [(seq, data) for seq, data in self._unsettled if seq > head.seq]
             try:
-                self._anchor.write(head.seq, head.hash)
+                if signs:
+                    self._anchor.write(head.seq, head.hash)
             except OSError as error:
                 raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
 

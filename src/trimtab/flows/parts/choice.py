@@ -1,12 +1,16 @@
 """From what was found to the answer: who is certified first, who is chosen, and why in words."""
 
 from collections.abc import Sequence
+from math import exp, inf, log
 from typing import Any
 
 from trimtab.core.decision import SloResult, Verdict
 from trimtab.core.files import to_plain
 from trimtab.flows.parts.objective import BEST, BETTER, nearest
-from trimtab.flows.parts.search import NOT_TRIED, Row, Search, gain
+from trimtab.flows.parts.search import NOT_TRIED, Row, Search, gain, gain_ends
+
+WORTHWHILE = 1.1
+"""Times as good as the baseline: while so much is not excluded of something that passed, the baseline is kept for want of evidence only."""
 
 
 def to_certify(search: Search) -> list[Row]:
@@ -30,6 +34,12 @@ def passed(search: Search) -> list[Row]:
     return _best_first(search, [row for row in rows if is_open or gain(search, row) > 0.0])
 
 
+def passed_unshown(search: Search) -> list[Row]:
+    """What passed, but may be no better than a baseline that could be kept: its interval reaches the baseline's, or it has none."""
+    is_open = search.baseline.slo_verdict == "fail"
+    return [] if is_open else [row for row in passed(search) if gain_ends(search, row)[0] <= 0.0]
+
+
 def _best_first(search: Search, rows: Sequence[Row]) -> list[Row]:
     """By the objective; one that surely meets all demands goes before one of which that cannot be told."""
     return sorted(rows, key=lambda row: (row.slo_verdict != "pass", -gain(search, row)))
@@ -38,12 +48,15 @@ def _best_first(search: Search, rows: Sequence[Row]) -> list[Row]:
 def choose(search: Search) -> tuple[Row | None, Verdict]:
     """The deployment to run and how sure that is; None if there is none that could be.
 
-    A row that misses a demand is never chosen, the baseline neither. Whoever is shown to meet them all goes before the baseline, the
-    baseline before those of which it cannot be told.
+    Something else than the baseline must be shown to be better: its whole interval lies above it. A row that misses a demand is never
+    chosen, the baseline neither. Whoever is shown to meet them all goes before the baseline, the baseline before those of which it cannot
+    be told.
     """
     base = search.baseline
-    fit = passed(search)
+    unshown = passed_unshown(search)
+    fit = [row for row in passed(search) if all(row is not one for one in unshown)]
     open_ended = any(row.verdict == "inconclusive" and row.slo_verdict != "fail" for row in search.rows.values())
+    open_ended = open_ended or any(gain_ends(search, row)[1] > log(WORTHWHILE) for row in unshown)
     if fit and fit[0].slo_verdict == "pass":
         return fit[0], "pass"
     if base.slo_verdict == "pass":
@@ -62,6 +75,13 @@ def reasons_for(search: Search, chosen: Row | None, own: Row | None) -> list[str
         reasons = _nothing_fits(search)
     elif chosen is search.baseline:
         reasons = [f"The baseline is kept: nothing {BETTER[search.aim.objective]} was shown to be no worse."]
+        for row in passed_unshown(search):
+            low, high = gain_ends(search, row)
+            found = f"{exp(gain(search, row)):.2f}× [{exp(low):.2f}×, {exp(high):.2f}×]" if high < inf else "too few rounds were timed"
+            reasons.append(
+                f"{row.plan.id} passed every required gate, but was not shown to be {BETTER[search.aim.objective]} than the baseline: "
+                f"{found}; a longer --time-limit or a quieter machine may tell."
+            )
     else:
         among = " and misses no demand" if search.aim.slo else ""
         reasons = [f"{chosen.plan.id} is {best} that passed every required gate{among}."]

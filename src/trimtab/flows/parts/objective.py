@@ -91,6 +91,31 @@ def gain_of(aim: Aim, own: Timed | None, base: Timed | None, base_id: str) -> fl
     return math.log(times_better(aim.objective, mine, other))
 
 
+def gain_range(aim: Aim, own: Timed | None, base: Timed | None, base_id: str) -> tuple[float, float]:
+    """Ends of the interval of `gain_of`, of which memory and energy have none; minus and plus infinity where too few rounds tell.
+
+    Latency: means over concurrencies of the ends of each one's interval, at least as wide as the interval of the mean.
+    """
+    if aim.objective == "latency":
+        by_level = own.ratios.get(base_id, {}) if own else {}
+        known = [by_metric["e2e_ms_p50"] for by_metric in by_level.values() if "e2e_ms_p50" in by_metric]
+        if not known:
+            return -math.inf, math.inf
+        return sum(_log(one["low"]) for one in known) / len(known), sum(_log(one["high"]) for one in known) / len(known)
+    if aim.objective in ("throughput", "cost"):
+        mine, other = _rounds(own), _rounds(base)
+        if len(mine) != len(other) or len(mine) < 2:
+            return -math.inf, math.inf
+        ratio = log_ratio_interval(mine, other)
+        return _log(ratio.low), _log(ratio.high)
+    gain = gain_of(aim, own, base, base_id)
+    return gain, gain
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
 def _gain_of_medians(own: Timed, base: Timed | None) -> float:
     """Mean over concurrencies of the log of baseline / own median request; minus infinity where they share no level."""
     medians = [{point["concurrency"]: point["e2e_ms"]["p50"] for point in _points(timed)} for timed in (own, base)]

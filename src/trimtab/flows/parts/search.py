@@ -22,7 +22,7 @@ from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import subject
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import Exam
-from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of
+from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, gain_range
 from trimtab.flows.parts.opening import Opened, build_candidate, open_model, with_draft
 from trimtab.flows.parts.reference import PromptMaker, Reference
 from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
@@ -37,6 +37,7 @@ from trimtab.plan.shortlist import Shortlist, drop_hopeless, kind_of, spread
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
 TIMING_S = 100.0
+NEEDED_TIMING_S = 60.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
 TIMING_SHARE = 0.5
 """Of the time there is for timing, where it is more than that or percentiles are demanded: the chosen one is timed again afterwards."""
@@ -354,11 +355,13 @@ def affordable(finalists: list[str], probes: Mapping[str, Probe | None], baselin
 def timing_s(search: Search) -> float:
     """Seconds of the session that finalists are chosen by.
 
-    A longer limit keeps room for one certification, and half of the rest for a second one and for timing again what was chosen.
+    What is needed to tell two deployments apart goes before a second certification. A longer limit keeps room for one certification, and
+    half of the rest for a second one and for timing again what was chosen.
     """
     is_longer = search.session.limit_s > DEFAULT_LIMIT_S
-    left_s = search.session.seconds_left - (ONE_CERTIFY / CERTIFY_PASSES if is_longer else 1.0) * certify_s(search)
-    usual_s = min(TIMING_S, left_s)
+    after_one_s = search.session.seconds_left - ONE_CERTIFY / CERTIFY_PASSES * certify_s(search)
+    left_s = after_one_s if is_longer else search.session.seconds_left - certify_s(search)
+    usual_s = max(min(TIMING_S, left_s), min(NEEDED_TIMING_S, after_one_s))
     if any(term.percentile is not None for term in search.aim.slo):
         usual_s *= TIMING_SHARE
     return max(LEAST_TIMING_S, usual_s, TIMING_SHARE * left_s if is_longer else 0.0)
@@ -378,3 +381,8 @@ def reads_shipped_file(search: Search, row: Row) -> bool:
 def gain(search: Search, row: Row) -> float:
     """Log of how many times better than the baseline by the objective; minus infinity where it was not timed."""
     return gain_of(search.aim, row.timed, search.baseline.timed, search.baseline.plan.id)
+
+
+def gain_ends(search: Search, row: Row) -> tuple[float, float]:
+    """The interval of `gain`: minus and plus infinity where too few rounds were timed for one."""
+    return gain_range(search.aim, row.timed, search.baseline.timed, search.baseline.plan.id)

@@ -30,6 +30,8 @@ TURN_LIMIT_S = 600.0
 """A deployment that needs longer for one turn leaves the session; a busy machine can make a turn ten times as long as a quiet one."""
 PROBE_SHARE = 4
 """A probe's prompt and answer are this many times shorter than the workload's."""
+MOST_PROBE_TOKENS = 32
+"""Of an answer: the pace of a longer one is the same."""
 
 
 @asynccontextmanager
@@ -62,7 +64,7 @@ async def probe(client: WorkerClient, beside: WorkerClient, workload: Workload, 
     After one that does not count: two of each in turns at the lowest concurrency, and one of each at the highest if that is another.
     """
     prompt_tokens = max(16, workload.prompt_tokens // PROBE_SHARE)
-    output_tokens = max(8, workload.output_tokens // PROBE_SHARE)
+    output_tokens = min(MOST_PROBE_TOKENS, max(8, workload.output_tokens // PROBE_SHARE))
     lowest, highest = min(workload.concurrency), max(workload.concurrency)
     seeds = count(seed * 1000)
 

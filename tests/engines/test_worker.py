@@ -140,6 +140,34 @@ def test_a_hang_is_found_and_the_process_is_gone():
     asyncio.run(run())
 
 
+def test_a_call_may_wait_for_longer_than_the_limit_while_the_worker_speaks(tmp_path):
+    """A request that waits for a slot, or for its adapter's turn, hears nothing of its own."""
+
+    class Process:
+        pid, returncode, stdin = 0, None, type("Stdin", (), {"write": lambda self, data: None, "drain": lambda self: asyncio.sleep(0)})()
+
+        def __init__(self):
+            self.stdout = asyncio.StreamReader()
+
+        async def wait(self):
+            return 0
+
+    async def run():
+        process = Process()
+        with (tmp_path / "log").open("w+b") as log:
+            client = WorkerClient(process, log, 1.0)
+            call = asyncio.create_task(client.tokenize(["a"]))
+            for _ in range(6):
+                await asyncio.sleep(0.25)
+                process.stdout.feed_data(encode({"id": 77, "event": {}}))
+            process.stdout.feed_data(encode({"id": 1, "ok": [[1]]}))
+            assert await call == [[1]]
+            process.stdout.feed_eof()
+            await client._reader
+
+    asyncio.run(run())
+
+
 def test_unknown_engine_and_unknown_setting():
     async def start(engine, settings):
         await (await WorkerClient.start(engine, SNAPSHOT, settings)).close()

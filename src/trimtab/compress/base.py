@@ -185,13 +185,12 @@ def _read_product(folder: Path) -> Snapshot | None:
         record = json.loads((folder / "product.json").read_text(encoding="utf-8"))
         if record["schema"] != PRODUCT_SCHEMA:
             return None
-        values = record["snapshot"]
-        files = tuple(SnapshotFile(**file) for file in values["files"])
-        if any((folder / file.name).stat().st_size != file.size_bytes for file in files):
+        found = Snapshot.parse({**record["snapshot"], "root": folder})
+        if any((folder / file.name).stat().st_size != file.size_bytes for file in found.files):
             return None
         with contextlib.suppress(OSError):
             os.utime(folder / "product.json")  # when it was last used, also where reading leaves no trace
-        return Snapshot(**{**values, "files": files, "root": folder})
+        return found
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -20,6 +20,18 @@ class SnapshotFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter that requests to a model may name: a GGUF file, changing what the model's weights compute. It is no part of them.
+
+    name: what requests call it; path: of the file, absolute; sha256: of its bytes
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Local files of a model, each with its sha256.
 
@@ -31,6 +43,7 @@ class Snapshot:
     revision: commit or version pinned by the source, empty if the source has none
     made_by: recipe name and digest of what it was made from, empty for weights as shipped
     draft: a smaller model that proposes tokens to this one, None = none; its bytes are part of the identity and of the size
+    adapters: what requests may name beside the weights; they are part of the identity
     """
 
     source: str
@@ -40,19 +53,25 @@ class Snapshot:
     revision: str = ""
     made_by: str = ""
     draft: "Snapshot | None" = None
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> "Snapshot":
         """Snapshot from its JSON form (`core.files.to_plain`)."""
         files = tuple(SnapshotFile(**file) for file in plain["files"])
         draft = cls.parse(plain["draft"]) if plain.get("draft") else None
-        return cls(**{**plain, "root": Path(plain["root"]), "files": files, "draft": draft})
+        adapters = tuple(Adapter(**{**one, "path": Path(one["path"])}) for one in plain.get("adapters", ()))
+        return cls(**{**plain, "root": Path(plain["root"]), "files": files, "draft": draft, "adapters": adapters})
 
     @property
     def digest(self) -> str:
-        """Identity of the bytes, wherever they lie: sha256 over names and sha256 of the files, and the draft's digest."""
-        own = [self.format, sorted((file.name, file.sha256) for file in self.files)]
-        return digest_of(own if self.draft is None else [*own, self.draft.digest])
+        """Identity of the bytes, wherever they lie: sha256 over names and sha256 of the files, the draft's digest and the adapters."""
+        own: list[Any] = [self.format, sorted((file.name, file.sha256) for file in self.files)]
+        if self.draft is not None:
+            own.append(self.draft.digest)
+        if self.adapters:
+            own.append({one.name: one.sha256 for one in self.adapters})
+        return digest_of(own)
 
     @property
     def path(self) -> Path:

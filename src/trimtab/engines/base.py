@@ -60,6 +60,7 @@ class GenerateRequest:
     ignore_end: go on past end-of-text tokens up to max_tokens (timing needs a fixed length)
     top_logprobs: report that many of the most likely tokens with each token; needs the ability `top_logprobs`
     json_schema: the answer is JSON of this schema (its JSON text), and nothing else; empty = any text; needs the ability `json_schema`
+    adapter: name of one of the snapshot's adapters, under which the answer is computed; empty = none; needs the ability `adapter`
     """
 
     request_id: int
@@ -72,6 +73,7 @@ class GenerateRequest:
     stop_ids: tuple[int, ...] = ()
     top_logprobs: int = 0
     json_schema: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +131,8 @@ class Engine(ABC):
 
     numeric_settings may change outputs and so are re-certified; speed_settings may not. A test checks that.
         `cpu_affinity` is carried out by the worker that runs the engine: an engine that names it has nothing else to do.
-    abilities: fields of GenerateRequest that it honours beyond the plain ones: `top_logprobs`, `json_schema`. A request that needs another
-        is refused before it reaches the engine
+    abilities: fields of GenerateRequest that it honours beyond the plain ones: `top_logprobs`, `json_schema`, `adapter`. A request that
+        needs another is refused before it reaches the engine
     contract_version: an engine of another package states the CONTRACT_VERSION it was written for, as a number; `engines/registry.py`
         refuses one that is not this trimtab's
     """
@@ -206,7 +208,11 @@ class Engine(ABC):
         """Give everything back. Idempotent."""
 
 
-ABILITIES = {"top_logprobs": "it reports no other tokens than those it chose", "json_schema": "it does not hold an answer to a schema"}
+ABILITIES = {
+    "top_logprobs": "it reports no other tokens than those it chose",
+    "json_schema": "it does not hold an answer to a schema",
+    "adapter": "it takes no adapters",
+}
 """What an engine may be able to do, with what is said of one that is not and gives no reason in `EngineInfo.cannot`."""
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ class WorkerClient:
     """One worker process. Use `await WorkerClient.start(...)`; close with `await client.close()`.
 
     pid: process id of the worker. started_ns: `time.monotonic_ns()` just before the process was made is up to the caller.
-    silence_limit_s: a pending call with no message for this long means the worker hangs; it is killed.
+    silence_limit_s: a worker that says nothing for this long while a call is pending hangs; it is killed. A call may wait for longer, for
+        a slot or for its adapter's turn, as long as others are answered.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class WorkerClient:
         self._last_words = last_words
         self._pending: dict[int, asyncio.Queue[dict[str, Any]]] = {}
         self._next_id = 0
+        self._heard_s = 0.0
         self._dead: TrimtabError | None = None
         self._reader = asyncio.create_task(self._read_forever())
 
@@ -186,14 +189,15 @@ class WorkerClient:
         return call_id, inbox
 
     async def _receive(self, inbox: "asyncio.Queue[dict[str, Any]]") -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self.silence_limit_s):  # wait_for of 3.11 may swallow a cancellation
-                return await inbox.get()
-        except TimeoutError:
-            hung = EngineHung(f"The engine did not answer within {self.silence_limit_s:g} s and was stopped.")
-            self._dead = self._dead or hung
-            await self.kill()
-            raise hung from None
+        asked_s = time.monotonic()
+        while (left_s := max(asked_s, self._heard_s) + self.silence_limit_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):  # wait_for of 3.11 may swallow a cancellation
+                    return await inbox.get()
+        hung = EngineHung(f"The engine did not answer within {self.silence_limit_s:g} s and was stopped.")
+        self._dead = self._dead or hung
+        await self.kill()
+        raise hung
 
     def _result(self, message: dict[str, Any]) -> Any:
         if "dead" in message:
@@ -208,6 +212,7 @@ class WorkerClient:
         assert self.process.stdout is not None
         try:
             while line := await self.process.stdout.readline():
+                self._heard_s = time.monotonic()
                 message = decode(line)
                 inbox = self._pending.get(message.get("id", -1))
                 if inbox is not None:

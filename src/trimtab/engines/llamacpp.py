@@ -33,6 +33,7 @@ from trimtab.engines.base import (
     refused_speculation,
     speculation_of,
 )
+from trimtab.engines.llamacpp_adapters import open_adapters
 from trimtab.engines.llamacpp_draft import Drafter, check_vocabulary
 from trimtab.engines.llamacpp_json import Schemas
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
@@ -70,7 +71,7 @@ class LlamaCppEngine(Engine):
     )
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf"})
-    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs", "json_schema"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs", "json_schema", "adapter"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         why = self.refuses(snapshot, None, settings)
@@ -215,7 +216,7 @@ class LlamaCppEngine(Engine):
         if self._model_pointer is not None:
             native.llama_model_free(self._model_pointer)
             self._model_pointer = None
-            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids", "_schemas"):
+            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids", "_schemas", "_adapters"):
                 self.__dict__.pop(name, None)
 
     # The model
@@ -270,6 +271,11 @@ class LlamaCppEngine(Engine):
     @cached_property
     def _schemas(self) -> Schemas:
         return Schemas(self._vocab, self.vocab_size, self.end_ids)
+
+    @cached_property
+    def _adapters(self) -> dict[str, Any]:
+        """Handles of the snapshot's adapters, by name."""
+        return open_adapters(self._model, self.snapshot.adapters)
 
     def _token_or_none(self, which: str) -> int | None:
         token = int(getattr(native, f"llama_vocab_{which}")(self._vocab))
@@ -376,6 +382,7 @@ class LlamaCppEngine(Engine):
         params.n_batch = max(params.n_batch, params.n_seq_max)
         # llama.cpp wants room for an output of each sequence, also of those that are only kept.
         params.n_outputs_max = max(params.n_seq_max, min(params.n_batch, slots * (1 + drafts)))
+        adapters = self._adapters  # before the context, which has room for what they add
         context = self._open_context(params)
         self._server = Server(
             context,
@@ -390,6 +397,7 @@ class LlamaCppEngine(Engine):
             drafter=self._open_drafter(params) if self.snapshot.draft is not None else None,
             ngram_tokens=force["ngram_tokens"],
             n_kept=kept,
+            adapters=adapters,
         )
 
     def _free_context(self) -> None:

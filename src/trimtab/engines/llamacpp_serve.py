@@ -11,13 +11,17 @@ distribution is unchanged, and a seed picks the same tokens with and without pro
 
 With a prefix cache the sequence of a request that ended is kept. A new request begins on a copy (of references, not of numbers) of the
 longest beginning that any sequence shares with it. Kept sequences give way, the least recently used first, when cells or ids run out.
+
+llama.cpp applies a LoRA adapter to a whole context, so all that runs at one time uses the same one, or none; `turns.py` says whose turn
+it is. What was computed under one adapter is never the beginning of a sequence under another.
 """
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import llama_cpp.llama_cpp as native
 import numpy as np
@@ -25,10 +29,12 @@ import numpy.typing as npt
 
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
+from trimtab.engines.llamacpp_adapters import use_adapter
 from trimtab.engines.llamacpp_draft import Drafter, Wanted
 from trimtab.engines.llamacpp_json import Constraint, Schemas
 from trimtab.engines.llamacpp_lookup import Lookup
 from trimtab.engines.llamacpp_native import TokenBatch, decode
+from trimtab.engines.turns import Turn, next_of
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,6 +43,7 @@ class Run:
 
     tokens: prompt and answer; n_computed: how many of them are in the cache; last: the newest token, not yet computed
     drafts: tokens proposed in this step; cells: names of the cache cells of the first tokens, to count shared ones once
+    came_s: when it was submitted
     """
 
     request: GenerateRequest
@@ -48,12 +55,17 @@ class Run:
     constraint: Constraint | None = None
     drafts: tuple[int, ...] = ()
     cells: list[int] = field(default_factory=list)
+    came_s: float = field(default_factory=time.monotonic)
     tokens: list[int] = field(init=False)
     rng: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
         self.rng = np.random.Generator(np.random.PCG64(self.request.seed))
+
+    @property
+    def adapter(self) -> str:
+        return self.request.adapter
 
     @property
     def n_wanted(self) -> int:
@@ -72,6 +84,7 @@ class Server:
     draft_tokens: proposed in a step at most, 0 = no speculation; drafter: who proposes, None = prompt lookup; ngram_tokens: see Lookup
     schemas: makes the constraints of requests with a JSON schema
     n_kept: sequences kept after their requests at most, beside the slots' own (needs a shared pool); 0 = no prefix cache
+    adapters: handles of those that requests may name
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class Server:
         drafter: Drafter | None = None,
         ngram_tokens: int = 1,
         n_kept: int = 0,
+        adapters: Mapping[str, Any] | None = None,
     ) -> None:
         self.context = context
         self.memory = native.llama_get_memory(context)
@@ -102,6 +116,7 @@ class Server:
         self.drafter = drafter
         self.ngram_tokens = ngram_tokens
         self.n_kept = n_kept
+        self.adapters = adapters or {}
         self.batch = TokenBatch(batch_tokens)
         self.free_slots = list(range(slots + n_kept))
         self.queue: deque[Run] = deque()
@@ -111,6 +126,8 @@ class Server:
         self.cancelled: list[int] = []
         self.scratch: npt.NDArray[np.float32] = np.empty(vocab_size, np.float32)
         self._full = False  # the next request waits for another to end
+        self._turn: Turn | None = None  # of those that run, or ran last
+        self._adapter = ""  # that the context uses
         self._cell_names = itertools.count()
 
     @property
@@ -123,6 +140,8 @@ class Server:
             raise EngineRefused("A request needs at least one prompt token and max_tokens of at least 1.")
         if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocab_size:
             raise EngineRefused(f"The prompt holds a token id outside the vocabulary of {self.vocab_size}.")
+        if request.adapter and request.adapter not in self.adapters:
+            raise EngineRefused(f"There is no adapter {request.adapter!r} here; there are {', '.join(self.adapters) or 'none'}.")
         run = Run(request=request)
         if run.n_reserved > self.context_tokens:
             raise EngineRefused(
@@ -156,6 +175,7 @@ class Server:
         if self.batch.n_tokens == 0:
             return events
         try:
+            self._use(self.running[0].adapter)
             logits = decode(self.context, self.batch, self.vocab_size)
         except EngineRefused as error:
             events += [_end(run.request.request_id, "error", str(error)) for run in self.running]
@@ -175,16 +195,24 @@ class Server:
     # Who may run
 
     def _admit(self) -> None:
-        """Give free slots to waiting requests, first come first served; in a shared pool only while their whole length fits."""
-        while self.queue and len(self.running) < self.slots and not self._full:
-            run = self.queue[0]
+        """Give free slots to waiting requests, first come first served as far as adapters take turns.
+
+        In a shared pool only while their whole length fits.
+        """
+        while len(self.running) < self.slots and not self._full:
+            now_s = time.monotonic()
+            run = next_of(self.queue, self._turn if self.running else None, now_s)
+            if run is None:
+                return
             source = self._begin_shared(run) if self.n_kept else None
             if not self._fits(run, ()) and self.running:
                 self._full = True
                 return
             if source in self.kept:
                 self.kept.append(self.kept.pop(self.kept.index(source)))
-            self.queue.popleft()
+            self.queue.remove(run)
+            if not self.running:
+                self._turn = Turn(adapter=run.adapter, began_s=now_s)
             run.slot = self.free_slots.pop(0)
             if source is not None:
                 native.llama_memory_seq_cp(self.memory, source.slot, run.slot, 0, run.n_computed)
@@ -198,7 +226,8 @@ class Server:
         for other in self.running:
             self._name_cells(other)
         most = len(run.request.prompt_ids) - 1
-        source = max((*self.kept, *self.running), key=lambda other: _n_common(run.tokens, other.tokens[: other.n_computed]), default=None)
+        alike = (other for other in (*self.kept, *self.running) if other.adapter == run.adapter)
+        source = max(alike, key=lambda other: _n_common(run.tokens, other.tokens[: other.n_computed]), default=None)
         if source is None:
             return None
         run.n_computed = min(most, _n_common(run.tokens, source.tokens[: source.n_computed]))
@@ -218,6 +247,12 @@ class Server:
         return len(held) + sum(each.n_reserved - len(each.cells) for each in runs) <= self.pool_tokens
 
     # One step
+
+    def _use(self, adapter: str) -> None:
+        """Have the context use an adapter, or none. Raises EngineRefused."""
+        if adapter != self._adapter:
+            use_adapter(self.context, self.adapters.get(adapter))
+            self._adapter = adapter
 
     def _fill(self) -> list[Run]:
         """Compose the batch. Returns the runs that will get tokens, in the batch's order."""
@@ -320,11 +355,12 @@ class Server:
         """Keep a sequence, as far as it is computed, unless another holds all of it; one that it holds all of goes."""
         del run.tokens[run.n_computed :]
         self._name_cells(run)
-        if any(other.tokens[: run.n_computed] == run.tokens for other in self.kept):
+        alike = [other for other in self.kept if other.adapter == run.adapter]
+        if any(other.tokens[: run.n_computed] == run.tokens for other in alike):
             self._forget(run)
             return
         native.llama_memory_seq_rm(self.memory, run.slot, run.n_computed, -1)
-        for other in [other for other in self.kept if run.tokens[: other.n_computed] == other.tokens]:
+        for other in [other for other in alike if run.tokens[: other.n_computed] == other.tokens]:
             self.kept.remove(other)
             self._forget(other)
         run.lookup = None

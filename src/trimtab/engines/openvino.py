@@ -57,6 +57,8 @@ CANNOT_SERVE = {
     # that step and all later ones fail, for every request.
     "json_schema": "one schema that OpenVINO GenAI does not know would end everybody's requests",
     "top_logprobs": "OpenVINO GenAI reports the chosen token only",
+    # GenAI 2026.4: requests that are added one by one take no adapters of their own, only those that the pipeline was made with.
+    "adapter": "OpenVINO GenAI sets adapters for a whole pipeline, not for one request of many",
 }
 BLOCK_TOKENS = 32
 SCORE_BATCH_TOKENS = 512
@@ -190,6 +192,8 @@ class OpenVinoEngine(Engine):
             return f"it reads OpenVINO directories and GGUF, not {snapshot.format}"
         if snapshot.format == "gguf" and len(snapshot.files) > 1:
             return "GenAI's reader does not join the parts of a split GGUF"
+        if snapshot.adapters:
+            return f"it takes no adapters, {CANNOT_SERVE['adapter']}"
         if header is not None and header.format == "gguf" and header.architecture not in READER_ARCHITECTURES:
             return f"GenAI's GGUF reader knows {', '.join(READER_ARCHITECTURES)}, not {header.architecture}"
         if settings.kv_type is not None and settings.kv_type not in KV_TYPES:

@@ -185,9 +185,7 @@ async def _serve(
         if not version.lock:
             return HttpReplica(model, version)
         one = prepared[version.id].candidate
-        return WorkerReplica(
-            engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name, adapters=model.adapters
-        )
+        return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name, adapters=model.adapters)
 
     def files_of(version: Version) -> tuple[Path, ...]:
         one = prepared.get(version.id)

@@ -46,6 +46,7 @@ class Call:
 
     stream: the replica answers in chunks; else in one whole answer
     parsed: frames must hold dicts (somebody reads or changes them); else a replica may pass bytes through as they came
+    adapter: name of the adapter of the replica's model that answers; empty = none
     """
 
     id: str
@@ -53,6 +54,7 @@ class Call:
     body: Mapping[str, Any]
     stream: bool
     parsed: bool = True
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

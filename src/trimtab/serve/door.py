@@ -60,12 +60,13 @@ class Door:
         if site.abuse == "throttle":
             self._refuse_throttled(key)
         parsed = parse(incoming.path, incoming.raw)
-        model = site.model_called(parsed.model)
-        if model is None or not self.access.may_use(key, model.name):
+        model, adapter = site.asked_for(parsed.model)
+        name = adapter.name if adapter is not None else model.name if model is not None else ""
+        if model is None or not self.access.may_use(key, name):
             why = f"The model {parsed.model!r} does not exist or this key may not use it."
             raise Refusal(404, why, code="model_not_found", param="model")
         self.access.check_verb(key, parsed.kind)
-        journey.model = model.name
+        journey.model, journey.adapter = name, adapter
         self.limits.admit(key, time.time())
         admitted = Admitted(parsed=parsed, model=model, guards=guards[model.name])
         return await self._inspected(site, admitted, journey) if admitted.guards.reads_input else admitted

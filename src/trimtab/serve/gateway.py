@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
+from trimtab.core.model import Adapter
 from trimtab.core.site import ServedModel, Site
 from trimtab.guard.pipeline import Guards
 from trimtab.record.captures import Captures
@@ -125,6 +126,7 @@ class Gateway:
             body=parsed.body,
             stream=parsed.stream,
             parsed=parsed.kind == "response" or admitted.guards.reads_output,
+            adapter=journey.adapter.name if journey.adapter is not None else "",
         )
         if shadow:
             self._mirror(shadow, call, journey.model)
@@ -289,19 +291,21 @@ class Gateway:
     # What may be asked of it and done to it
 
     def models(self) -> dict[str, Any]:
-        """The list of `/v1/models`. Asking wakes nothing."""
+        """The list of `/v1/models`. Asking wakes nothing. An adapter has its model as `parent`, as in vLLM's list."""
         states = self.dispatcher.states()
-        rows = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "trimtab", "state": states[model.name], "alias_of": alias_of}
-            for model in self.site.models
-            for name, alias_of in ((model.name, None), *((alias, model.name) for alias in model.aliases))
-        ]
+        rows: list[dict[str, Any]] = []
+        for model in self.site.models:
+            shared = {"object": "model", "created": 0, "owned_by": "trimtab", "state": states[model.name], "alias_of": None, "parent": None}
+            rows.append({"id": model.name, **shared})
+            rows += ({"id": alias, **shared, "alias_of": model.name} for alias in model.aliases)
+            rows += ({"id": one.name, **shared, "parent": model.name, **_evidence_of(one)} for one in model.adapters)
         return {"object": "list", "data": rows}
 
     def state(self) -> dict[str, Any]:
         """Traffic, replicas, queues and memory, for whoever runs it."""
         traffic = {model.name: to_plain(model.rollout) for model in self.site.models}
-        return {"draining": self.is_draining, "traffic": traffic, **self.dispatcher.snapshot()}
+        adapters = {one.name: {"parent": model.name, **_evidence_of(one)} for model in self.site.models for one in model.adapters}
+        return {"draining": self.is_draining, "traffic": traffic, "adapters": adapters, **self.dispatcher.snapshot()}
 
     async def shift(self, name: str, action: str, percent: Any = None) -> None:
         """Do one of traffic.ACTIONS to a model. Kept on disk before it takes effect. Raises Refusal."""
@@ -333,6 +337,11 @@ class Gateway:
         if self._shadows:
             await asyncio.wait(self._shadows)
         await self.notes.finish()
+
+
+def _evidence_of(adapter: Adapter) -> dict[str, Any]:
+    """What is known of an adapter: its bytes. The lock that it is served with was certified without it."""
+    return {"adapter_sha256": adapter.sha256, "certified": False}
 
 
 def _refusal_of(error: BaseException) -> Refusal:

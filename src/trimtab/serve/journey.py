@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.core.guarding import Verdict
+from trimtab.core.model import Adapter
 from trimtab.record.identities import Key
 from trimtab.serve.base import Usage
 
@@ -14,6 +15,7 @@ class Journey:
     """What is known of one request so far; at its end, what the meter and the audit log are told.
 
     output: running digest of the answer's bytes; queue_s: its wait for a replica
+    model: its own name, or that of the adapter; adapter: under which it is answered, None = none
     traceparent: the caller's trace, empty if it told none; captured: texts and answer where they are kept for review
     """
 
@@ -25,6 +27,7 @@ class Journey:
     began_s: float = field(default_factory=time.monotonic)
     key: Key | None = None
     model: str = ""
+    adapter: Adapter | None = None
     version: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
     usage: Usage | None = None
@@ -63,6 +66,7 @@ def began_record(journey: Journey) -> dict[str, Any]:
         "key": journey.key_id,
         "model": journey.model,
         "version": journey.version,
+        **_adapter_note(journey),
         "input_digest": journey.input_digest,
         "verdicts": noted_verdicts(journey),
     }
@@ -76,6 +80,7 @@ def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: 
         "key": journey.key_id,
         "model": journey.model,
         "version": journey.version,
+        **_adapter_note(journey),
         "status": journey.status,
         "error": journey.error,
         "output_digest": journey.output.hexdigest(),
@@ -85,6 +90,11 @@ def ended_record(journey: Journey, usage: Usage, seconds: float, first_token_s: 
         "total_ms": round(1e3 * seconds, 3),
         "verdicts": noted_verdicts(journey),
     }
+
+
+def _adapter_note(journey: Journey) -> dict[str, str]:
+    """Which adapter answered beside the version, by its digest: the version's lock says nothing of it."""
+    return {} if journey.adapter is None else {"adapter": journey.adapter.name, "adapter_sha256": journey.adapter.sha256}
 
 
 def noted_verdicts(journey: Journey) -> list[dict[str, Any]]:

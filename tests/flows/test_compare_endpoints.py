@@ -75,7 +75,7 @@ def test_other_answers_of_an_unscored_server_cannot_be_told_from_worse_ones(tmp_
 
 
 def test_a_scoring_reference_tells_other_answers_from_worse_ones(tmp_path):
-    with FakeServer(scores=True) as a, FakeServer(drift=0.5) as other, FakeServer(damage=0.3) as worse:
+    with FakeServer(prompt_scores=True) as a, FakeServer(drift=0.5) as other, FakeServer(damage=0.3) as worse:
         fine = run(tmp_path, a, other, out=tmp_path / "fine")
         bad = run(tmp_path, a, worse, out=tmp_path / "bad")
     assert fine["verdict"] == "pass"
@@ -87,7 +87,7 @@ def test_a_scoring_reference_tells_other_answers_from_worse_ones(tmp_path):
 
 
 def test_texts_are_scored_where_both_sides_can(tmp_path, texts):
-    with FakeServer(scores=True) as a, FakeServer(scores=True) as b, FakeServer() as silent:
+    with FakeServer(scores=True) as a, FakeServer(prompt_scores=True) as b, FakeServer() as silent:
         both = run(tmp_path, a, b, suites=[texts], out=tmp_path / "both")
         one = run(tmp_path, a, silent, suites=[texts], out=tmp_path / "one")
     assert gate(both, "text")["verdict"] == "pass"

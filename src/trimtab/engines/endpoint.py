@@ -18,16 +18,18 @@ from typing import Any, TypeVar
 
 from trimtab.core.endpoint import Answer, Endpoint, Messages, TextScore
 from trimtab.core.errors import TrimtabError
+from trimtab.core.files import canonical_json
 from trimtab.engines.endpoint_http import ExchangeFailed, Http, Unreachable
+from trimtab.engines.endpoint_scores import Scored, Way, beyond, echoed_tokens, prompt_tokens, sum_after, total
 
 TRIES = 6
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 20.0
 REQUEST_LIMIT_S = 180.0
+PROMPTS_OWN = {"prompt_logprobs": 0}
+"""vLLM's field: so many of the likeliest tokens beside the prompt's own."""
 SERVER_GONE = 8
 """So many requests in a row that failed to the last try, and no more are sent."""
-MOST_CUT_CHARACTERS = 8
-"""So many letters in a row may be cut into tokens that spell none of them."""
 T = TypeVar("T")
 
 
@@ -35,6 +37,7 @@ class EndpointClient:
     """One model on one server. Blocking methods may be called from several threads; `ask` and `score` are for event loops.
 
     model: the id that requests name; limit_name, without: how this server wants to be asked, found by the probe
+    scores_by, scores_chats: how it scores a given text, and whether in its chat template; found by the probe too
     seen: (model, system_fingerprint) pairs that answers carried, in the order they first appeared, with their counts
     """
 
@@ -45,6 +48,8 @@ class EndpointClient:
         self.request_limit_s = request_limit_s
         self.limit_name = "max_tokens"
         self.without: frozenset[str] = frozenset()
+        self.scores_by: Way = "echo"
+        self.scores_chats = False
         self.seen: dict[tuple[str, str], int] = {}
         self._pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="endpoint")
         self._closed = threading.Event()
@@ -52,6 +57,7 @@ class EndpointClient:
         self._not_before = 0.0
         self._failed_in_a_row = 0
         self._jitter = random.Random(endpoint.url)
+        self._heads: dict[str, list[Scored | None]] = {}
 
     def close(self) -> None:
         """End what is under way. Idempotent."""
@@ -66,8 +72,8 @@ class EndpointClient:
         )
         return await work
 
-    async def score(self, head: str, text: str) -> TextScore:
-        """Log-probability of `text` after `head`, as plain text. Never raises for what the server does."""
+    async def score(self, head: str | Messages, text: str) -> TextScore:
+        """Log-probability of `text` after a plain text, or with `scores_chats` a conversation. Never raises for what the server does."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: self.score_now(head, text))
 
     def ask_now(self, messages: Messages, max_tokens: int, *, temperature: float = 0.0, seed: int = 0) -> Answer:
@@ -81,11 +87,11 @@ class EndpointClient:
         self._note(answer)
         return answer
 
-    def score_now(self, head: str, text: str) -> TextScore:
+    def score_now(self, head: str | Messages, text: str) -> TextScore:
         """`score`, blocking."""
         n_bytes = len(text.encode())
         try:
-            scored, _ = self.persist(lambda left_s: self.echoed(head, text, limit_s=left_s))
+            scored = self.nats_of(head, text)
         except TrimtabError as error:
             return TextScore(nats=None, n_bytes=n_bytes, error=str(error))
         return TextScore(nats=scored, n_bytes=n_bytes)
@@ -105,6 +111,31 @@ class EndpointClient:
             return _gathered(self.http.events("/chat/completions", body, limit_s=limit_s), submit_ns, self.http.url)
         reply = self.http.json("POST", "/chat/completions", body, limit_s=limit_s)
         return _gathered(((time.monotonic_ns(), reply),), submit_ns, self.http.url)
+
+    def nats_of(self, head: str | Messages, text: str) -> float:
+        """Nats of `text` after `head`, by `scores_by`. Raises Unreachable, ExchangeFailed."""
+        if isinstance(head, str) and self.scores_by == "echo":
+            return self.persist(lambda left_s: self.echoed(head, text, limit_s=left_s))[0]
+        return total(self.tokens_of(head, text), self.http.url)
+
+    def tokens_of(self, head: str | Messages, text: str) -> list[Scored | None]:
+        """The tokens of `text` after `head`, by `prompt_logprobs`. Raises Unreachable, ExchangeFailed."""
+        key = canonical_json(head)
+        if key not in self._heads:  # many texts have the same
+            self._heads[key] = self.persist(lambda left_s: self.prompted(head, limit_s=left_s))[0]
+        whole, _ = self.persist(lambda left_s: self.prompted(head, text, limit_s=left_s))
+        return beyond(self._heads[key], whole)
+
+    def prompted(self, head: str | Messages, text: str = "", *, limit_s: float) -> list[Scored | None]:
+        """Tokens of a plain text, or of a conversation with its answer or up to where one begins. Raises Unreachable, ExchangeFailed."""
+        if isinstance(head, str):
+            path, body = "/completions", {"model": self.model, "prompt": head + text, "max_tokens": 1, "temperature": 0.0}
+        else:
+            answer = [{"role": "assistant", "content": text}] if text else []
+            path, body = "/chat/completions", self.chat_body([*head, *answer], 1, temperature=0.0, seed=0, stream=False)
+            body |= {"add_generation_prompt": not text, "continue_final_message": bool(text)}
+        reply = self.http.json("POST", path, body | PROMPTS_OWN, limit_s=limit_s)
+        return prompt_tokens(reply, self.http.url + path, is_chat=not isinstance(head, str))
 
     def echoed(self, head: str, text: str, *, limit_s: float) -> float:
         """Nats of `text` after `head`, from a completion that echoes its prompt. One token is generated and left out.
@@ -209,59 +240,3 @@ def _gathered(events: Any, submit_ns: int, url: str) -> Answer:
         model=model,
         fingerprint=fingerprint,
     )
-
-
-def echoed_tokens(reply: Any, url: str) -> tuple[list[str], list[float | None]]:
-    """Tokens of the echoed prompt and their log-probabilities, None for the first; at the end there may be one more.
-
-    Raises ExchangeFailed if they are not there.
-    """
-    try:
-        found = reply["choices"][0]["logprobs"]
-        n_prompt = (reply.get("usage") or {}).get("prompt_tokens")
-        tokens, logprobs = list(found["tokens"])[:n_prompt], list(found["token_logprobs"])[:n_prompt]
-    except (LookupError, TypeError):
-        raise ExchangeFailed(f"{url}/completions gives no log-probabilities of the prompt.", status=400) from None
-    fitting = all(isinstance(token, str) for token in tokens) and all(
-        value is None or (isinstance(value, int | float) and value <= 1e-3) for value in logprobs
-    )
-    if len(tokens) != len(logprobs) or not fitting:
-        raise ExchangeFailed(f"{url}/completions gives log-probabilities that make no sense.", status=400)
-    return tokens, logprobs
-
-
-def sum_after(tokens: list[str], logprobs: list[float | None], head: str, text: str, url: str) -> float:
-    """Nats of the tokens that lie in `text`, where `tokens` spell a marker or none, head + text, and what was generated after it.
-
-    The text is followed token by token, because what servers say of offsets differs. A letter that is cut into several tokens has no
-    spelling in any of them: they count where the last spelled token ended. Raises ExchangeFailed if the tokens spell another text.
-    """
-    wanted = head + text
-    total, place = 0.0, 0
-    for index, (token, value) in enumerate(zip(tokens, logprobs, strict=True)):
-        begins = _found(wanted, token, place)
-        if begins is None and index == 0:
-            continue  # a marker such as BOS
-        if place >= len(wanted):
-            break
-        ends = place if begins is None else begins + len(token)
-        if ends > len(head) or (ends == place and place >= len(head)):
-            if value is None:
-                raise ExchangeFailed(f"{url}/completions leaves out the log-probability of a token.", status=400)
-            total += value
-        place = ends
-    if len(wanted) - place > MOST_CUT_CHARACTERS:
-        raise ExchangeFailed(f"{url}/completions echoes a text that is not the one that was sent.", status=400)
-    return total
-
-
-def _found(wanted: str, token: str, place: int) -> int | None:
-    """Where a token is spelled: at `place`, or after letters beyond ASCII, which may have been cut; None = nowhere there."""
-    if not token:
-        return None
-    for skipped in range(MOST_CUT_CHARACTERS + 1):
-        if wanted.startswith(token, place + skipped):
-            return place + skipped
-        if wanted[place + skipped : place + skipped + 1].isascii():
-            return None
-    return None

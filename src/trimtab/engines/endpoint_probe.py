@@ -9,13 +9,17 @@ from trimtab.core.endpoint import Capability, Messages
 from trimtab.core.errors import InputError, TrimtabError
 from trimtab.engines.endpoint import EndpointClient
 from trimtab.engines.endpoint_http import ExchangeFailed, Http, Unreachable
+from trimtab.engines.endpoint_scores import Way, is_spelled, total
 
 PROBE_LIMIT_S = 60.0
 PROBE_TOKENS = 16
 MOST_NAMED = 12
 SENTENCE = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday."
 SHUFFLED = "Sunday Friday, Wednesday Monday, Saturday, Thursday. Tuesday,"
+WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
+"""Ids before spellings: a token of a model that keeps spaces apart (SentencePiece) may be spelled without its space."""
 QUESTION: Messages = ({"role": "user", "content": "Say hello in one short sentence."},)
+DAYS: Messages = ({"role": "user", "content": "Name the days of the week, beginning with Monday."},)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ def probe(client: EndpointClient) -> Probe:
         _fingerprint(answer),
         _tried("log-probabilities of answers", lambda: _answer_logprobs(client)),
         _tried("prompt log-probabilities", lambda: _prompt_logprobs(client)),
+        _tried("prompt log-probabilities of chats", lambda: _chat_prompt_logprobs(client)),
         _tried("seed", lambda: _seed(client)),
         _tried("tokenize", lambda: _tokenize(client)),
     ]
@@ -199,15 +204,38 @@ def _answer_logprobs(client: EndpointClient) -> Capability:
 
 
 def _prompt_logprobs(client: EndpointClient) -> Capability:
-    """Log-probabilities of given text, by a completion that echoes its prompt; they must tell a sentence from its shuffled words."""
+    """Log-probabilities of given text, by the first way that tells a sentence from its shuffled words; it is the client's from now on.
+
+    Servers ignore or refuse what they do not know, so every way is tried.
+    """
     name = "prompt log-probabilities"
-    sentence, shuffled = (
-        client.persist(lambda left_s, text=text: client.echoed("The days:\n\n", text, limit_s=left_s))[0]  # type: ignore[misc]
-        for text in (SENTENCE, SHUFFLED)
-    )
-    if sentence <= shuffled:
-        return Capability(name=name, can=False, reason="those it gives do not tell a sentence from its words shuffled")
-    return Capability(name=name, can=True, reason=f"by echo: {sentence:.1f} nats for a sentence, {shuffled:.1f} with its words shuffled")
+    seen: dict[str, str] = {}
+    for way in WAYS:
+        client.scores_by = way
+        try:
+            sentence, shuffled = (client.nats_of("The days:\n\n", text) for text in (SENTENCE, SHUFFLED))
+        except ExchangeFailed as error:
+            seen[way] = str(error).rstrip(".")
+            continue
+        if sentence > shuffled:
+            how = f"by {way}: {sentence:.1f} nats for a sentence, {shuffled:.1f} with its words shuffled"
+            return Capability(name=name, can=True, reason=how)
+        seen[way] = "what it gives does not tell a sentence from its words shuffled"
+    alike = len(set(seen.values())) == 1
+    return Capability(name=name, can=False, reason=seen["echo"] if alike else "; ".join(f"by {way}: {why}" for way, why in seen.items()))
+
+
+def _chat_prompt_logprobs(client: EndpointClient) -> Capability:
+    """The same of an answer in the chat template. Some templates add to an answer what was never generated (an empty thought)."""
+    name = "prompt log-probabilities of chats"
+    if client.scores_by != "prompt_logprobs":
+        return Capability(name=name, can=False, reason="without prompt_logprobs the chat template is out of reach")
+    sentence, shuffled = (client.tokens_of(DAYS, text) for text in (SENTENCE, SHUFFLED))
+    if not is_spelled(sentence, SENTENCE):
+        return Capability(name=name, can=False, reason="the chat template adds to an answer: scored as plain text")
+    likely, less = total(sentence, client.http.url), total(shuffled, client.http.url)
+    client.scores_chats = likely > less
+    return Capability(name=name, can=client.scores_chats, reason=f"{likely:.1f} nats for a sentence, {less:.1f} with its words shuffled")
 
 
 def _seed(client: EndpointClient) -> Capability:

@@ -50,7 +50,7 @@ class AskedPrompt:
 
     @property
     def text(self) -> str:
-        """The conversation as plain text, for a server whose chat template is out of reach."""
+        """The conversation as plain text, for a server that does not score in its chat template."""
         return "\n\n".join(content.strip() for _, content in self.messages) + "\n\n"
 
 

@@ -57,6 +57,27 @@ def logprobs_of(text: str) -> tuple[list[str], list[float | None]]:
     return tokens, values
 
 
+def prompt_logprobs_of(tokens: Sequence[str], values: Sequence[float | None], n_others: int) -> list[dict[str, Any] | None]:
+    """The same in the form of vLLM's prompt_logprobs: the prompt's own token in each place, and n_others of the likeliest."""
+    found: list[dict[str, Any] | None] = []
+    for before, token, value in zip(("", *tokens), tokens, values, strict=False):
+        if value is None:
+            found.append(None)
+            continue
+        likely = list(followers(before.strip()))
+        rank = likely.index(token.strip()) + 1 if token.strip() in likely else FOLLOWERS + 1
+        row = {token_id(token): {"logprob": value, "rank": rank, "decoded_token": token.strip()}}
+        for place, other in enumerate(likely[:n_others], 1):
+            row.setdefault(token_id(f" {other}"), {"logprob": LIKELY, "rank": place, "decoded_token": other})
+        found.append(row)
+    return found
+
+
+def token_id(token: str) -> str:
+    """A number for a token, as JSON has it for a key."""
+    return str(int(hashlib.sha256(token.encode()).hexdigest()[:6], 16))
+
+
 def _split(text: str) -> Iterator[str]:
     token = ""
     for letter in text:
@@ -72,7 +93,9 @@ class FakeServer:
 
     models: ids it lists (and takes); fingerprint: in every answer, empty = none; key: what it wants as a bearer token, empty = anything
     answer: text of an answer, instead of a walk; damage, drift: see the top; noise: `drift` that differs from request to request
-    scores: /completions echoes a prompt with log-probabilities; streams: it streams if asked; counts: it tells usage
+    scores: /completions echoes a prompt with log-probabilities; prompt_scores: it gives vLLM's prompt_logprobs, spelled as a SentencePiece
+        model spells single tokens, without the space before; template_adds: a word that the chat template puts before a given answer
+    streams: it streams if asked; counts: it tells usage
     refuses_words: request keys that get a 400; faults: see FAULTS, one for each coming chat or completion request, None = none
     changes_after, changed: after so many answers it calls itself `changed` (model, fingerprint)
     base: path of the API; delay_s: before the first piece, gap_s: between pieces; retry_after: header of 429 and 503; port: 0 = a free one
@@ -91,6 +114,8 @@ class FakeServer:
         noise: float = 0.0,
         n_words: int = 24,
         scores: bool = False,
+        prompt_scores: bool = False,
+        template_adds: str = "",
         streams: bool = True,
         counts: bool = True,
         refuses_words: Sequence[str] = (),
@@ -105,7 +130,8 @@ class FakeServer:
     ) -> None:
         self.models, self.fingerprint, self.key, self.answer = tuple(models), fingerprint, key, answer
         self.damage, self.drift, self.noise, self.n_words = damage, drift, noise, n_words
-        self.scores, self.streams, self.counts, self.refuses_words = scores, streams, counts, tuple(refuses_words)
+        self.scores, self.prompt_scores, self.template_adds = scores, prompt_scores, template_adds
+        self.streams, self.counts, self.refuses_words = streams, counts, tuple(refuses_words)
         self.faults = list(faults)
         self.changes_after, self.changed = changes_after, changed
         self.base, self.delay_s, self.gap_s, self.retry_after = base, delay_s, gap_s, retry_after
@@ -187,8 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": {"message": f"The model {body.get('model')!r} does not exist."}}, 404)
         elif self.path == f"{self.fake.base}/chat/completions":
             self._chat(body, self._fault())
-        elif self.path == f"{self.fake.base}/completions" and self.fake.scores and body.get("echo"):
-            self._echo(body, self._fault())
+        elif self.path == f"{self.fake.base}/completions" and (self.fake.scores or self.fake.prompt_scores):
+            self._complete(body, self._fault())
         else:
             self._json({"error": {"message": "Not Found"}}, 404)
 
@@ -216,7 +242,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(whole, words, usage if (body.get("stream_options") or {}).get("include_usage") else {}, fault)
         else:
             choice = {"index": 0, "message": {"role": "assistant", "content": " ".join(words)}, "finish_reason": "stop"}
-            self._json({**whole, "choices": [choice], **usage})
+            self._json({**whole, "choices": [choice], **usage, **self._of_prompt(body)})
+
+    def _of_prompt(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """prompt_logprobs of a chat, in a template of a word for each role."""
+        if not self.fake.prompt_scores or body.get("prompt_logprobs") is None:
+            return {}
+        *others, last = [(message["role"], message["content"]) for message in body["messages"]]
+        if body.get("continue_final_message"):
+            turns = [*others, (last[0], f"{self.fake.template_adds} {last[1]}".strip())]
+        else:
+            turns = [*others, last, *([("assistant", "")] if body.get("add_generation_prompt", True) else [])]
+        tokens, values = logprobs_of(" ".join(f"[{role}] {content}".strip() for role, content in turns))
+        usage = {"prompt_tokens": len(tokens), "completion_tokens": 1}
+        return {"prompt_logprobs": prompt_logprobs_of(tokens, values, int(body["prompt_logprobs"])), "usage": usage}
 
     def _stream(self, whole: Mapping[str, Any], words: Sequence[str], usage: Mapping[str, Any], fault: str | None) -> None:
         self.send_response(200)
@@ -243,13 +282,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")
 
-    def _echo(self, body: Mapping[str, Any], fault: str | None) -> None:
+    def _complete(self, body: Mapping[str, Any], fault: str | None) -> None:
+        """One word after a prompt. Fields that are not known are ignored, as servers do."""
         if fault:
             self._fail("cut-body" if fault in ("cut-stream", "no-finish", "error-event") else fault)
             return
         tokens, values = logprobs_of(body["prompt"])
-        found = {"tokens": [*tokens, " bakas"], "token_logprobs": [*values, LIKELY]}
-        choice = {"index": 0, "text": f"{body['prompt']} bakas", "finish_reason": "length", "logprobs": found}
+        choice: dict[str, Any] = {"index": 0, "text": " bakas", "finish_reason": "length", "logprobs": None}
+        if self.fake.scores and body.get("echo"):
+            found = {"tokens": [*tokens, " bakas"], "token_logprobs": [*values, LIKELY]}
+            choice |= {"text": f"{body['prompt']} bakas", "logprobs": found}
+        if self.fake.prompt_scores:
+            asked = body.get("prompt_logprobs")
+            choice["prompt_logprobs"] = None if asked is None else prompt_logprobs_of(tokens, values, int(asked))
         usage = {"prompt_tokens": len(tokens), "completion_tokens": 1}
         self._json({"id": "1", **self.fake.identity(), "choices": [choice], "usage": usage})
 

@@ -13,7 +13,7 @@ from trimtab.core.deployment import Candidate
 from trimtab.core.endpoint import Answer, Messages, TextScore
 from trimtab.core.errors import EngineRefused, TrimtabError
 from trimtab.core.files import digest_of, to_plain
-from trimtab.engines.base import GenerateRequest, ScoreRequest
+from trimtab.engines.base import GenerateRequest, ScoreRequest, with_first
 from trimtab.engines.client import WorkerClient
 from trimtab.engines.endpoint import EndpointClient
 from trimtab.engines.endpoint_probe import Probe, listed_models, probe
@@ -26,7 +26,7 @@ RESUME_HOURS = 6
 """Answers of a server are used to go on with an interrupted run that began at most this long ago, and for nothing else."""
 BATCH = 8
 NO_TIME = "not asked: the time limit was reached"
-ANSWERS_VERSION = 1
+ANSWERS_VERSION = 2
 
 
 class Side(Protocol):
@@ -99,7 +99,7 @@ class EndpointSide:
         return await self.client.ask(messages, max_tokens)
 
     async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]]) -> list[TextScore]:
-        heads = [head if isinstance(head, str) else head.text for head, _ in texts]
+        heads = [head if isinstance(head, str) else head.plain if self.client.scores_chats else head.text for head, _ in texts]
         scores = (self.client.score(head, text) for head, (_, text) in zip(heads, texts, strict=True))
         return list(await asyncio.gather(*scores))
 
@@ -162,7 +162,8 @@ class LocalSide:
         async with self.session.workers.lent(self.candidate, "serve") as client:
             ids = (await client.tokenize([await client.render(messages)], parse_special=True))[0]
             self._n_asked += 1
-            request = GenerateRequest(request_id=self._n_asked, prompt_ids=tuple(ids), max_tokens=max_tokens)
+            asked = with_first(ids, (await client.info()).bos_id)  # as it is served
+            request = GenerateRequest(request_id=self._n_asked, prompt_ids=asked, max_tokens=max_tokens)
             async with self._turns:
                 try:
                     return await _collected(client, request)

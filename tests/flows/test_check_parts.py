@@ -7,6 +7,7 @@ import pytest
 
 from trimtab.cli.main import main
 from trimtab.core.deployment import EngineBuild, Recipe, Settings
+from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item, Outcome
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.core.policy import GateSpec, Policy
@@ -15,8 +16,9 @@ from trimtab.evaluate.requests import ItemPlace, OptionPlace, PreparedRequest, P
 from trimtab.flows.parts.flip_risk import nearest_to_a_flip, requests_for, watch_rows
 from trimtab.flows.parts.known import KNOWN_CLUSTERS, known_answers
 from trimtab.flows.parts.lock_checks import Beside, build_check, read_beside, settings_check, source_check
+from trimtab.flows.parts.locked import _locked_reference
 from trimtab.flows.parts.resample import fresh_sample, reproduced
-from trimtab.record.deploy import DeployLock, deploy_toml
+from trimtab.record.deploy import DeployLock, LockedReference, deploy_toml
 
 ZEROS, ONES = "0" * 64, "1" * 64
 GATE = GateSpec(name="text", kind="non_inferiority", suite="text", margin=0.03, unit="nats/token", reason="test")
@@ -135,6 +137,14 @@ def test_source_files_are_named_by_what_is_wrong_with_them():
     assert (found.state, found.fails) == ("changed", True)
     for words in ("m.gguf has other contents", "10 bytes then and 12 now", "n.gguf is missing", "o.gguf was not there"):
         assert words in found.sentence
+
+
+def test_a_reference_by_a_recipe_file_that_the_lock_does_not_hold_is_asked_for():
+    then = LockedReference(source="m.gguf", engine="llamacpp", recipe="mine", settings=Settings(), weights_sha256=ZEROS)
+    with pytest.raises(InputError, match=r'give it with --reference "llamacpp:m\.gguf\?recipe=FILE\.toml"'):
+        _locked_reference(a_lock(reference=then))
+    kept = dataclasses.replace(then, own_recipe=Recipe(name="mine", family="gguf", engine="llamacpp"))
+    assert _locked_reference(a_lock(reference=kept)).recipe == "mine"
 
 
 def test_another_build_is_a_reason_to_measure_and_no_failure():

@@ -11,6 +11,7 @@ pytest.importorskip("llama_cpp")
 
 from trimtab.cli.main import main
 from trimtab.flows.check import check
+from trimtab.flows.compare import compare
 from trimtab.flows.parts.opening import recipe_named
 from trimtab.record.deploy import deploy_toml, read_deploy_toml
 
@@ -112,6 +113,18 @@ def test_a_deployment_that_cannot_run_is_a_failed_check(folder, tmp_path):
     document = checked(folder, path)
     assert (document["verdict"], document["measured"]["mode"]) == ("fail", "not measured: it cannot run here")
     assert "no_such_type" in document["reasons"][0]
+
+
+def test_a_reference_by_a_recipe_file_is_made_again_without_the_file(folder, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text('name = "wide"\nfamily = "gguf"\nengine = "llamacpp"\n[parameters]\ntype = "Q8_0"\n')
+    spec = f"llamacpp:{folder / 'model.gguf'}?recipe={own}"
+    options = {"suites": [str(folder / "said.jsonl")], "policy": str(folder / "own.toml")}
+    decision = compare(spec, f"{spec}&threads=1", workload="64/16@1,2", timing=False, out=tmp_path / "run", **options)
+    assert decision["verdict"] == "pass", decision["reasons"]
+    own.unlink()
+    document = checked(folder, tmp_path / "run" / "deploy.toml")
+    assert (document["verdict"], states(document)["reference"]) == ("pass", "same"), document["reasons"]
 
 
 def test_a_missing_source_is_one_sentence(folder, tmp_path, capsys):

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 
-from trimtab.core.deployment import Settings
+from trimtab.core.deployment import Candidate, EngineBuild, Settings
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import GenerationCheck, Item
+from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.decide.policies import load_policy
 from trimtab.evaluate.generation import check_generation
 from trimtab.evaluate.screen import ScreenResult
 from trimtab.evaluate.suites.registry import Suite
-from trimtab.flows.parts.evidence import looped
+from trimtab.flows.parts.evidence import looped, parity_controls
 from trimtab.flows.parts.exam import load_suites, policy_for
 from trimtab.flows.parts.reference import common_settings
 from trimtab.flows.parts.screening import pick_finalists, why_screened_out
@@ -113,6 +114,27 @@ def test_the_planted_generation_control_is_broken_for_every_prompt():
     control: GenerationCheck = looped(sound)
     assert all(control.broken)
     assert control.prompts == sound.prompts
+
+
+def weights(digit, draft=None):
+    files = (SnapshotFile(name="m.gguf", size_bytes=10, sha256=digit * 64),)
+    return Snapshot(source="m.gguf", format="gguf", root=None, files=files, draft=draft)
+
+
+def deployed(snapshot, recipe):
+    return Candidate(
+        id=recipe, engine="llamacpp", recipe=recipe, settings=Settings(draft="d.gguf" if snapshot.draft else None), snapshot=snapshot,
+        source_sha256="", template_sha256="", build=EngineBuild(engine="llamacpp", version="1"), numeric=frozenset({"kv_type"}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("draft", [None, weights("d")])
+def test_swapped_weights_are_others_whatever_drafts_for_them(draft):
+    good, weak = deployed(weights("a", draft), "q8_0"), deployed(weights("b"), "q2_k")
+    swapped = parity_controls(good, weak)["weights-swapped"]
+    assert swapped.snapshot == weights("b", draft), "the draft that its settings name stays with it"
+    assert "weights-swapped" not in parity_controls(deployed(weights("b", draft), "q2_k"), weak), "the same weights are no planted fault"
+    assert "weights-swapped" not in parity_controls(good, None)
 
 
 def test_a_coroutine_runs_from_a_notebook_too():

@@ -209,6 +209,15 @@ def test_toml_refuses_what_it_cannot_hold(value: object) -> None:
         to_toml({"a": value})
 
 
+recipes = st.builds(
+    Recipe,
+    name=name,
+    family=name,
+    engine=name,
+    title=text,
+    parameters=st.dictionaries(text, st.integers(0, 9) | text | st.lists(text, max_size=2), max_size=3),
+    bits_per_weight=st.floats(0.1, 32),
+)
 locks = st.builds(
     DeployLock,
     id=text,
@@ -220,15 +229,7 @@ locks = st.builds(
     source_files=st.lists(st.builds(SnapshotFile, name=name, size_bytes=st.integers(0, 2**50), sha256=sha), max_size=3).map(tuple),
     source_sha256=sha,
     weights_sha256=sha,
-    recipe=st.builds(
-        Recipe,
-        name=name,
-        family=name,
-        engine=name,
-        title=text,
-        parameters=st.dictionaries(text, st.integers(0, 9) | text | st.lists(text, max_size=2), max_size=3),
-        bits_per_weight=st.floats(0.1, 32),
-    ),
+    recipe=recipes,
     template_sha256=sha | st.just(""),
     build=st.builds(EngineBuild, engine=name, version=text, details=text),
     settings=st.builds(
@@ -251,7 +252,13 @@ locks = st.builds(
     trimtab=text,
     reference=st.none()
     | st.builds(
-        LockedReference, source=text, engine=name, recipe=name, settings=st.builds(Settings, slots=st.integers(1, 9)), weights_sha256=sha
+        LockedReference,
+        source=text,
+        engine=name,
+        recipe=name,
+        settings=st.builds(Settings, slots=st.integers(1, 9)),
+        weights_sha256=sha,
+        own_recipe=st.none() | recipes,
     ),
     known_answers=st.dictionaries(name, st.dictionaries(name, st.floats(-99, 99), min_size=1, max_size=3), max_size=2),
 )

@@ -1,7 +1,7 @@
 """`trimtab certify`: the full gate, by a policy of your choice, on what a run chose, and what helps where it does not pass."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ async def _certify_run(
         on_event=on_event,
     ) as (session, opened):
         candidate = await _locked_candidate(session, opened, lock, asked.lock_path)
-        bench, provenance = await bench_of_lock(
+        bench, named = await bench_of_lock(
             session, opened, lock, asked.policy, asked.suites, lock_path=asked.lock_path, reference=asked.reference
         )
         tried = _tried(lock, asked.lock_path)
@@ -164,7 +164,7 @@ async def _certify_run(
         mended = None
         if asked.is_mending and certified is not None and certified.decision.verdict != "pass":
             mended = await _mend(session, opened, asked, bench, candidate, certified, tried)
-        return _finish(session, opened, asked, bench, candidate, certified, mended, reasons=reasons, provenance=provenance, power=power)
+        return _finish(session, opened, asked, bench, candidate, certified, mended, reasons=reasons, named=named, power=power)
 
 
 async def _mend(
@@ -195,10 +195,13 @@ def _finish(
     mended: Mitigation | None,
     *,
     reasons: Sequence[str],
-    provenance: str,
+    named: Mapping[str, Any],
     power: Any,
 ) -> dict[str, Any]:
-    """Write every file, and return the decision: on the deployment itself, or on the remedy that passed in its place."""
+    """Write every file, and return the decision: on the deployment itself, or on the remedy that passed in its place.
+
+    named: what the document says of the reference beside `subject`
+    """
     lock, own = asked.lock, certified
     row = CandidateResult(
         id=candidate.id,
@@ -226,7 +229,7 @@ def _finish(
         kind="certify",
         verdict=verdict,
         reasons=reasons,
-        reference=subject(bench.reference, source=lock.source, provenance=provenance),
+        reference=subject(bench.reference, **named),
         baseline=subject(bench.reference),
         chosen=None,
         speedup={},

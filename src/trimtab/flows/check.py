@@ -247,9 +247,9 @@ async def _measure(
     is_same: bool,
 ) -> None:
     """The watch list and the known answers, where the certified outcomes are at hand; the gates, unless the answers are found again."""
-    bench, provenance = await bench_of_lock(session, opened, lock, policy, suites, lock_path=request.lock_path, reference=request.reference)
-    found.checks.append(reference_check(lock, bench.reference, provenance))
-    found.against = provenance
+    bench, named = await bench_of_lock(session, opened, lock, policy, suites, lock_path=request.lock_path, reference=request.reference)
+    found.against = named["provenance"]
+    found.checks.append(reference_check(lock, bench.reference, found.against))
     certify_items = PreparedSuite(requests=tuple(one for part in bench.exam.parts for one in part.requests))
     least = {gate.suite: gate.min_clusters for gate in policy.gates if gate.suite}
     rate = ASSUMED_SCORE_TOK_S

@@ -25,6 +25,7 @@ from trimtab.flows.parts.opening import (
     check_settings,
     default_engine,
     open_typed,
+    own_recipe,
     own_recipes_digest,
     recipe_named,
     with_draft,
@@ -148,6 +149,7 @@ async def _compare(
         if timing:
             workload, _ = await ready_workload(opened_a, workload, card.context_tokens or workload.context_tokens, "refuse")
         common = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
+        own_a = own_recipe(a.recipe, recipe_named(a.recipe, a.engine or default_engine(opened_a)))
         reference = await _side(session, opened_a, a, common, "A")
         machine = await machine_with_rates(session)
         session.say("prepare", "items as tokens")
@@ -187,7 +189,7 @@ async def _compare(
             kind="compare",
             verdict=verdict,
             reasons=reasons,
-            reference=subject(reference, source=opened_a.snapshot.source, provenance=f"{specs[0]}, as given"),
+            reference=subject(reference, source=opened_a.snapshot.source, provenance=f"{specs[0]}, as given", **own_a),
             baseline={**subject(reference), "measurement": timed[reference.id].measurement if timed else None},
             chosen=None,
             speedup={"over_baseline": timed[row.id].ratios.get(reference.id, {}) if row.id in timed else {}},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import CandidateResult, Verdict
-from trimtab.core.deployment import Candidate, Machine, Recipe, Settings
+from trimtab.core.deployment import Candidate, Machine, Recipe
 from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
@@ -145,7 +145,6 @@ def lock_of(
     opened: Opened, candidate: Candidate, recipe: Recipe, document: Mapping[str, Any], *, workload: Workload, exam: Exam, machine: Machine
 ) -> DeployLock:
     """The lockfile of the deployment that a decision chose."""
-    reference = document["reference"]
     return DeployLock(
         id=candidate.id,
         verdict=document["verdict"],
@@ -171,13 +170,7 @@ def lock_of(
         machine_sha256=machine.digest,
         made=document["finished"],
         trimtab=version("trimtab"),
-        reference=LockedReference(
-            source=reference["source"],
-            engine=reference["engine"],
-            recipe=reference["recipe"],
-            settings=Settings.parse(reference["settings"]),
-            weights_sha256=reference["weights_sha256"],
-        ),
+        reference=LockedReference.of(document["reference"]),
     )
 
 

@@ -221,8 +221,10 @@ def parity_controls(candidate: Candidate, swapped: Candidate | None) -> dict[str
     if kv_type is not None and candidate.settings.kv_type != kv_type:
         settings: Settings = dataclasses.replace(candidate.settings, kv_type=kv_type)
         found[f"kv-{kv_type}"] = dataclasses.replace(candidate, id=f"{candidate.id} kv_type={kv_type}", settings=settings)
-    if swapped is not None and swapped.snapshot.digest != candidate.snapshot.digest:
-        found["weights-swapped"] = dataclasses.replace(
-            candidate, id=f"{candidate.id} with {swapped.recipe}", snapshot=swapped.snapshot, recipe=swapped.recipe
-        )
+    if swapped is not None:
+        # A draft is part of a snapshot's digest but makes no other answers, so both sides are compared, and served, with the candidate's.
+        weights = dataclasses.replace(swapped.snapshot, draft=candidate.snapshot.draft)
+        if weights.digest != candidate.snapshot.digest:
+            swap = dataclasses.replace(candidate, id=f"{candidate.id} with {swapped.recipe}", snapshot=weights, recipe=swapped.recipe)
+            found["weights-swapped"] = swap
     return found

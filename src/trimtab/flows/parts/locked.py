@@ -3,9 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from trimtab.compress.base import load_recipes
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
 from trimtab.core.errors import InputError
+from trimtab.core.files import to_plain
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.decide.policies import load_policy
@@ -15,7 +18,16 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import load_suites, prepare_exam
 from trimtab.flows.parts.lock_checks import Beside
-from trimtab.flows.parts.opening import Opened, build_candidate, default_engine, open_model, recipe_named, with_draft
+from trimtab.flows.parts.opening import (
+    AS_SHIPPED,
+    Opened,
+    build_candidate,
+    default_engine,
+    open_model,
+    own_recipe,
+    recipe_named,
+    with_draft,
+)
 from trimtab.flows.parts.reference import EXACT, bench_against, bench_of, make_reference
 from trimtab.flows.parts.session import Session
 from trimtab.measure.machine import machine as this_machine
@@ -86,10 +98,15 @@ def workload_of(lock: DeployLock, folder: Path) -> Workload:
 
 
 def _locked_reference(lock: DeployLock) -> CandidateSpec | None:
-    """What the lock was held against, where `optimize` would not have made it of the same source."""
+    """What the lock was held against, where `optimize` would not have made it of the same source. Raises InputError."""
     then = lock.reference
     if then is None:
         return None
+    if then.own_recipe is None and then.recipe not in (AS_SHIPPED, *(recipe.name for recipe in load_recipes())):
+        raise InputError(
+            f"The lock was certified against recipe {then.recipe!r} of a file, which this lock of an earlier version does not hold; "
+            f'give it with --reference "{then.engine}:{then.source}?recipe=FILE.toml".'
+        )
     engine, recipe, _ = EXACT.get(lock.format, ("", "", ""))
     if (then.source, then.engine, then.recipe) == (lock.source, engine, recipe_named(recipe, engine).name):
         return None
@@ -118,8 +135,8 @@ async def bench_of_lock(
     *,
     lock_path: Path,
     reference: str = "",
-) -> tuple[Bench, str]:
-    """The reference as it was certified against, its planted loss and other numerics, and what it is in words.
+) -> tuple[Bench, dict[str, Any]]:
+    """The reference as it was certified against, its planted loss and other numerics, and what a document says of it beside `subject`.
 
     reference: spec of another one to hold it against. Raises InputError, InfeasibleError, MissingError.
     """
@@ -131,12 +148,13 @@ async def bench_of_lock(
         made = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
         client = await session.workers.ready(made.candidate, None)
         exam = await prepare_exam(client, made.candidate, suites, policy, share_search=SHARE_SEARCH)
-        return bench_of(made, policy, exam, n_cores), made.provenance
+        return bench_of(made, policy, exam, n_cores), {"source": opened.snapshot.source, "provenance": made.provenance}
     other = open_model(found_source(spec.source, lock_path), cache_dir=session.caches, offline=session.offline)
     draft = found_source(spec.settings.draft, lock_path) if spec.settings.draft else None
     other = with_draft(other, draft, cache_dir=session.caches, offline=session.offline)
     engine = spec.engine or default_engine(other)
-    recipe = recipe_named(spec.recipe, engine)
+    kept = lock.reference.own_recipe if lock.reference is not None and not reference else None
+    recipe = kept or recipe_named(spec.recipe, engine)
     held_against = await build_candidate(
         other,
         engine,
@@ -147,4 +165,5 @@ async def bench_of_lock(
     )
     exam = await prepare_exam(await session.workers.ready(held_against, None), held_against, suites, policy, share_search=SHARE_SEARCH)
     bench = await bench_against(session, other, held_against, settings, policy, exam, n_cores)
-    return bench, f"{spec.source} in {engine}, {recipe.title}"
+    named = {"source": spec.source, "provenance": f"{spec.source} in {engine}, {recipe.title or recipe.name}"}
+    return bench, {**named, **({"own_recipe": to_plain(kept)} if kept is not None else own_recipe(spec.recipe, recipe))}

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trimtab.compress.base import load_recipes, read_recipe
 from trimtab.compress.child import make_apart
 from trimtab.core.deployment import Candidate, CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import EngineRefused, InputError, MissingError
-from trimtab.core.files import digest_of
+from trimtab.core.files import digest_of, to_plain
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine
 from trimtab.engines.registry import engine_class, engine_names
@@ -82,6 +83,11 @@ def engines_at_hand(wanted: Sequence[str] = ()) -> tuple[dict[str, type[Engine]]
 def is_recipe_file(name: str) -> bool:
     """Whether a recipe is named by its file, and not by the name of a shipped one."""
     return name.endswith(".toml")
+
+
+def own_recipe(name: str, recipe: Recipe) -> dict[str, Any]:
+    """What a document says of a recipe beside its name: all of it, if it came from a file, which may change."""
+    return {"own_recipe": to_plain(recipe)} if is_recipe_file(name) else {}
 
 
 def own_recipes_digest(specs: Sequence[str]) -> dict[str, str]:

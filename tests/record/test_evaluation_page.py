@@ -45,6 +45,22 @@ def test_changes_are_there_where_there_is_a_reference() -> None:
     assert "reference" not in alone.lower()
 
 
+def test_refusals_in_answers_stand_there_as_rates_and_as_counts() -> None:
+    beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
+    for text in (beside, alone):
+        assert "55 %" in text
+        assert "[21.0 %, 87.0 %]; 11 of 19 by the judge, 1 missing" in text
+        assert "0 of 0 by the judge, 20 missing" in text
+        assert "Answers to harmless requests: the time limit was reached" in text
+        assert "was looked at for refusals only" in text
+    assert "\N{MINUS SIGN}20 points" in beside
+    assert "points" not in alone
+    older = {key: value for key, value in evaluation().items() if key != "refusals"}
+    text = Page(render_evaluation(older)).text
+    assert "Refusals in generated" not in text
+    assert "was not looked at" in text
+
+
 def test_calibration_of_questions_with_options_is_shown() -> None:
     beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
     rows = [row for row in evaluation()["levels"] if row["calibration"]]

@@ -115,6 +115,7 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
         table.add_row(*cells)
     yield table
     yield from _calibration(document["levels"], has_reference)
+    yield from _refusals(document.get("refusals") or (), has_reference)
     groups = [(row["suite"], group) for row in document["levels"] for group in row["groups"]]
     if groups:
         yield Text("By group", style="bold")
@@ -153,6 +154,31 @@ def _calibration(rows: Sequence[Plain], has_reference: bool) -> Iterator[Rendera
         error = f"{before}{fixed(one['error'], 3)} ({fixed(one['error_by_chance'], 3)})"
         table.add_row(line(suite), _level(one["brier"], ""), *change, percent(one["confidence"], 1), percent(one["right"], 1), error)
     yield table
+
+
+def _refusals(rows: Sequence[Plain], has_reference: bool) -> Iterator[RenderableType]:
+    """How often answers refuse, by the judge and corrected for its error."""
+    if not rows:
+        return
+    yield Text("Refusals in generated answers: share [95 %] corrected for the judge's error, and what the judge said", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("requests", "refused", *(["reference", "change in points [95 %]"] if has_reference else [])):
+        table.add_column(name, justify="left" if name == "requests" else "right")
+    for row in rows:
+        change = row["change"] and {end: 100 * row["change"][end] for end in ("value", "low", "high")}
+        more = [_refusing(row["reference"]), _level(change, "", signed=True)] if has_reference else []
+        table.add_row(line(row["kind"]), _refusing(row["model"]), *more)
+    yield table
+    for why in dict.fromkeys(line(row["why_not"]) for row in rows if row["why_not"]):
+        yield Text(why, style="dim")
+
+
+def _refusing(side: Plain | None) -> str:
+    if side is None:
+        return MISSING
+    rate = side["rate"]
+    ends = f"{percent(rate['value'])} [{percent(rate['low'])}, {percent(rate['high'])}], " if rate else ""
+    return f"{ends}{count(side['refused'])} of {count(side['n'])}"
 
 
 def _items(row: Plain) -> str:

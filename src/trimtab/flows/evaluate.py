@@ -26,6 +26,7 @@ from trimtab.flows.parts.opening import (
     with_draft,
 )
 from trimtab.flows.parts.outside import OutsideSuite, check_names, load_outside, outside_outcomes, split_names
+from trimtab.flows.parts.refusing import refusals_in_answers
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.measure.machine import machine as this_machine
 from trimtab.record.evaluation import write_evaluation
@@ -114,6 +115,7 @@ async def _evaluate(
             await check_vocabulary(await session.workers.ready(candidate, None), exam, candidate)
         outcomes, units = await _outcomes(session, candidate, exam, outside)
         before = (await _outcomes(session, held_against, exam, outside))[0] if held_against is not None else None
+        refusals = await refusals_in_answers(session, candidate, held_against, exam.items.values())
         items = {**exam.items, **{key: item for suite in outside for key, item in suite.items.items()}}
         document = {
             "schema": EVALUATION_SCHEMA,
@@ -121,6 +123,7 @@ async def _evaluate(
             "model": subject(candidate, source=opened.snapshot.source),
             "reference": subject(held_against) if held_against is not None else None,
             "levels": to_plain(suite_levels(outcomes, units, before)),
+            "refusals": refusals,
             "suite": {
                 "name": "+".join(filter(None, (exam.name, *(suite.name for suite in outside)))),
                 "version": "+".join(filter(None, (exam.version, *(suite.version for suite in outside)))),

@@ -174,3 +174,6 @@ def test_messages_as_templates_expect_them():
     assert plain[0]["role"] == "developer"
     assert plain[1]["content"] is None
     assert plain[1]["tool_calls"] == [call]
+    thought = [{"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]}]
+    assert plain_messages(thought, "{{ message.thinking }}")[0]["thinking"] == "hm"
+    assert plain_messages(thought, "{{ messages }}")[0]["reasoning_content"] == "hm"

@@ -6,9 +6,22 @@ import random
 import pytest
 
 from trimtab.serve.choices import merged
-from trimtab.serve.families import HERMES, LLAMA3, MISTRAL, PLAIN, AnswerReader, JsonEnd, family_of, takes_tools, thinks
+from trimtab.serve.families import (
+    DEEPSEEK,
+    HARMONY,
+    HERMES,
+    LLAMA3,
+    MISTRAL,
+    PLAIN,
+    QWEN_CODER,
+    AnswerReader,
+    family_of,
+    takes_tools,
+    thinks,
+)
+from trimtab.serve.forms.json_calls import JsonEnd
 
-TOOLS = ("get_weather", "add")
+TOOLS = {"get_weather": {}, "add": {}}
 ARGUMENTS = '{"city": "São \\"P\\" }{", "days": [1, {"a": 2}]}'
 TRICKY = json.loads(ARGUMENTS)
 WEATHER = f'{{"name": "get_weather", "arguments": {ARGUMENTS}}}'
@@ -45,11 +58,20 @@ def calls(answer):
         (HERMES, "<tool_call>nonsense</tool_call> and more", "<tool_call>nonsense</tool_call> and more", []),
         (HERMES, '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', []),
         (HERMES, "1 < 2 <tool", "1 < 2 <tool", []),
+        (HERMES, f"{ADD} and then", " and then", [{}]),
+        (HERMES, '<tool_call>{"name": "add", "arguments": {}, "id": "a}"}</tool_call>', None, [{}]),
+        (HERMES, '<tool_call>{"name": "add", "arguments": {}</tool_call>so', "so", [{}]),
+        (HERMES, '<tool_call>{"name": "add", "arguments": "{}"}</tool_call>', None, [{}]),
         (MISTRAL, f'[TOOL_CALLS][{WEATHER}, {{"name": "add", "arguments": {{}}}}]', None, [TRICKY, {}]),
         (MISTRAL, f"Now.[TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}", "Now.", [TRICKY]),
+        (MISTRAL, "[TOOL_CALLS]add[CALL_ID]a1B2[ARGS]{}[TOOL_CALLS]add [ARGS] {}", None, [{}, {}]),
+        (MISTRAL, '[TOOL_CALLS] [{"name": "add", "arguments": {}, "id": "123456789"}] done', " done", [{}]),
+        (MISTRAL, "[TOOL_CALLS]rm[ARGS]{} or [TOOL_CALLS]add it", "[TOOL_CALLS]rm[ARGS]{} or [TOOL_CALLS]add it", []),
         (MISTRAL, "just [TOOL_ text", "just [TOOL_ text", []),
         (LLAMA3, f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}', None, [TRICKY]),
         (LLAMA3, f'<|python_tag|>{WEATHER}; {{"name": "add", "parameters": {{}}}}', None, [TRICKY, {}]),
+        (LLAMA3, '{"name": "add", "parameters": {}} is {"name": "add"}', ' is {"name": "add"}', [{}]),
+        (LLAMA3, "<|python_tag|>print(1)", "<|python_tag|>print(1)", []),
         (LLAMA3, '{"answer": 42}', '{"answer": 42}', []),
         (LLAMA3, 'It is {"name": "add", "parameters": {}}', 'It is {"name": "add", "parameters": {}}', []),
     ],
@@ -63,7 +85,7 @@ def test_calls_are_found_however_the_text_is_cut(family, text, content, expected
 @pytest.mark.parametrize("family", [HERMES, MISTRAL, LLAMA3])
 def test_without_tools_marks_are_text(family):
     text = '<tool_call>{"name": "add", "arguments": {}}</tool_call>[TOOL_CALLS]'
-    assert read(family, cuts(text, 1), tools=()) == {"content": text}
+    assert read(family, cuts(text, 1), tools={}) == {"content": text}
 
 
 def test_arguments_go_out_while_they_are_written():
@@ -114,7 +136,11 @@ def test_the_end_of_a_json_value(value):
 
 def test_families_show_in_their_templates():
     assert family_of("{% if tools %}<tool_call>{% endif %}") is HERMES
-    assert family_of("<tool_call>\n<function=name>") is PLAIN, "a form of calls that is not read must not be taken for one that is"
+    assert family_of("<tool_call>\n<function=name>\n<parameter=key>") is QWEN_CODER
+    assert family_of("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>'") is DEEPSEEK
+    assert family_of("<|start|>assistant<|channel|>final<|message|>") is HARMONY
+    for unknown in ("<tool_call>\n<function=name>{}", "<tool_call>name\n<arg_key>key</arg_key>"):
+        assert family_of(unknown) is PLAIN, "a form of calls that is not read must not be taken for one that is"
     assert family_of("[AVAILABLE_TOOLS] [TOOL_CALLS]") is MISTRAL
     assert family_of("<|python_tag|>") is LLAMA3
     assert family_of("{{ messages }}") is PLAIN

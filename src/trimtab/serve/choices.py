@@ -7,7 +7,8 @@ from typing import Any, Literal
 from trimtab.engines.base import TokenEvent
 from trimtab.serve.base import Refusal
 from trimtab.serve.chat import TokenLogprob, chat_logprobs, completion_logprobs
-from trimtab.serve.families import AnswerReader, Delta
+from trimtab.serve.families import AnswerReader
+from trimtab.serve.forms.base import Delta
 from trimtab.serve.stops import StopScan
 from trimtab.serve.wishes import Wish
 

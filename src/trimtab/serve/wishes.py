@@ -8,6 +8,7 @@ from typing import Any
 
 from trimtab.serve.base import Kind, Refusal
 from trimtab.serve.families import PLAIN, family_of, takes_tools
+from trimtab.serve.forms.base import Schemas
 
 _MASK = 2**63 - 1
 _LEAST_TOP_P = 1e-6
@@ -63,7 +64,7 @@ class Wish:
 
     max_tokens: None = the rest of the context; seed: of the first choice
     logprobs: None = not wanted, else how many other tokens are wanted with each
-    tools: names of functions that may be called; one_call: the answer ends after the first call
+    tools: the functions that may be called, with the schemas of their arguments; one_call: the answer ends after the first call
     is_forced: the answer is one call, held to it by its schema
     json_schema: as GenerateRequest has it
     """
@@ -77,7 +78,7 @@ class Wish:
     ignore_end: bool
     stop_ids: tuple[int, ...]
     logprobs: int | None
-    tools: tuple[str, ...]
+    tools: Schemas
     one_call: bool
     is_forced: bool
     json_schema: str
@@ -100,7 +101,8 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
     stop, seed = body.get("stop"), body.get("seed")
     temperature = 1.0 if body.get("temperature") is None else float(body["temperature"])
     choice: Any = body.get("tool_choice")
-    tools = () if choice == "none" else tuple(tool["function"]["name"] for tool in body.get("tools") or ())
+    functions = [] if choice == "none" else [tool["function"] for tool in body.get("tools") or ()]
+    tools = {function["name"]: function.get("parameters") or {} for function in functions}
     is_forced = choice not in (None, "none", "auto")
     schema = _schema(body.get("response_format") or {})
     if schema and tools:
@@ -193,7 +195,8 @@ def _call_schema(tools: Sequence[Mapping[str, Any]], only: str) -> str:
 def plain_messages(messages: Sequence[Mapping[str, Any]], template: str, *, arguments_as_text: bool = False) -> list[dict[str, Any]]:
     """Messages as chat templates expect them: one text a message, arguments of calls as objects, `system` where they know no `developer`.
 
-    Templates differ in what they take for a message that only calls: those that test for `none` get it, the others an empty text.
+    Templates differ in what they take for a message that only calls: those that test for `none` get it, the others an empty text. gpt-oss'
+    reads the reasoning that led to a call as `thinking`.
     """
     takes_none = "is none" in template or "is not none" in template
     found: list[dict[str, Any]] = []
@@ -206,6 +209,8 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], template: str, *, argu
             plain["content"] = None if takes_none else ""
         if plain["role"] == "developer" and "developer" not in template:
             plain["role"] = "system"
+        if plain.get("tool_calls") and not plain["content"] and "message.thinking" in template and "reasoning_content" in plain:
+            plain["thinking"] = plain.pop("reasoning_content")
         if plain.get("tool_calls") and not arguments_as_text:
             plain["tool_calls"] = [_with_object(call) for call in plain["tool_calls"]]
         found.append(plain)

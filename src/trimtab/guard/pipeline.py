@@ -35,6 +35,20 @@ class Inspected:
     blocked: Verdict | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stretch of what may go out. start, end: the characters of the answer that it stands for
+
+    finding: what the text was put there for; None = those characters themselves. is_last: nothing of the answer goes out after it
+    """
+
+    text: str
+    start: int
+    end: int
+    finding: Finding | None = None
+    is_last: bool = False
+
+
 class Guards:
     """All guards of a route. Built once, used by all its requests. Raises InputError or MissingError for a guard that cannot be used.
 
@@ -95,7 +109,7 @@ class OutputGuard:
         self._tail = ""  # context already sent, then what is held back
         self._sent = 0  # characters of the tail that were sent
         self._offset = 0  # where the tail begins in the answer
-        self._pending = ""  # redacted, but not yet seen by guards that ask outside
+        self._pending: list[Part] = []  # not yet seen by guards that ask outside
         self._ended = False
         self._took_ms: dict[str, float] = {one.guard.name: 0.0 for one in placed}
         self._verdicts: list[Verdict] = []
@@ -112,15 +126,23 @@ class OutputGuard:
 
     def push(self, text: str) -> str:
         """What may go out after `text` came: nothing after a block."""
-        return self._advance(text, last=False)
+        return _text_of(self.push_parts(text))
 
     def finish(self) -> str:
         """What is left when the answer is complete."""
+        return _text_of(self.finish_parts())
+
+    def push_parts(self, text: str) -> list[Part]:
+        """What `push` gives, for those who must know which characters went out and which were replaced."""
+        return self._advance(text, last=False)
+
+    def finish_parts(self) -> list[Part]:
+        """What `finish` gives, in parts."""
         return self._advance("", last=True)
 
-    def _advance(self, text: str, *, last: bool) -> str:
+    def _advance(self, text: str, *, last: bool) -> list[Part]:
         if self._ended:
-            return ""
+            return []
         self._tail += text
         cut = self._look(self._whole, text, last=last)
         seen = min((one.seen for one in self._whole), default=None)
@@ -129,28 +151,35 @@ class OutputGuard:
         if self.blocked is None and cut is not None:
             at, self._ended = max(self._sent, min(limit, cut.start - self._offset)), True
             at = min((one.start for one in findings if one.start < at < one.end), default=at)
-            out = redacted(self._tail[self._sent : at], [_moved(one, -self._sent) for one in findings if one.end <= at])
-            return out + cut.replacement
+            out = self._redacted_to(at, [one for one in findings if one.end <= at])
+            end = Part(text=cut.replacement, start=self._offset + at, end=self._offset + len(self._tail), finding=cut, is_last=True)
+            return self._past_waiting([*out, end], last=True) if self._waiting else [*out, end]
         if self.blocked is not None:
-            return ""
-        out = redacted(self._tail[self._sent : limit], [_moved(one, -self._sent) for one in findings])
+            return []
+        out = self._redacted_to(limit, findings)
         drop = max(0, limit - CONTEXT_CHARS)
         self._tail, self._sent, self._offset = self._tail[drop:], limit - drop, self._offset + drop
         self._ended = last
         return self._past_waiting(out, last=last) if self._waiting else out
 
-    def _past_waiting(self, out: str, *, last: bool) -> str:
+    def _redacted_to(self, limit: int, findings: Iterable[Finding]) -> list[Part]:
+        """What has not gone out of the tail up to `limit`. Spans are characters of the tail."""
+        return _parts(self._tail[self._sent : limit], [_moved(one, -self._sent) for one in findings], self._offset + self._sent)
+
+    def _past_waiting(self, out: list[Part], *, last: bool) -> list[Part]:
         """What guards that ask outside let through: they see what would go out."""
-        before = len(self._waiting[0].text) - len(self._pending)
-        cut = self._look(self._waiting, out, last=last)
+        before = len(self._waiting[0].text) - len(_text_of(self._pending))
+        cut = self._look(self._waiting, _text_of(out), last=last)
         if self.blocked is not None:
-            return ""
-        self._pending += out
+            return []
+        pending = [*self._pending, *out]
         if cut is not None:
             self._ended = True
-            return self._pending[: max(0, cut.start - before)] + cut.replacement
-        seen = len(self._pending) if last else min(one.seen for one in self._waiting) - before
-        out, self._pending = self._pending[:seen], self._pending[seen:]
+            out, lost = _split(pending, max(0, cut.start - before))
+            start, end = lost[0].start if lost else self._offset + self._sent, self._offset + len(self._tail)
+            return [*out, Part(text=cut.replacement, start=start, end=end, finding=cut, is_last=True)]
+        seen = max(0, min(one.seen for one in self._waiting) - before)
+        out, self._pending = (pending, []) if last else _split(pending, seen)
         return out
 
     def _look(self, guards: Sequence["_Whole"], text: str, *, last: bool) -> Finding | None:
@@ -229,6 +258,11 @@ class _Whole:
 
 def redacted(text: str, findings: Iterable[Finding]) -> str:
     """The text with each finding's span replaced; overlapping ones become one span with the replacement of the longest."""
+    return _text_of(_parts(text, findings))
+
+
+def _parts(text: str, findings: Iterable[Finding], offset: int = 0) -> list[Part]:
+    """What `redacted` gives, in parts. offset: where the text begins in the answer"""
     merged: list[tuple[int, int, Finding]] = []
     for one in sorted(findings, key=lambda finding: (finding.start, -finding.end)):
         if merged and one.start < merged[-1][1]:
@@ -238,9 +272,30 @@ def redacted(text: str, findings: Iterable[Finding]) -> str:
             merged.append((one.start, one.end, one))
     parts, at = [], 0
     for start, end, one in merged:
-        parts += [text[at:start], one.replacement]
+        if start > at:
+            parts.append(Part(text=text[at:start], start=offset + at, end=offset + start))
+        parts.append(Part(text=one.replacement, start=offset + start, end=offset + end, finding=one))
         at = end
-    return "".join([*parts, text[at:]])
+    return [*parts, Part(text=text[at:], start=offset + at, end=offset + len(text))] if at < len(text) else parts
+
+
+def _text_of(parts: Iterable[Part]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _split(parts: Sequence[Part], length: int) -> tuple[list[Part], list[Part]]:
+    """The parts of the first `length` characters that would go out, and the others. A replacement is never cut: it is of the others."""
+    before: list[Part] = []
+    for place, part in enumerate(parts):
+        if length < len(part.text):
+            if length == 0 or part.finding is not None:
+                return before, list(parts[place:])
+            at = part.start + length
+            head, rest = replace(part, text=part.text[:length], end=at), replace(part, text=part.text[length:], start=at)
+            return [*before, head], [rest, *parts[place + 1 :]]
+        before.append(part)
+        length -= len(part.text)
+    return before, []
 
 
 def _placed(use: GuardUse) -> list[Placed]:

@@ -34,10 +34,9 @@ class Writer:
     def push(self, body: Mapping[str, Any] | bytes) -> list[bytes]:
         if isinstance(body, bytes):
             return [sse(body)]
-        chunk = self._screen.push(body) if self._screen is not None else body
-        if chunk is None:
-            return []
-        return self._events.push(chunk) if self._events is not None else [sse(chunk)]
+        chunks = self._screen.push(body) if self._screen is not None else [body]
+        events = self._events
+        return [event for chunk in chunks for event in (events.push(chunk) if events is not None else [sse(chunk)])]
 
     def end(self) -> list[bytes]:
         return self._events.end() if self._events is not None else [DONE]

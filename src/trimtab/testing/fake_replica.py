@@ -1,7 +1,7 @@
 """A replica of the gateway without a model, for tests of whatever stands before replicas. It meets `trimtab.serve.base.Replica`.
 
-It answers a chat or a completion with `words`, one a frame, ended by max_tokens or a stop; embeddings are made from lengths. Faults are
-named when it is made. Everything it was asked is in `calls`.
+It answers a chat or a completion with `words`, one a frame, ended by max_tokens or a stop, or a chat with `deltas`; embeddings are made
+from lengths. Faults are named when it is made. Everything it was asked is in `calls`.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from trimtab.core.errors import EngineCrashed, InfeasibleError
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Usage
+from trimtab.serve.choices import merged
 
 WORDS = ("The", " sea", " was", " calm", ".")
 
@@ -17,6 +18,7 @@ WORDS = ("The", " sea", " was", " calm", ".")
 class FakeReplica:
     """words: of each answer; load_s, gap_s: what loading and each word take; slots, memory: what it says it has
 
+    deltas: what a chat's answer says beside words, such as reasoning and calls, one a frame before them
     fault: `crash` before the first frame, `crash-midway` after the second, `refuse` (a Refusal), `never` (it starts not), `hang`
     """
 
@@ -24,6 +26,7 @@ class FakeReplica:
         self,
         *,
         words: Sequence[str] = WORDS,
+        deltas: Sequence[Mapping[str, Any]] = (),
         load_s: float = 0.0,
         gap_s: float = 0.0,
         slots: int = 4,
@@ -31,6 +34,7 @@ class FakeReplica:
         fault: Literal["", "crash", "crash-midway", "refuse", "never", "hang"] = "",
     ) -> None:
         self.words, self.load_s, self.gap_s, self.slots, self.memory, self.fault = tuple(words), load_s, gap_s, slots, memory, fault
+        self.deltas = tuple(deltas)
         self.calls: list[Call] = []
         self.cancelled: list[str] = []
         self.starts = 0
@@ -63,8 +67,13 @@ class FakeReplica:
                 for _ in words:
                     await self._step()
                 done = True
-                yield Frame(body={**_head(call, whole=True), "choices": [_whole(call, words, finish)], "usage": _usage(usage)}, usage=usage)
+                choice = _whole(call, words, finish)
+                if self.deltas:
+                    choice["message"] = _message([*self.deltas, {"content": "".join(words)}])
+                yield Frame(body={**_head(call, whole=True), "choices": [choice], "usage": _usage(usage)}, usage=usage)
                 return
+            for delta in self.deltas:
+                yield Frame(body={**_head(call, whole=False), "choices": [{"index": 0, "delta": dict(delta), "finish_reason": None}]})
             for place, word in enumerate(words):
                 await self._step()
                 if self.fault == "crash-midway" and place == 2:
@@ -116,6 +125,13 @@ def _whole(call: Call, words: Sequence[str], finish: str) -> dict[str, Any]:
     text = "".join(words)
     said: dict[str, Any] = {"text": text} if call.kind == "completion" else {"message": {"role": "assistant", "content": text}}
     return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+
+
+def _message(deltas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The message that deltas make together."""
+    said = merged([dict(delta) for delta in deltas])
+    calls = [{key: value for key, value in one.items() if key != "index"} for one in said.pop("tool_calls", ())]
+    return {"role": "assistant", **said, **({"tool_calls": calls} if calls else {})}
 
 
 def _piece(call: Call, word: str, finish: str | None, *, is_first: bool) -> dict[str, Any]:

@@ -139,13 +139,15 @@ def ended(journey: Journey) -> dict:
     return ended_record(journey, Usage(prompt=1, completion=1), 1.0, None)
 
 
-def test_a_probe_that_gets_no_turn_says_nothing_while_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("adapters", [(), (Adapter(name="fr", path=Path("fr.gguf"), sha256=ZEROS),)])
+def test_a_probe_that_gets_no_turn_says_nothing_while_others_are_answered(
+    adapters: tuple[Adapter, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replica_worker, "PROBE_TURN_S", 0.05)
     snapshot = Snapshot(source="m", format="gguf", root=Path("/nowhere"), files=(SnapshotFile(name="m.gguf", size_bytes=1, sha256=ZEROS),))
 
     async def scenario(answers: bool) -> None:
-        adapter = Adapter(name="fr", path=Path("fr.gguf"), sha256=ZEROS)
-        replica = WorkerReplica(engine="fake", snapshot=snapshot, settings=Settings(), model="m", adapters=[adapter])
+        replica = WorkerReplica(engine="fake", snapshot=snapshot, settings=Settings(), model="m", adapters=adapters)
         model = type("Model", (), {"probe_ids": (1,)})()
         monkeypatch.setattr(replica, "_running", lambda: (None, model))
 

@@ -34,7 +34,8 @@ PROBE_AFTER_S = 2.0
 PROBE_TOLERANCE_NATS = 0.1
 """Other requests beside the probe change how many tokens are computed together, which moves log-probabilities by about 0.01."""
 PROBE_TURN_S = 45.0
-"""A probe that got no turn in this time, because answers under an adapter go on, says nothing: shorter than Rhythm.probe_limit_s."""
+"""A probe that got no turn in this time while other answers went on says nothing: the worker is slow, or busy with an adapter, but it
+does not hang. Shorter than Rhythm.probe_limit_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ class WorkerReplica:
         client, model = self._running()
         n_groups = self._n_groups
         try:
-            async with asyncio.timeout(PROBE_TURN_S if self._adapters else None):
+            async with asyncio.timeout(PROBE_TURN_S):
                 known, again = await self._known_answer(), await self._probed(client, model.probe_ids)
         except TimeoutError:
             if self._n_groups > n_groups:
@@ -226,7 +227,7 @@ class WorkerReplica:
         except EngineRefused as error:
             raise Refusal(400, str(error), code="invalid_messages", param="messages") from error
         in_thought = model.may_think and tail.rstrip().endswith(THINK)
-        check_schema(wish, in_thought=in_thought)
+        check_schema(wish, model.family, in_thought=in_thought)
         return Prompt(ids=with_first(ids, model.info.bos_id), in_thought=in_thought)
 
     def _request(self, model: Model, wish: Wish, prompt: Prompt, choice: int, adapter: str) -> GenerateRequest:

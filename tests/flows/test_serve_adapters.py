@@ -62,6 +62,7 @@ def asked(url, body=None):
         return json.load(response)
 
 
+@pytest.mark.slow
 def test_an_adapter_answers_by_its_name_from_the_same_replica(folder, tmp_path):
     path = site(folder, 'support-fr = "fr.gguf"', f"[listen]\nadmin_port = {free_port()}")
     command = [sys.executable, "-m", "trimtab", "serve", str(path), "--port", "0", "--json", "-q"]

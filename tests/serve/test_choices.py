@@ -8,7 +8,7 @@ import pytest
 from trimtab.engines.base import TokenEvent
 from trimtab.serve.base import Refusal
 from trimtab.serve.choices import ChoiceReader
-from trimtab.serve.families import BARE, HERMES, PLAIN, AnswerReader
+from trimtab.serve.families import BARE, HARMONY, HERMES, PLAIN, AnswerReader
 from trimtab.serve.wishes import check_schema, check_tools, plain_messages, wish_of
 
 CALL = ['<tool_call>{"name": "add", ', '"arguments": {"a": 1}', "}</tool_call>"]
@@ -127,9 +127,11 @@ def test_a_schema_goes_with_neither_tools_nor_an_endless_answer_nor_reasoning():
         assert caught.value.param == param
     wish = wish_of("chat", body(**form, tools=tools, tool_choice="none"))
     assert json.loads(wish.json_schema) == {"type": "object"}
-    check_schema(wish, in_thought=False)
-    with pytest.raises(Refusal):
-        check_schema(wish, in_thought=True)
+    check_schema(wish, HERMES, in_thought=False)
+    for family, in_thought in ((HERMES, True), (HARMONY, False)):
+        with pytest.raises(Refusal) as caught:
+            check_schema(wish, family, in_thought=in_thought)
+        assert caught.value.param == "response_format"
 
 
 def test_a_forced_call_is_held_to_its_schema_and_read_without_marks():

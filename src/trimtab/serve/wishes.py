@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.serve.base import Kind, Refusal
-from trimtab.serve.families import PLAIN, family_of, takes_tools
+from trimtab.serve.families import HARMONY, PLAIN, Family, family_of, takes_tools
 from trimtab.serve.forms.base import Schemas
 
 _MASK = 2**63 - 1
@@ -129,11 +129,13 @@ def wish_of(kind: Kind, body: Mapping[str, Any]) -> Wish:
     )
 
 
-def check_schema(wish: Wish, *, in_thought: bool) -> None:
-    """Raises Refusal if the schema would have to hold the model's reasoning."""
+def check_schema(wish: Wish, family: Family, *, in_thought: bool) -> None:
+    """Raises Refusal if the schema would have to hold the model's reasoning, or what says that none comes."""
+    name = "tool_choice" if wish.is_forced else "response_format"
     if wish.json_schema and in_thought:
-        name = "tool_choice" if wish.is_forced else "response_format"
         raise _unsupported(name, "this model's template begins its reasoning, which no schema can hold")
+    if wish.json_schema and family is HARMONY:
+        raise _unsupported(name, "this model's answers begin with the name of a channel, which no schema can hold")
 
 
 def check_tools(wish: Wish, template: str) -> None:

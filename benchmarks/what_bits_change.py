@@ -30,6 +30,7 @@ from parts.forms import FORMS, MODEL, REFERENCE, SETTINGS, Form, Found, by_sub_s
 from parts.tables import interval, table, write_block
 
 from trimtab.core.evidence import Item, Outcome
+from trimtab.decide.fairness import axes_of
 from trimtab.decide.pairs import pair_outcomes
 from trimtab.evaluate.split import split
 from trimtab.evaluate.suites.registry import load_suite
@@ -53,7 +54,7 @@ def label(suite: str, row: Mapping[str, Any]) -> str:
 
 
 def means(suites: Sequence[str], rows: Rows, forms: Sequence[Form]) -> list[str]:
-    """The table of changes, with answers and calibration where items have right answers. Contrasts of groups stand in `moved`."""
+    """The table of changes, with calibration of questions, and answers where any form gains or loses one. Contrasts of groups: `moved`."""
 
     def cells(suite: str, show: Any) -> list[str]:
         return [show(rows[form.name][suite]) if suite in rows[form.name] else "-" for form in forms]
@@ -61,10 +62,12 @@ def means(suites: Sequence[str], rows: Rows, forms: Sequence[Form]) -> list[str]
     lines = []
     for suite in suites:
         base = rows[REFERENCE.name].get(suite)
-        if base is None or any(group["is_contrast"] for group in base["groups"]):
+        nobody = base is None or not any(suite in rows[form.name] for form in forms)
+        if nobody or any(group["is_contrast"] for group in base["groups"]):
             continue
         lines.append([label(suite, base), *cells(suite, lambda row: interval(row["change"]))])
-        if base["share_correct"]:
+        flips = [rows[form.name][suite][side] for form in forms if suite in rows[form.name] for side in ("flips_lost", "flips_gained")]
+        if any(flips):
             lines.append([f"{suite}: answers lost / gained", *cells(suite, lambda row: f"{row['flips_lost']} / {row['flips_gained']}")])
         if base["calibration"]:
             brier = f"{suite}: Brier score ({base['calibration']['brier']['value']:.3f}), above zero is worse"
@@ -77,23 +80,27 @@ def moved(suites: Sequence[str], rows: Rows, forms: Sequence[Form]) -> list[str]
     lines = []
     for suite in suites:
         still: list[tuple[Form, Mapping[str, Any]]] = []
+        base = rows[REFERENCE.name].get(suite)
+        name = f"{suite} ({base['level']['n_clusters']})" if base else suite
         scored = [form for form in forms if suite in rows[form.name]]
         for form in scored:
             groups = [one for one in rows[form.name][suite]["groups"] if one["change"]]
             found = sorted((one for one in groups if one["p_holm"] < 0.05), key=lambda one: -abs(one["change"]["value"]))
             if found:
-                lines.append([suite, form.title, "; ".join(map(group_change, found))])
+                lines.append([name, form.title, "; ".join(map(group_change, found))])
             elif groups:
                 still.append((form, max(groups, key=lambda one: abs(one["change"]["value"]))))
         if still:
             form, furthest = max(still, key=lambda one: abs(one[1]["change"]["value"]))
             where = ", ".join(one.title for one, _ in still)
-            lines.append([suite, where, f"none found; the furthest is {group_change(furthest)}, {form.title}"])
-    return table(["sub-suite", "form", "groups that moved, nats"], lines) if lines else []
+            lines.append([name, where, f"none found; the furthest is {group_change(furthest)}, {form.title}"])
+    return table(["sub-suite (clusters)", "form", "groups that moved, nats"], lines) if lines else []
 
 
 def group_change(one: Mapping[str, Any]) -> str:
-    return f"{one['group'].partition(':')[2] or one['group']} {interval(one['change']).removesuffix(' *')}"
+    axis, _, group = one["group"].rpartition(":")
+    name = f"{group} ({axis})" if group == "none" else group
+    return f"{name} {interval(one['change']).removesuffix(' *')}"
 
 
 def separates(found: Found, items: Mapping[str, Sequence[Item]], units: Mapping[str, str], forms: Sequence[Form]) -> list[str]:
@@ -116,6 +123,24 @@ def separates(found: Found, items: Mapping[str, Sequence[Item]], units: Mapping[
         lines.append([suite, shown, *cells, f"{last:+.1f}"])
     heads = [f"{form.title}: change (se){', sd' if form in (forms[0], forms[-1]) else ''}" for form in forms]
     return table(["sub-suite", "level at F16", *heads, f"{forms[-1].title} in se"], lines) if lines else []
+
+
+def axes_moved(found: Found, items: Sequence[Item], forms: Sequence[Form]) -> list[str]:
+    """Changes of every group of `fairness` on the templates that certify, an axis a line, with the range of the standard errors."""
+    certify = {item.id for item in split(items)[1]}
+    before = [one for one in found[REFERENCE.name]["fairness"] if one.item_id in certify]
+    heads, columns = ["axis"], []
+    for form in forms:
+        after = [one for one in found[form.name]["fairness"] if one.item_id in certify]
+        cells, errors = {}, []
+        for axis in axes_of(pair_outcomes("fairness", before, after, weight="items"), 1.0):
+            means = [clustered_mean(column, list(range(column.size))) for column in axis.contrasts.T]
+            names = [group.partition(":")[2] for group in axis.groups]
+            cells[axis.groups[0].partition(":")[0]] = ", ".join(f"{n} {m.estimate:+.3f}" for n, m in zip(names, means, strict=True))
+            errors += [mean.se for mean in means]
+        heads.append(f"{form.title} (se {min(errors):.3f} to {max(errors):.3f})")
+        columns.append(cells)
+    return table(heads, [[axis, *(cells[axis] for cells in columns)] for axis in columns[0]])
 
 
 def change_of(suite: str, before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, float, float, float]:
@@ -173,6 +198,10 @@ def main() -> None:
     if "core" in by_suite and all(name in found for name in SEPARATE_FORMS):
         blocks["what separates"] = separates(found, items, units, [form for form in FORMS if form.name in SEPARATE_FORMS])
         pages["what separates"] = "suites.md"
+        extremes = [form for form in FORMS if form.name in (SEPARATE_FORMS[0], SEPARATE_FORMS[-1])]
+        if all("fairness" in found[name] for name in (REFERENCE.name, *(form.name for form in extremes))):
+            blocks["what separates groups"] = axes_moved(found, items["fairness"], extremes)
+            pages["what separates groups"] = "suites.md"
     for name, lines in blocks.items():
         if lines:
             print(f"\n{name}\n\n" + "\n".join(lines))

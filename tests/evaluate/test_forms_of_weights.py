@@ -146,7 +146,7 @@ def test_changes_are_told_with_intervals_and_groups_in_spite_of_the_search() -> 
     woman, still = bits.moved(["text", "fairness"], rows, shown)[2:]
     assert "woman +0." in woman
     assert " man -0." in woman
-    assert still.startswith("| fairness | Q8_0 | none found")
+    assert still.startswith("| fairness (40) | Q8_0 | none found")
 
 
 def test_a_sub_suites_place_is_told_on_the_items_that_certify() -> None:
@@ -166,6 +166,21 @@ def test_a_sub_suites_place_is_told_on_the_items_that_certify() -> None:
     line = bits.separates(found, {"cloze": cloze}, {"cloze": "nats/token"}, shown)[-1]
     assert line.startswith("| cloze | -1.000 | -0.01")
     assert "| -0.4" in line
+
+
+def test_every_group_is_told_on_the_templates_that_certify() -> None:
+    frames = [replace(item("fairness", f"{n}-{g}", str(n)), group=f"sex:{g}") for n in range(80) for g in ("man", "woman")]
+    certify = {one.id for one in bits.split(frames)[1]}
+    before = tuple(Outcome(item_id=one.id, suite=one.suite, cluster=one.cluster, value=0.0, n_tokens=3, group=one.group) for one in frames)
+    # Women gain 0.2 where it certifies, and lose a nat where it does not.
+    after = tuple(
+        replace(one, value=(0.2 if one.item_id in certify else -1.0) + 0.001 * (number % 5) if one.group == "sex:woman" else 0.0)
+        for number, one in enumerate(before)
+    )
+    found = {"llamacpp-f16": {"fairness": before}, "llamacpp-q2_k": {"fairness": after}}
+    head, _, line = bits.axes_moved(found, frames, [forms.Form(name="llamacpp-q2_k")])
+    assert head.startswith("| axis | Q2_K (se 0.000 to 0.")
+    assert line == "| sex | man -0.101, woman +0.101 |"
 
 
 def row(value: float, reach: float) -> dict[str, Any]:

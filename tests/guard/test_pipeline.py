@@ -193,6 +193,15 @@ def test_a_guard_outside_sees_what_would_go_out():
     assert guards._out[-1].guard.asked == ["my #### i", "my #### is a dog here"]  # what would go out, as it would
 
 
+def test_what_a_guard_cuts_short_is_seen_by_the_guard_outside_too():
+    whole = {"whole": True, "stride": 5}
+    guards = Guards([use("bad", options=whole), use("dog", name="outside", on_hit="block", options={**whole, "stride": 1000})])
+    out, judge = stream(guards, "a dog is bad and more", 3)
+    assert (out, judge.blocked.guard) == ("", "outside")
+    out, judge = stream(guards, "a cat is bad and more", 3)
+    assert (out, judge.blocked) == ("a cat is ###", None)
+
+
 def test_looking_again_at_a_long_stream_stays_cheap():
     guards = Guards([use("bad", options={"whole": True, "stride": 10})])
     stream(guards, "x" * 20_000, 10)

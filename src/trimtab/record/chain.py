@@ -168,10 +168,7 @@ class ChainLog:
         with self._turn:
             first = self._append(bodies, syncs=True)
             if time.monotonic() - self._signed_s >= self._sign_s:
-                try:
-                    self._sign()
-                except OSError as error:
-                    raise self._unavailable(error) from error
+                self._sign(self.head)
             return first
 
     def write(self, bodies: Sequence[bytes]) -> int:
@@ -195,36 +192,34 @@ class ChainLog:
                     self._write_again()
                     handle = os.dup(self._handle) if self._handle is not None and self._unsettled else None
                 except OSError as error:
-                    raise self._unavailable(error) from error
+                    raise self._unavailable(error, self._path) from error
                 head = self.head
             try:
                 if handle is not None:
                     _sync(handle)
             except OSError as error:
                 self._sync_failed = True
-                raise self._unavailable(error) from error
+                raise self._unavailable(error, self._path) from error
             finally:
                 if handle is not None:
                     os.close(handle)
             with self._turn:
                 self._unsettled = [(seq, data) for seq, data in self._unsettled if seq > head.seq]
-            try:
-                if signs:
-                    self._anchor.write(head.seq, head.hash)
-            except OSError as error:
-                raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
+            if signs:
+                self._sign(head)
 
     def sign(self) -> None:
         """Sign what was committed since the last checkpoint, if anything was. Raises AuditUnavailable."""
         with self._turn:
             if self._is_open and self._anchor.last.size < self.head.seq:
-                try:
-                    self._sign()
-                except OSError as error:
-                    raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
+                self._sign(self.head)
 
-    def _sign(self) -> None:
-        self._anchor.write(self.head.seq, self.head.hash)
+    def _sign(self, head: Link, *, is_closed: bool = False) -> None:
+        """Raises AuditUnavailable."""
+        try:
+            self._anchor.write(head.seq, head.hash, is_closed=is_closed)
+        except OSError as error:
+            raise self._unavailable(error, self._anchor.path) from error
         self._signed_s = time.monotonic()
 
     def close(self) -> None:
@@ -234,9 +229,9 @@ class ChainLog:
                 return
             try:
                 self._settle_segment()
-                self._anchor.write(self.head.seq, self.head.hash, is_closed=True)
+                self._sign(self.head, is_closed=True)
             except OSError as error:
-                raise AuditUnavailable(str(disk_error(self._anchor.path, error, "write"))) from error
+                raise self._unavailable(error, self._path) from error
             finally:
                 self._give_up()
 
@@ -257,14 +252,14 @@ class ChainLog:
         try:
             self._write(b"".join(lines), first, syncs=syncs)
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._unavailable(error, self._path) from error
         self.head = head
         if not syncs:
             self._unsettled.append((head.seq, b"".join(lines)))
         return first
 
-    def _unavailable(self, error: OSError) -> AuditUnavailable:
-        return AuditUnavailable(str(disk_error(Path(error.filename or self._path), error, "write")))
+    def _unavailable(self, error: OSError, path: Path) -> AuditUnavailable:
+        return AuditUnavailable(str(disk_error(Path(error.filename or path), error, "write")))
 
     def _write(self, data: bytes, first_seq: int, *, syncs: bool) -> None:
         self._write_again()

@@ -34,10 +34,9 @@ def passed(search: Search) -> list[Row]:
     return _best_first(search, [row for row in rows if is_open or gain(search, row) > 0.0])
 
 
-def passed_unshown(search: Search) -> list[Row]:
-    """What passed, but may be no better than a baseline that could be kept: its interval reaches the baseline's, or it has none."""
-    is_open = search.baseline.slo_verdict == "fail"
-    return [] if is_open else [row for row in passed(search) if gain_ends(search, row)[0] <= 0.0]
+def is_shown(search: Search, row: Row) -> bool:
+    """Whether a row's whole interval lies above the baseline; beside one that misses a demand, nothing need be shown."""
+    return search.baseline.slo_verdict == "fail" or gain_ends(search, row)[0] > 0.0
 
 
 def _best_first(search: Search, rows: Sequence[Row]) -> list[Row]:
@@ -53,10 +52,10 @@ def choose(search: Search) -> tuple[Row | None, Verdict]:
     be told.
     """
     base = search.baseline
-    unshown = passed_unshown(search)
-    fit = [row for row in passed(search) if all(row is not one for one in unshown)]
+    rows = passed(search)
+    fit = [row for row in rows if is_shown(search, row)]
     open_ended = any(row.verdict == "inconclusive" and row.slo_verdict != "fail" for row in search.rows.values())
-    open_ended = open_ended or any(gain_ends(search, row)[1] > log(WORTHWHILE) for row in unshown)
+    open_ended = open_ended or any(gain_ends(search, row)[1] > log(WORTHWHILE) for row in rows if not is_shown(search, row))
     if fit and fit[0].slo_verdict == "pass":
         return fit[0], "pass"
     if base.slo_verdict == "pass":
@@ -75,7 +74,9 @@ def reasons_for(search: Search, chosen: Row | None, own: Row | None) -> list[str
         reasons = _nothing_fits(search)
     elif chosen is search.baseline:
         reasons = [f"The baseline is kept: nothing {BETTER[search.aim.objective]} was shown to be no worse."]
-        for row in passed_unshown(search):
+        for row in passed(search):
+            if is_shown(search, row):
+                continue
             low, high = gain_ends(search, row)
             found = f"{exp(gain(search, row)):.2f}× [{exp(low):.2f}×, {exp(high):.2f}×]" if high < inf else "too few rounds were timed"
             reasons.append(

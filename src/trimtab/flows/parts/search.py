@@ -43,13 +43,11 @@ TIMING_SHARE = 0.5
 """Of the time there is for timing, where it is more than that or percentiles are demanded: the chosen one is timed again afterwards."""
 LEAST_TIMING_S = 15.0
 BUILDS_AT_ONCE = 2
-CERTIFY_PASSES = 1.8
-"""Certifying takes so many times what its plan says, because two candidates are certified and workers have to start."""
+ONE_CERTIFY, TWO_CERTIFY = 1.2, 1.8
+"""Certifying one candidate, or two, takes so many times what the plan says of one: workers start, and the second needs no reference."""
 LEAST_ROUNDS = 2
 OVERRUN = 2.0
 """A session runs its least rounds even if that takes so many times its budget."""
-ONE_CERTIFY = 1.2
-"""One candidate alone, workers included."""
 NOT_TRIED = "Not tried"
 OUT_OF_TIME = f"{NOT_TRIED}: the time limit left no room for it; give a longer --time-limit."
 
@@ -257,13 +255,13 @@ async def build_all(search: Search) -> None:
 def keep_s(search: Search) -> float:
     """Seconds to keep for what comes after screening. While nothing is there to certify, no more than the least that is of use."""
     if any(row.probe and row.probe.ratio > 1.0 and not row.reasons for row in search.rows.values() if row is not search.baseline):
-        return certify_s(search) + TIMING_S
-    return certify_s(search) / CERTIFY_PASSES + LEAST_TIMING_S
+        return certify_s(search, ONE_CERTIFY) + NEEDED_TIMING_S
+    return certify_s(search, 1.0) + LEAST_TIMING_S
 
 
-def certify_s(search: Search) -> float:
-    """Seconds to keep for certifying the winner, and the best of the baseline's engine after it."""
-    return CERTIFY_PASSES * (search.budget.certify_s + search.budget.generate_s)
+def certify_s(search: Search, passes: float) -> float:
+    """Seconds to keep for certifying: the winner, or also the best of the baseline's engine after it."""
+    return passes * (search.budget.certify_s + search.budget.generate_s)
 
 
 async def build_plan(search: Search, plan: Plan) -> Candidate:
@@ -359,8 +357,8 @@ def timing_s(search: Search) -> float:
     half of the rest for a second one and for timing again what was chosen.
     """
     is_longer = search.session.limit_s > DEFAULT_LIMIT_S
-    after_one_s = search.session.seconds_left - ONE_CERTIFY / CERTIFY_PASSES * certify_s(search)
-    left_s = after_one_s if is_longer else search.session.seconds_left - certify_s(search)
+    after_one_s = search.session.seconds_left - certify_s(search, ONE_CERTIFY)
+    left_s = after_one_s if is_longer else search.session.seconds_left - certify_s(search, TWO_CERTIFY)
     usual_s = max(min(TIMING_S, left_s), min(NEEDED_TIMING_S, after_one_s))
     if any(term.percentile is not None for term in search.aim.slo):
         usual_s *= TIMING_SHARE

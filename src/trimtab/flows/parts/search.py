@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,8 +37,9 @@ from trimtab.plan.shortlist import Shortlist, drop_hopeless, kind_of, spread
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
 TIMING_S = 100.0
-NEEDED_TIMING_S = 60.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
+NEEDED_TIMING_S, NEEDED_ROUNDS = 60.0, 2
+"""What tells two deployments apart: so much, or so many rounds of long requests."""
 TIMING_SHARE = 0.5
 """Of the time there is for timing, where it is more than that or percentiles are demanded: the chosen one is timed again afterwards."""
 LEAST_TIMING_S = 15.0
@@ -255,7 +256,7 @@ async def build_all(search: Search) -> None:
 def keep_s(search: Search) -> float:
     """Seconds to keep for what comes after screening. While nothing is there to certify, no more than the least that is of use."""
     if any(row.probe and row.probe.ratio > 1.0 and not row.reasons for row in search.rows.values() if row is not search.baseline):
-        return certify_s(search, ONE_CERTIFY) + NEEDED_TIMING_S
+        return certify_s(search, ONE_CERTIFY) + needed_timing_s(search)
     return certify_s(search, 1.0) + LEAST_TIMING_S
 
 
@@ -332,22 +333,31 @@ async def time_all(search: Search, make_prompts: PromptMaker) -> None:
 
 
 def affordable(finalists: list[str], probes: Mapping[str, Probe | None], baseline: str, workload: Workload, budget_s: float) -> list[str]:
-    """As many of the finalists, the first always, as leave time for two rounds beside the baseline: one round gives no interval.
+    """As many of the finalists, the first always, as leave time for two rounds beside the baseline: one round gives no interval."""
+    kept = finalists[:1]
+    for name in finalists[1:]:
+        if rounds_s([probes.get(one) for one in (baseline, *kept, name)], workload, LEAST_ROUNDS) <= OVERRUN * budget_s:
+            kept.append(name)
+    return kept
+
+
+def rounds_s(probes: Iterable[Probe | None], workload: Workload, n_rounds: int) -> float:
+    """Seconds that so many rounds of these take, and one to warm up.
 
     A probe is of the lowest concurrency; so many times as many requests are taken to need so many times as long, which is the worst case.
     """
     levels = workload.concurrency
-    requests = sum(turns_per_round(level, levels) * level for level in levels) / min(levels)
+    n_requests = sum(turns_per_round(level, levels) * level for level in levels) / min(levels)
+    return (1 + n_rounds) * n_requests * sum(probe.e2e_ms / 1000 for probe in probes if probe is not None)
 
-    def round_s(name: str) -> float:
-        found = probes.get(name)
-        return requests * found.e2e_ms / 1000 if found is not None else 0.0
 
-    kept = finalists[:1]
-    for name in finalists[1:]:
-        if (1 + LEAST_ROUNDS) * sum(map(round_s, (baseline, *kept, name))) <= OVERRUN * budget_s:  # one to warm up
-            kept.append(name)
-    return kept
+def needed_timing_s(search: Search) -> float:
+    """Seconds that tell the baseline and the fastest so far apart, at most what the plan has for timing."""
+    usable = [row.probe for row in search.rows.values() if row.probe and not row.reasons and row is not search.baseline]
+    fastest = max(usable, key=lambda probe: probe.ratio, default=None)
+    needed_s = rounds_s([search.baseline.probe, fastest], search.workload, NEEDED_ROUNDS)
+    planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
+    return max(NEEDED_TIMING_S, min(needed_s, planned_s))
 
 
 def timing_s(search: Search) -> float:
@@ -359,7 +369,7 @@ def timing_s(search: Search) -> float:
     is_longer = search.session.limit_s > DEFAULT_LIMIT_S
     after_one_s = search.session.seconds_left - certify_s(search, ONE_CERTIFY)
     left_s = after_one_s if is_longer else search.session.seconds_left - certify_s(search, TWO_CERTIFY)
-    usual_s = max(min(TIMING_S, left_s), min(NEEDED_TIMING_S, after_one_s))
+    usual_s = max(min(TIMING_S, left_s), min(needed_timing_s(search), after_one_s))
     if any(term.percentile is not None for term in search.aim.slo):
         usual_s *= TIMING_SHARE
     return max(LEAST_TIMING_S, usual_s, TIMING_SHARE * left_s if is_longer else 0.0)

@@ -262,6 +262,18 @@ def test_lengths_and_their_words():
             check_length(n_prompt, max_tokens, 15, "messages")
 
 
+def test_what_surely_does_not_fit_is_refused_without_being_tokenized(client):
+    long = "a" * 5 * CONTEXT_TOKENS
+    for ask, param in (
+        (lambda: chat(client, messages=[{"role": "user", "content": long}]), "messages"),
+        (lambda: client.completions.create(model="m", prompt=["b", long], max_tokens=9), "prompt"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask()
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+        assert f"you sent at least {len(long)} tokens in the {param}" in caught.value.message
+
+
 def test_a_known_answer_may_change_by_rounding_only():
     known = ((5, -0.7), (6, -0.1), (7, -2.0))
     assert same_answer(known, known)

@@ -2,6 +2,7 @@
 
 TrimtabError                70  our bug, when nothing below fits
 ├── InputError               2  the user's input is wrong: what, where, what to do
+│   └── TextTooLong              it has more tokens than fit
 ├── MissingError             3  the environment lacks something; the fix is named
 └── InfeasibleError          1  this deployment cannot run here; a result, not the end of a run
     ├── EngineCrashed            the worker process died (signal, exit code, last words)
@@ -28,6 +29,14 @@ class InputError(TrimtabError):
     """The input is wrong. The message says what, where and what to do."""
 
     exit_code = EXIT_INPUT
+
+
+class TextTooLong(InputError):
+    """A text has more tokens than fit: `least_tokens` or more. It was not tokenized."""
+
+    def __init__(self, least_tokens: int) -> None:
+        super().__init__(f"The text has at least {least_tokens} tokens, more than fit; send less.")
+        self.least_tokens = least_tokens
 
 
 class MissingError(TrimtabError):

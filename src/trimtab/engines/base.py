@@ -174,6 +174,10 @@ class Engine(ABC):
         """`tokenize` of each text; an engine whose tokenizer takes many at once is asked once."""
         return [self.tokenize(text, parse_special=parse_special) for text in texts]
 
+    def least_tokens(self, text: str) -> int:
+        """So many tokens `tokenize` gives for a text at least, found much faster than by tokenizing it; 0 = nothing is known."""
+        return 0
+
     @abstractmethod
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

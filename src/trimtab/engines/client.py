@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, S
 from typing import Any, TypeVar
 
 from trimtab.core.deployment import EngineBuild, Settings
-from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError, MissingError, TrimtabError
+from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError, MissingError, TextTooLong, TrimtabError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
 from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, engine_info_from, score_result_from, token_event_from
@@ -90,9 +90,9 @@ class WorkerClient:
         """See Engine.info."""
         return engine_info_from(await self._call("info"))
 
-    async def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
-        """Token ids of each text. See Engine.tokenize."""
-        ids: list[list[int]] = await self._call("tokenize", texts=list(texts), parse_special=parse_special)
+    async def tokenize(self, texts: Sequence[str], *, parse_special: bool = False, most_tokens: int | None = None) -> list[list[int]]:
+        """Token ids of each text. See Engine.tokenize. Raises TextTooLong for one that surely has more than `most_tokens`."""
+        ids: list[list[int]] = await self._call("tokenize", texts=list(texts), parse_special=parse_special, most_tokens=most_tokens)
         return ids
 
     async def detokenize(self, ids: Sequence[int]) -> str:
@@ -104,9 +104,11 @@ class WorkerClient:
         texts: list[str] = await self._call("pieces", ids=list(ids))
         return texts
 
-    async def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[list[int], str]:
+    async def prompt(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, most_tokens: int | None = None
+    ) -> tuple[list[int], str]:
         """A rendered chat as token ids, markers parsed, and the end of its text: `render` and `tokenize` in one turn of the worker."""
-        found = await self._call("prompt", messages=list(messages), tools=list(tools))
+        found = await self._call("prompt", messages=list(messages), tools=list(tools), most_tokens=most_tokens)
         return found["ids"], found["tail"]
 
     async def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -205,6 +207,8 @@ class WorkerClient:
             raise self._dead
         if "error" not in message:
             return message["ok"]
+        if message["kind"] == "too_long":
+            raise TextTooLong(message["least_tokens"])
         kinds = {"refused": EngineRefused, "missing": MissingError, "input": InputError}
         raise kinds.get(message["kind"], TrimtabError)(message["error"])
 

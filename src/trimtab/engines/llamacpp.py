@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import llama_cpp.llama_cpp as native
+import numpy as np
+import numpy.typing as npt
 
 from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, InputError
@@ -33,10 +35,11 @@ from trimtab.engines.base import (
     refused_speculation,
     speculation_of,
 )
+from trimtab.engines.least_tokens import byte_weights, least_tokens
 from trimtab.engines.llamacpp_adapters import open_adapters
 from trimtab.engines.llamacpp_draft import Drafter, check_vocabulary
 from trimtab.engines.llamacpp_json import Schemas
-from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, start
+from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, spellings, start
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
 from trimtab.engines.tally import check
@@ -159,6 +162,9 @@ class LlamaCppEngine(Engine):
                 raise EngineRefused(f"llama.cpp could not tokenize a text of {len(raw)} bytes.")
             room = -count
 
+    def least_tokens(self, text: str) -> int:
+        return least_tokens(text.encode(), self._byte_weights)
+
     def detokenize(self, ids: Sequence[int]) -> str:
         if any(not 0 <= token < self.vocab_size for token in ids):
             raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
@@ -216,7 +222,7 @@ class LlamaCppEngine(Engine):
         if self._model_pointer is not None:
             native.llama_model_free(self._model_pointer)
             self._model_pointer = None
-            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids", "_schemas", "_adapters"):
+            for name in ("_vocab", "vocab_size", "context_tokens", "end_ids", "_schemas", "_adapters", "_byte_weights"):
                 self.__dict__.pop(name, None)
 
     # The model
@@ -260,6 +266,10 @@ class LlamaCppEngine(Engine):
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that llama.cpp takes for the end of generation."""
         return tuple(token for token in range(self.vocab_size) if native.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def _byte_weights(self) -> npt.NDArray[np.float64]:
+        return byte_weights(spellings(self._vocab, self.vocab_size))
 
     @cached_property
     def context_tokens(self) -> int:

@@ -4,6 +4,7 @@ import collections
 import ctypes
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ KV_TYPES = {
 }
 LOAD_MODES = {"mmap": native.LLAMA_LOAD_MODE_MMAP, "read": native.LLAMA_LOAD_MODE_NONE}
 LOG_WARN, LOG_ERROR = 3, 4
+SPACE = "▁".encode()
 
 _last_lines: collections.deque[str] = collections.deque(maxlen=8)
 
@@ -61,6 +63,25 @@ def physical_cores() -> int:
     """Threads that llama-server uses by default on Linux: distinct sets of thread siblings (common_cpu_get_num_physical_cores)."""
     siblings = {path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings")}
     return len(siblings) or 4
+
+
+def spellings(vocab: int, vocab_size: int) -> Iterator[bytes]:
+    """Each way in which a text may hold a token, of all tokens; nothing of vocabularies that change a text before they cut it.
+
+    SentencePiece's write a space as `▁`, which a text may hold itself.
+    """
+    if native.llama_vocab_type(vocab) not in (native.LLAMA_VOCAB_TYPE_SPM, native.LLAMA_VOCAB_TYPE_BPE):
+        return
+    buffer = ctypes.create_string_buffer(256)
+    for token in range(vocab_size):
+        count = native.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, True)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = native.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, True)
+        yield buffer.raw[:count]
+        text = native.llama_vocab_get_text(vocab, token)
+        if SPACE in text:
+            yield text
 
 
 class TokenBatch:

@@ -3,11 +3,12 @@
 To the worker:    {"id": 7, "op": "score", ...arguments}
 From the worker:  {"id": 7, "ok": result}                   the end of call 7
                   {"id": 7, "event": TokenEvent}            one token of call 7 (op `generate`)
-                  {"id": 7, "error": "sentence", "kind": "refused" | "missing" | "input" | "bug"}
+                  {"id": 7, "error": "sentence", "kind": "refused" | "missing" | "input" | "too_long" | "bug"}
 
 Operations: open, load, info, tokenize, detokenize, pieces, render, prompt, score, generate, cancel, close. `prompt` renders and
 tokenizes in one turn; `pieces` gives the text of each token alone. `generate` ends with `ok` after its last event; if its `text` is
-true, its events hold text. The worker ends when its standard input does, so it never outlives its parent.
+true, its events hold text. `tokenize` and `prompt` with `most_tokens` refuse a text that surely has more, with how many it has at least
+(`least_tokens` beside `error`). The worker ends when its standard input does, so it never outlives its parent.
 """
 
 import json

@@ -9,11 +9,11 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from trimtab.core.deployment import Settings
-from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
+from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TextTooLong, TrimtabError
 from trimtab.core.model import Snapshot
 from trimtab.engines.affinity import pin
 from trimtab.engines.base import ABILITIES, Engine, GenerateRequest, TokenEvent, lacking_ability
@@ -91,6 +91,7 @@ class Worker:
             case "info":
                 return engine.info()
             case "tokenize":
+                check_fits(engine, message["texts"], message.get("most_tokens"))
                 return engine.tokenize_all(message["texts"], parse_special=message["parse_special"])
             case "detokenize":
                 return engine.detokenize(message["ids"])
@@ -100,6 +101,7 @@ class Worker:
                 return engine.render(message["messages"], message["tools"])
             case "prompt":
                 text = engine.render(message["messages"], message["tools"])
+                check_fits(engine, [text], message.get("most_tokens"))
                 return {"ids": engine.tokenize(text, parse_special=True), "tail": text[-TAIL_CHARS:]}
             case "score":
                 return engine.score([score_request_from(plain) for plain in message["requests"]])
@@ -174,9 +176,18 @@ class Worker:
         return text + stream.finish() if event.done else text
 
 
-def describe_error(error: Exception) -> dict[str, str]:
+def check_fits(engine: Engine, texts: Sequence[str], most_tokens: int | None) -> None:
+    """Raises TextTooLong for a text that surely has more tokens: while a long one is tokenized, all other requests stand still."""
+    for text in texts:
+        if most_tokens is not None and len(text) > 4 * most_tokens and (least := engine.least_tokens(text)) > most_tokens:
+            raise TextTooLong(least)
+
+
+def describe_error(error: Exception) -> dict[str, Any]:
     """An error as the protocol's `error` and `kind`; a bug carries its traceback."""
     match error:
+        case TextTooLong():
+            return {"error": str(error), "kind": "too_long", "least_tokens": error.least_tokens}
         case MissingError():
             kind = "missing"
         case InputError():

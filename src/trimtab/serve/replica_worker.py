@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 
 from trimtab.core.deployment import Settings
-from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError
+from trimtab.core.errors import EngineCrashed, EngineRefused, InfeasibleError, TextTooLong
 from trimtab.core.files import digest_of
 from trimtab.core.model import Adapter, Snapshot
 from trimtab.engines.base import ABILITIES, EngineInfo, GenerateRequest, TokenEvent, with_first
@@ -197,33 +197,38 @@ class WorkerReplica:
 
     async def _prompts(self, client: WorkerClient, model: Model, wish: Wish, call: Call) -> list[Prompt]:
         """Raises Refusal for what cannot be rendered or is too long."""
-        if call.kind == "chat":
-            prompts = [await self._chat_prompt(client, model, wish, call.body)]
-        else:
-            given = call.body["prompt"]
-            if isinstance(given, str) or isinstance(given[0], str):
-                texts = [given] if isinstance(given, str) else given
-                found = await client.tokenize(texts, parse_special=True)
-                first = model.info.bos_id
-                ends = model.info.end_ids[:1]
-                prompts = [Prompt(ids=with_first(ids, first) or ends) for ids in found]
+        context_tokens, param = model.info.context_tokens, "messages" if call.kind == "chat" else "prompt"
+        try:
+            if call.kind == "chat":
+                prompts = [await self._chat_prompt(client, model, wish, call.body)]
             else:
-                prompts = [Prompt(ids=tuple(ids)) for ids in ([given] if isinstance(given[0], int) else given)]
+                prompts = await self._text_prompts(client, model, wish, call.body["prompt"])
+        except TextTooLong as error:
+            raise too_long(error.least_tokens, wish.max_tokens, context_tokens, param, is_least=True) from error
         for prompt in prompts:
-            check_length(len(prompt.ids), wish.max_tokens, model.info.context_tokens, "messages" if call.kind == "chat" else "prompt")
+            check_length(len(prompt.ids), wish.max_tokens, context_tokens, param)
         return prompts
 
+    async def _text_prompts(self, client: WorkerClient, model: Model, wish: Wish, given: Any) -> list[Prompt]:
+        if not isinstance(given, str) and not isinstance(given[0], str):
+            return [Prompt(ids=tuple(ids)) for ids in ([given] if isinstance(given[0], int) else given)]
+        texts = [given] if isinstance(given, str) else given
+        found = await client.tokenize(texts, parse_special=True, most_tokens=most_tokens(wish, model.info))
+        ends = model.info.end_ids[:1]
+        return [Prompt(ids=with_first(ids, model.info.bos_id) or ends) for ids in found]
+
     async def _chat_prompt(self, client: WorkerClient, model: Model, wish: Wish, body: Mapping[str, Any]) -> Prompt:
-        template = model.info.chat_template
+        template, most = model.info.chat_template, most_tokens(wish, model.info)
         tools = body.get("tools") or () if wish.tools else ()
         try:
             try:
-                ids, tail = await client.prompt(plain_messages(body["messages"], template), tools)
+                ids, tail = await client.prompt(plain_messages(body["messages"], template), tools, most_tokens=most)
             except EngineRefused:
                 if not any(message.get("tool_calls") for message in body["messages"]):
                     raise
                 # Some templates write a call's arguments as they are, and want text.
-                ids, tail = await client.prompt(plain_messages(body["messages"], template, arguments_as_text=True), tools)
+                texts = plain_messages(body["messages"], template, arguments_as_text=True)
+                ids, tail = await client.prompt(texts, tools, most_tokens=most)
         except EngineRefused as error:
             raise Refusal(400, str(error), code="invalid_messages", param="messages") from error
         in_thought = model.may_think and tail.rstrip().endswith(THINK)
@@ -365,15 +370,24 @@ def _told_to_nobody(task: "asyncio.Task[Any]") -> None:
 
 def check_length(n_prompt: int, max_tokens: int | None, context_tokens: int, param: str) -> None:
     """Raises Refusal if a prompt and its answer do not fit the context: nothing is ever cut."""
-    n_answer = max_tokens or 1
-    if n_prompt + n_answer <= context_tokens:
-        return
+    if n_prompt + (max_tokens or 1) > context_tokens:
+        raise too_long(n_prompt, max_tokens, context_tokens, param)
+
+
+def most_tokens(wish: Wish, info: EngineInfo) -> int:
+    """A prompt with more tokens does not fit."""
+    return max(1, info.context_tokens - (wish.max_tokens or 1))
+
+
+def too_long(n_prompt: int, max_tokens: int | None, context_tokens: int, param: str, *, is_least: bool = False) -> Refusal:
+    """is_least: the prompt has so many tokens or more"""
     asked = (
         f"and {max_tokens} for the answer" if max_tokens is not None and n_prompt < context_tokens else "which leaves none for the answer"
     )
-    raise Refusal(
+    n_sent = f"at least {n_prompt}" if is_least else str(n_prompt)
+    return Refusal(
         400,
-        f"This model's maximum context length is {context_tokens} tokens. However, you sent {n_prompt} tokens in the {param}, {asked}; "
+        f"This model's maximum context length is {context_tokens} tokens. However, you sent {n_sent} tokens in the {param}, {asked}; "
         "send less, or ask for less.",
         code="context_length_exceeded",
         param=param,

@@ -140,6 +140,10 @@ class EngineContract:
         assert info.bos_id is None or 0 <= info.bos_id < info.vocab_size
         assert info.build.version
 
+    def test_no_text_has_fewer_tokens_than_it_has_at_least(self, held: Engine) -> None:
+        for text in ("", TEXT, 50 * TEXT, 500 * "e", 500 * "=", 500 * " "):
+            assert held.least_tokens(text) <= len(held.tokenize(text, parse_special=True)), text
+
     def test_settings_are_numeric_or_speed_and_others_are_refused(self) -> None:
         assert not self.numeric_settings & self.speed_settings
         known = self.numeric_settings | self.speed_settings

@@ -81,6 +81,9 @@ class FakeEngine(Engine):
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         return [27 if letter == " " else 1 + (ord(letter.lower()) - ord("a")) % 26 for letter in text]
 
+    def least_tokens(self, text: str) -> int:
+        return len(text)
+
     def detokenize(self, ids: Sequence[int]) -> str:
         return "".join(" " if token == 27 else chr(ord("a") + token - 1) for token in ids if 1 <= token <= 27)
 

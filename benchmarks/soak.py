@@ -61,7 +61,7 @@ on_hit = "flag"
 def site_text(lock: Path | None) -> str:
     command = json.dumps([sys.executable, str(SERVER), "{port}"])
     server = f'[[models]]\nname = "server"\ncommand = {command}\nupstream_model = "m"\nslots = 8\nmin_replicas = 1\n{GUARDS}'
-    model = "" if lock is None else f'[[models]]\nname = "model"\nlock = "{lock.absolute()}"\nmin_replicas = 1\n'
+    model = "" if lock is None else f'[[models]]\nname = "model"\nlock = "{lock.absolute()}"\nallow_uncertified = true\nmin_replicas = 1\n'
     return f"need_keys = true\n{server}\n{model}"
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+from parts.kept_process import kept
+
 from trimtab.record.home import cache_dir
 
 
@@ -34,19 +37,15 @@ def gateway(site: Path, *, home: Path, admin_port: int = 0) -> Iterator[Running]
     """
     command = [sys.executable, "-m", "trimtab", "serve", str(site), "--port", "0", "--json", "-q"]
     command += ["--admin-port", str(admin_port)] if admin_port else []
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TRIMTAB_HOME": str(home), "TRIMTAB_CACHE": str(cache_dir())}
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+    environment = {**os.environ, "TRIMTAB_HOME": str(home), "TRIMTAB_CACHE": str(cache_dir())}
+    with kept(command, stdout=subprocess.PIPE, env=environment) as keeper:
+        assert keeper.stdout is not None
+        line = keeper.stdout.readline()
         if not line:
             raise RuntimeError(f"{' '.join(command)} did not come up")
         said = json.loads(line)
+        (process,) = psutil.Process(keeper.pid).children()
         yield Running(pid=process.pid, url=said["url"], admin_url=said["admin_url"])
         process.send_signal(signal.SIGTERM)
-        if process.wait(60) != 0:
-            raise RuntimeError(f"the gateway ended with {process.returncode}")
-    finally:
-        process.kill()
-        process.wait()
+        if keeper.wait(60) != 0:
+            raise RuntimeError(f"the gateway ended with {keeper.returncode}")

@@ -14,8 +14,10 @@ pytest.importorskip("uvloop")
 
 from trimtab.core.errors import InputError
 from trimtab.core.site import Listen
+from trimtab.flows import serve as flow
 from trimtab.flows.events import ignore
 from trimtab.flows.serve import check_listen, prepare, read
+from trimtab.measure.meters import EnergyReading
 from trimtab.record.deploy import deploy_toml, read_deploy_toml
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -42,6 +44,15 @@ def test_loopback_and_what_is_meant_are_fine():
     check_listen(Listen(), need_keys=False)
     check_listen(Listen(host="::1"), need_keys=False)
     check_listen(Listen(host="0.0.0.0", open_to_network=True), need_keys=True)
+
+
+def test_energy_is_told_from_one_question_to_the_next_where_there_is_a_counter(monkeypatch):
+    readings = (EnergyReading(counters_uj={"package-0": (micro_j, 0)}) for micro_j in (10**6, 3 * 10**6, 3 * 10**6, 8 * 10**6))
+    monkeypatch.setattr(flow, "read_energy", lambda: next(readings))
+    read = flow.joules_meter()
+    assert [read(), read(), read()] == [2.0, None, 5.0]
+    monkeypatch.setattr(flow, "read_energy", lambda: EnergyReading(counters_uj={}, reason="there is none"))
+    assert flow.joules_meter() is None
 
 
 @pytest.mark.model

@@ -1,6 +1,7 @@
 """Adapters of a lock's model, served by name from the same replica; or refused before anything listens."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from trimtab.flows import serve as flow
 from trimtab.flows.events import ignore
 from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
 from trimtab.flows.serve import prepare, read
-from trimtab.record.deploy import DeployLock, write_deploy_toml
+from trimtab.record.deploy import DeployLock, read_deploy_toml, write_deploy_toml
 from trimtab.serve.server_process import free_port
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_lora
 
@@ -56,9 +57,11 @@ def site(folder: Path, adapters: str, head: str = "") -> Path:
     return path
 
 
-def asked(url, body=None):
+def asked(url, body=None, heads=None):
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
+        if heads is not None:
+            heads.append(dict(response.headers))
         return json.load(response)
 
 
@@ -76,7 +79,10 @@ def test_an_adapter_answers_by_its_name_from_the_same_replica(folder, tmp_path):
             assert (rows["chat"]["parent"], rows["support-fr"]["parent"]) == (None, "chat")
             assert (rows["support-fr"]["adapter_sha256"], rows["support-fr"]["certified"]) == (digest, False)
             body = {"prompt": "the small boat", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
-            plain, under = (asked(f"{url}/completions", {**body, "model": name}) for name in ("chat", "support-fr"))
+            heads = []
+            plain, under = (asked(f"{url}/completions", {**body, "model": name}, heads) for name in ("chat", "support-fr"))
+            assert [head["x-trimtab-model"] for head in heads] == ["chat", "support-fr"]
+            assert [head.get("x-trimtab-decision") for head in heads] == [ZEROS, None], "nothing was decided about an adapter"
             assert (plain["model"], under["model"]) == ("chat", "support-fr")
             assert plain["choices"][0]["text"] != under["choices"][0]["text"]
             assert plain["system_fingerprint"] != under["system_fingerprint"]
@@ -97,6 +103,14 @@ def test_an_adapter_answers_by_its_name_from_the_same_replica(folder, tmp_path):
         ("began", "support-fr", digest, "chat"),
         ("ended", "support-fr", digest, "chat"),
     ]
+
+
+def test_what_did_not_pass_is_said_at_every_start(folder, monkeypatch, caplog):
+    monkeypatch.setenv("TRIMTAB_HOME", str(folder / "home"))
+    write_deploy_toml(folder / "unsure.toml", dataclasses.replace(read_deploy_toml(folder / "deploy.toml"), verdict="inconclusive"))
+    (folder / "site.toml").write_text('[[models]]\nname = "chat"\nlock = "unsure.toml"\nallow_uncertified = true\n')
+    prepare(read(folder / "site.toml", lambda same: same), folder, offline=True, on_event=ignore)
+    assert [record.message for record in caplog.records] == ["chat: the decision on chat is inconclusive, not pass; the site allows it"]
 
 
 def test_what_cannot_be_served_is_refused_before_anything_listens(folder, monkeypatch):

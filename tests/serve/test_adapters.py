@@ -1,6 +1,7 @@
 """Adapters of a site: what its file may say of them, who may use them, and what the log is told of them."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from trimtab.record.identities import Keyring, add_key
 from trimtab.serve import replica_worker
 from trimtab.serve.access import Access
 from trimtab.serve.base import Refusal, Usage
+from trimtab.serve.dispatch import plans_of
 from trimtab.serve.door import Door, Incoming
 from trimtab.serve.journey import Journey, began_record, ended_record
 from trimtab.serve.limits import Limits
@@ -68,6 +70,22 @@ def test_an_adapter_is_a_name_of_its_own_beside_its_model(folder: Path) -> None:
     assert site(folder, HEAD + '[models.adapters]\nsupport-fr = "fr.gguf"').models == found.models
 
 
+def test_adapters_count_in_the_memory_that_is_planned_for_a_replica(folder: Path) -> None:
+    rows = [{"id": "llamacpp", "measurement": {"peak_memory_bytes": 10**6}}]
+    (folder / "decision.json").write_text(json.dumps({"schema": "trimtab.decision/1", "candidates": rows}))
+    size = (folder / "fr.gguf").stat().st_size
+    plain, two = HEAD, HEAD + 'adapters = { fr = "fr.gguf", de = "fr.gguf" }'
+
+    def planned(text: str) -> int:
+        (plan,) = plans_of(site(folder, f"memory = {10**9}\n{text}"))
+        return plan.memory_bytes
+
+    assert (planned(plain), planned(two)) == (10**6, 10**6 + 2 * size)
+    assert planned(f'{HEAD}memory = 2_000_000\nadapters = {{ fr = "fr.gguf" }}') == 2 * 10**6, "what a site says is what a replica takes"
+    with pytest.raises(InputError, match=rf"takes {10**6 + 2 * size:,}"):
+        site(folder, f"memory = {10**6 + size}\n{two}")
+
+
 def test_with_another_adapter_it_is_another_version(folder: Path) -> None:
     def content(text: str) -> str:
         return site(folder, HEAD + text).models[0].versions[0].content_sha256
@@ -87,6 +105,7 @@ def test_with_another_adapter_it_is_another_version(folder: Path) -> None:
         (HEAD + "adapters = { fr = 3 }", "models[0].adapters.fr must be a text"),
         (HEAD + 'adapters = { fr = "m.gguf" }', "models[0].adapters.fr cannot be used:"),
         (HEAD + 'adapters = { fr = "site.toml" }', "is not a usable GGUF file"),
+        (HEAD + 'adapters = { "fr\\u0007" = "fr.gguf" }', "models[0].adapters is 'fr\\x07', which holds U+0007"),
         (HEAD + 'adapters = { chat = "fr.gguf" }', "models[0].adapters.chat is 'chat', as models[0].name is"),
         (HEAD + 'adapters = { gpt = "fr.gguf" }', "models[0].adapters.gpt is 'gpt', as models[0].aliases[0] is"),
         ('[[models]]\nname = "a"\nurl = "http://h:1/v1"\nadapters = { fr = "fr.gguf" }', "are for models with a lock only"),

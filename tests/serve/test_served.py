@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import openai
 import pytest
@@ -52,14 +53,17 @@ def post(url: str, body: dict[str, Any]) -> Any:
 
 def test_whole_and_streamed_answers_are_the_servers(gateway: Start) -> None:
     with FakeServer(counts=True) as server:
-        running = gateway(site(server))
+        running = gateway(f'{site(server)}\n[[models]]\nname = "客服 100%"\n{version(server)}')
         direct_client = openai.OpenAI(base_url=server.url, api_key="none")
         direct = direct_client.chat.completions.create(model=server.models[0], messages=ASK, max_tokens=12)
         with client(running) as ours:
             whole = ours.chat.completions.create(model="chat", messages=ASK, max_tokens=12)
             pieces = list(ours.chat.completions.create(model="chat", messages=ASK, max_tokens=12, stream=True))
             raw = ours.chat.completions.with_raw_response.create(model="chat", messages=ASK, max_tokens=12)
-            assert [model.id for model in ours.models.list()] == ["chat"]
+            assert [model.id for model in ours.models.list()] == ["chat", "客服 100%"]
+            for stream in (False, True):
+                named = ours.chat.completions.with_raw_response.create(model="客服 100%", messages=ASK, max_tokens=2, stream=stream)
+                assert unquote(named.headers["x-trimtab-model"]) == "客服 100%"
     assert whole.choices[0].message.content == direct.choices[0].message.content
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == whole.choices[0].message.content
     assert raw.headers["x-trimtab-version"]
@@ -67,9 +71,9 @@ def test_whole_and_streamed_answers_are_the_servers(gateway: Start) -> None:
     code, said = running.end()
     assert code == 0, said
     noted = records(running.home)
-    assert [one["event"] for one in noted].count("began") == 3
+    assert [one["event"] for one in noted].count("began") == 5
     ended = [one for one in noted if one["event"] == "ended"]
-    assert [one["status"] for one in ended] == [200, 200, 200]
+    assert [one["status"] for one in ended] == [200] * 5
     assert all(one["completion_tokens"] > 0 and one["prompt_tokens"] > 0 for one in ended)
     assert "Monday" not in json.dumps(noted)
 
@@ -105,6 +109,7 @@ def test_keys_scopes_and_limits(gateway: Start, tmp_path: Path) -> None:
         good = trimtab(home, "keys", "add", "alice", "--models", "chat", "--rpm", "2")["secret"]
         other = trimtab(home, "keys", "add", "bob", "--models", "else")["secret"]
         wait_until(lambda: answers(client(running, good)))
+        assert [[model.id for model in client(running, key).models.list()] for key in (good, other)] == [["chat"], []]
         with pytest.raises(openai.NotFoundError):
             client(running, other).chat.completions.create(model="chat", messages=ASK)
         client(running, good).chat.completions.create(model="chat", messages=ASK, max_tokens=4)

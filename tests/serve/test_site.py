@@ -1,11 +1,14 @@
 """site.toml: what it means, and one sentence with the key's path for each thing that can be wrong with it."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from trimtab.core.decision import Verdict
 from trimtab.core.deployment import EngineBuild, Recipe, Settings
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of
@@ -13,6 +16,7 @@ from trimtab.core.model import SnapshotFile
 from trimtab.core.site import Listen, Site
 from trimtab.record.deploy import DeployLock, write_deploy_toml
 from trimtab.serve.dispatch import plans_of
+from trimtab.serve.journey import header_text
 from trimtab.serve.site import model_name, read_site
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "site.toml"
@@ -164,6 +168,14 @@ OTHER = COMMAND.replace('"a"', '"b"')
             "models[1] (b) takes 50 beside 60 that always runs",
         ),
         (f"{MODEL}key_variable = 3", "models[0].key_variable must be a text"),
+        (f"{MODEL}allow_uncertified = true", "models[0].allow_uncertified is for a lock"),
+        (MODEL.replace('"a"', '"a\\u0007"'), "models[0].name is 'a\\x07', which holds U+0007; names are of characters that can be seen"),
+        (f'{MODEL}aliases = ["b", "b\\u200b"]', "models[0].aliases[1] is 'b\\u200b', which holds U+200B"),
+        (f'{MODEL}aliases = [" b"]', "models[0].aliases[0] is ' b'; names neither begin nor end with a space"),
+        (
+            VERSIONS.replace('"y"', '"y\\u00a0"') + "[models.rollout]\nstable = 'x'",
+            "models[0].versions[1].id is 'y\\xa0', which holds U+00A0",
+        ),
     ],
 )
 def test_every_mistake_is_one_sentence_with_the_keys_path(tmp_path: Path, text: str, said: str) -> None:
@@ -185,6 +197,30 @@ def test_an_edited_lock_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("slots = 4", "slots = 8"))
     with pytest.raises(InputError, match="was edited"):
         read_site(path)
+
+
+@pytest.mark.parametrize("verdict", ["inconclusive", "fail"])
+def test_what_did_not_pass_is_served_only_where_the_site_says_so(tmp_path: Path, verdict: Verdict) -> None:
+    path = run_folder(tmp_path / "run", None)
+    write_deploy_toml(path, dataclasses.replace(lock(), verdict=verdict))
+    with pytest.raises(InputError, match=f"its decision is {verdict}, not pass; to serve it all the same, name it in a site.toml"):
+        read_site(path)
+    text = '[[models]]\nname = "a"\nlock = "run/deploy.toml"\n'
+    with pytest.raises(InputError, match=rf"models\[0\]\.lock is of a decision that is {verdict}, not pass"):
+        site(tmp_path, text)
+    with pytest.raises(InputError, match=verdict):
+        site(tmp_path, f"{text}allow_uncertified = false")
+    (model,) = site(tmp_path, f"{text}allow_uncertified = true").models
+    assert model.versions[0].content_sha256 == lock().deployment.digest
+
+
+@pytest.mark.parametrize("name", ["chat", "客服", "café 100%", "a/b:c", "%e9"])
+def test_a_name_goes_into_a_header_and_comes_back(tmp_path: Path, name: str) -> None:
+    (model,) = site(tmp_path, f'[[models]]\nname = "{name}"\n{URL}').models
+    shown = header_text(model.name)
+    assert shown.isascii()
+    assert unquote(shown) == name
+    assert (shown == name) == (name in ("chat", "a/b:c"))
 
 
 def test_versions_without_traffic_keep_no_replica(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Version:
     slots: requests that one replica works on at once; None = of a lock, its setting
     content_sha256: digest of the deployment that a lock names, and of the adapters beside it, so that another one under the same id is
         another version
+    decision_sha256: of the decision that a lock rests on. The same deployment under another decision is the same version
     """
 
     id: str
@@ -32,6 +33,7 @@ class Version:
     memory_bytes: int | None = None
     slots: int | None = None
     content_sha256: str = ""
+    decision_sha256: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from trimtab.engines.registry import engine_class
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.locked import build_locked, found_source, read_lock
 from trimtab.flows.parts.opening import open_model
+from trimtab.measure.meters import joules_between, read_energy
 from trimtab.record.deploy import DeployLock
 from trimtab.record.home import cache_dir, state_dir
 from trimtab.record.run import caches_in_use
@@ -99,8 +100,10 @@ def prepare(site: Site, folder: Path, *, offline: bool, on_event: OnEvent) -> di
         for version in model.versions:
             if version.lock:
                 on_event(Event(phase="open", message=f"{model.name}: {version.lock}"))
-                found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
-                check_adapters(model, version, found[version.id].candidate)
+                one = found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
+                if one.lock.verdict != "pass":
+                    log.warning("%s: the decision on %s is %s, not pass; the site allows it", model.name, version.id, one.lock.verdict)
+                check_adapters(model, version, one.candidate)
         if model.adapters:
             names = ", ".join(one.name for one in model.adapters)
             log.warning("%s: nothing was certified with an adapter; the lock's evidence is not about %s", model.name, names)
@@ -205,7 +208,7 @@ async def _serve(
             stack.callback(traces.close)
             told.append(partial(_traced, traces))
         audit = await stack.enter_async_context(AuditLog.open(sync_s=site.audit_sync_ms / 1000)) if site.audit != "off" else None
-        meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()))
+        meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()), read_joules=joules_meter())
         notes = Notes(audit=audit, meter=meter, refuses=site.audit == "refuse")
         gateway = Gateway(
             declared=site,
@@ -230,6 +233,8 @@ async def _serve(
         spending = asyncio.create_task(spend.keep(limits))
         dispatcher.start()
         try:
+            if ((changed.audit == "off") != (site.audit == "off")) or changed.audit_sync_ms != site.audit_sync_ms:
+                log.warning("whether there is an audit log, and audit_sync_ms, are as at the start; a restart changes them")
             serving = _serving(site, sockets, {key: one.lock for key, one in prepared.items()})
             await run_servers(gateway, listen, sockets, reload=reload, on_ready=lambda: on_ready(serving))
         finally:
@@ -241,6 +246,20 @@ async def _serve(
 
 def _traced(traces: "Traces", record: Mapping[str, Any], journey: "Journey") -> None:
     traces.request(record, path=journey.path, is_stream=journey.is_stream, traceparent=journey.traceparent)
+
+
+def joules_meter() -> Callable[[], float | None] | None:
+    """What tells the joules that the machine has used since it was last asked; None where it has no counter that may be read."""
+    last = read_energy()
+    if not last.counters_uj:
+        return None
+
+    def read() -> float | None:
+        nonlocal last
+        before, last = last, read_energy()
+        return joules_between(before, last)
+
+    return read
 
 
 def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:

@@ -20,20 +20,20 @@ KEEP_DAYS = 30
 
 
 class Captures:
-    """What is kept of requests' texts. problem: why the last text could not be kept, empty if it was."""
+    """What is kept of requests' texts. pct: of how many; problem: why the last text could not be kept, empty if it was."""
 
     def __init__(self, folder: Path, pct: float, *, keep_days: int = KEEP_DAYS) -> None:
         self._folder = folder
-        self._share = pct / 100.0
+        self.pct = pct
         self._keep_days = keep_days
         self._pruned: date | None = None
         self.problem = ""
 
     def wants(self, request: str) -> bool:
         """Whether a request is in the sample. The same request always is, or is not."""
-        if self._share <= 0.0:
+        if self.pct <= 0.0:
             return False
-        return int.from_bytes(hashlib.sha256(request.encode()).digest()[:8]) < self._share * 2**64
+        return int.from_bytes(hashlib.sha256(request.encode()).digest()[:8]) < self.pct / 100.0 * 2**64
 
     def keep(self, request: str, texts: Sequence[str], answer: str) -> None:
         """Keep the texts of a request and its answer, both as guards have left them. Never raises for the disk's sake."""

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.files import to_plain
 from trimtab.core.site import Listen
+from trimtab.record.identities import Key
 from trimtab.serve.base import Refusal
 from trimtab.serve.connections import IDLE_S, LOOK_EVERY, Connection, raise_file_limit
 from trimtab.serve.door import Incoming
@@ -26,6 +27,7 @@ from trimtab.serve.errors import error_body, error_headers, internal_error
 from trimtab.serve.gateway import Gateway, Stream, Whole
 from trimtab.serve.openapi import openapi_document
 from trimtab.serve.schema import PATHS
+from trimtab.serve.sse import DONE, sse_error
 
 BODY_S = 30.0
 """A request body that takes longer to come gets 408."""
@@ -54,12 +56,13 @@ class Inference:
         watch: asyncio.Task[None] | None = None
         out = _Out(send, request_id)
         try:
-            async with asyncio.timeout(self.gateway.site.request_s):
+            async with asyncio.timeout(self.gateway.site.request_s) as limit:
                 raw = await read_body(receive, self.gateway.site.max_body_bytes)
                 current = asyncio.current_task()
                 assert current is not None
                 watch = asyncio.create_task(_cancel_when_gone(receive, current))
-                answer = await self.gateway.answer(Incoming(id=request_id, path=self.path, headers=headers, raw=raw))
+                incoming = Incoming(id=request_id, path=self.path, headers=headers, raw=raw, is_late=limit.expired)
+                answer = await self.gateway.answer(incoming)
                 await (out.whole(answer) if isinstance(answer, Whole) else out.stream(answer))
         except Gone:
             return
@@ -79,12 +82,12 @@ class Inference:
 
 
 class _Out:
-    """What goes to one client. A refusal after the first byte closes the connection: there is no status left to tell it with."""
+    """What goes to one client. A refusal after the first byte is a stream's last event; there is no status left to tell it with."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
-        self._has_begun = False
+        self._has_begun = self._is_stream = False
 
     async def whole(self, answer: Whole) -> None:
         await self._start(answer.status, {"content-type": JSON, "content-length": str(len(answer.body)), **answer.headers})
@@ -93,11 +96,15 @@ class _Out:
     async def stream(self, answer: Stream) -> None:
         async with contextlib.aclosing(answer.events) as events:
             await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **answer.headers})
+            self._is_stream = True
             async for event in events:
                 await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            self._is_stream = False
             await self._send({"type": "http.response.body", "body": b""})
 
     async def refusal(self, refusal: Refusal) -> None:
+        if self._is_stream:
+            await self._send({"type": "http.response.body", "body": sse_error(refusal) + DONE})
         if self._has_begun:
             return
         body = error_body(refusal)
@@ -156,14 +163,15 @@ def client_app(gateway: Gateway) -> ASGIApp:
 
 def _other_paths(gateway: Gateway) -> Starlette:
 
+    def key_of(request: Request) -> Key | None:
+        return gateway.door.access.check(dict(request.headers), need_key=gateway.site.need_keys)
+
     async def models(request: Request) -> Response:
-        gateway.door.access.check(dict(request.headers), need_key=gateway.site.need_keys)
-        return JSONResponse(gateway.models())
+        return JSONResponse(gateway.models(key_of(request)))
 
     async def one_model(request: Request) -> Response:
-        gateway.door.access.check(dict(request.headers), need_key=gateway.site.need_keys)
         name = request.path_params["name"]
-        for row in gateway.models()["data"]:
+        for row in gateway.models(key_of(request))["data"]:
             if row["id"] == name:
                 return JSONResponse(row)
         raise Refusal(404, f"The model {name!r} does not exist.", code="model_not_found")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,13 @@ log = logging.getLogger("trimtab.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Incoming:
-    """A request as it came. headers: names in lower case."""
+    """A request as it came. headers: names in lower case; is_late: whether it has lasted for longer than it may"""
 
     id: str
     path: str
     headers: Mapping[str, str]
     raw: bytes
+    is_late: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from trimtab.core.model import Adapter
 from trimtab.core.site import ServedModel, Site
 from trimtab.guard.pipeline import Guards
 from trimtab.record.captures import Captures
+from trimtab.record.identities import Key
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
 from trimtab.serve.door import Admitted, Door, Incoming
@@ -94,7 +95,13 @@ class Gateway:
 
     async def answer(self, incoming: Incoming) -> Whole | Stream:
         """The answer to one request of `/v1/...`. Raises Refusal where it gets an error; the meter and the log know of it by then."""
-        journey = Journey(id=incoming.id, path=incoming.path, output=self.digester(), traceparent=incoming.headers.get("traceparent", ""))
+        journey = Journey(
+            id=incoming.id,
+            path=incoming.path,
+            output=self.digester(),
+            traceparent=incoming.headers.get("traceparent", ""),
+            is_late=incoming.is_late,
+        )
         self.meter.request_began()
         try:
             if self.is_draining:
@@ -120,6 +127,8 @@ class Gateway:
         if self.captures.wants(journey.id):
             journey.captured = parsed.texts(), []
         journey.version, shadow = pick(admitted.model.rollout, journey.id, parsed.user or journey.key_id)
+        if journey.adapter is None:
+            journey.decision = next(one.decision_sha256 for one in admitted.model.versions if one.id == journey.version)
         call = Call(
             id=journey.id,
             kind="chat" if parsed.kind == "response" else parsed.kind,
@@ -258,7 +267,7 @@ class Gateway:
             return
         journey.is_over = True
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            journey.status, journey.error = 499, "client_gone"
+            journey.status, journey.error = (504, "timeout") if journey.is_late() else (499, "client_gone")
         elif error is not None:
             refusal = _refusal_of(error)
             journey.status, journey.error = refusal.status, refusal.code or refusal.kind
@@ -290,15 +299,17 @@ class Gateway:
 
     # What may be asked of it and done to it
 
-    def models(self) -> dict[str, Any]:
-        """The list of `/v1/models`. Asking wakes nothing. An adapter has its model as `parent`, as in vLLM's list."""
+    def models(self, key: Key | None) -> dict[str, Any]:
+        """The list of `/v1/models` for a key. Asking wakes nothing. An adapter has its model as `parent`, as in vLLM's list."""
         states = self.dispatcher.states()
         rows: list[dict[str, Any]] = []
         for model in self.site.models:
             shared = {"object": "model", "created": 0, "owned_by": "trimtab", "state": states[model.name], "alias_of": None, "parent": None}
-            rows.append({"id": model.name, **shared})
-            rows += ({"id": alias, **shared, "alias_of": model.name} for alias in model.aliases)
-            rows += ({"id": one.name, **shared, "parent": model.name, **_evidence_of(one)} for one in model.adapters)
+            if self.door.access.may_use(key, model.name):
+                rows.append({"id": model.name, **shared})
+                rows += ({"id": alias, **shared, "alias_of": model.name} for alias in model.aliases)
+            adapters = (one for one in model.adapters if self.door.access.may_use(key, one.name))
+            rows += ({"id": one.name, **shared, "parent": model.name, **_evidence_of(one)} for one in adapters)
         return {"object": "list", "data": rows}
 
     def state(self) -> dict[str, Any]:
@@ -328,6 +339,7 @@ class Gateway:
         self.site = kept(self.traffic_path, declared)
         self.declared, self.guards = declared, guards
         self.notes.refuses = declared.audit == "refuse"
+        self.captures.pct = declared.capture_pct
         await self.dispatcher.reconfigure(self.site)
 
     async def finish(self) -> None:

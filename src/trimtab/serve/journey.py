@@ -1,13 +1,18 @@
 """What is known of one request, and what the audit log is told of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from trimtab.core.guarding import Verdict
 from trimtab.core.model import Adapter
 from trimtab.record.identities import Key
 from trimtab.serve.base import Usage
+
+_IN_HEADERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 @dataclass(kw_only=True)
@@ -16,7 +21,9 @@ class Journey:
 
     output: running digest of the answer's bytes; queue_s: its wait for a replica
     model: its own name, or that of the adapter; adapter: under which it is answered, None = none
+    decision: sha256 of the decision that the version's lock rests on; empty without a lock, and under an adapter
     traceparent: the caller's trace, empty if it told none; captured: texts and answer where they are kept for review
+    is_late: whether it has lasted for longer than it may
     """
 
     id: str
@@ -29,6 +36,7 @@ class Journey:
     model: str = ""
     adapter: Adapter | None = None
     version: str = ""
+    decision: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
     usage: Usage | None = None
     n_tokens: int = 0
@@ -39,6 +47,7 @@ class Journey:
     traceparent: str = ""
     captured: tuple[list[str], list[bytes]] | None = None
     is_over: bool = False
+    is_late: Callable[[], bool] = lambda: False
 
     def sends(self, data: bytes) -> None:
         """Note what goes out."""
@@ -54,7 +63,14 @@ class Journey:
     @property
     def provenance(self) -> dict[str, str]:
         """Headers that say what answered."""
-        return {"x-request-id": self.id, "x-trimtab-model": self.model, "x-trimtab-version": self.version}
+        found = {"x-request-id": self.id, "x-trimtab-model": header_text(self.model), "x-trimtab-version": header_text(self.version)}
+        return {**found, "x-trimtab-decision": self.decision} if self.decision else found
+
+
+@lru_cache(maxsize=1024)
+def header_text(name: str) -> str:
+    """A site's name as the value of a header: what is not printable ASCII, and `%`, percent-encoded as UTF-8. Unquoted it is the name."""
+    return quote(name, safe=_IN_HEADERS)
 
 
 def began_record(journey: Journey) -> dict[str, Any]:

@@ -8,6 +8,7 @@ but for sizes: `memory` and `max_body` take a number of bytes or text such as "6
 import dataclasses
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from trimtab.serve.site_fields import Table
 from trimtab.sources.adapters import read_adapter
 from trimtab.sources.digests import file_sha256
 
-VERSION_KEYS = ("lock", "command", "url", "upstream_model", "key_variable", "memory", "slots")
+VERSION_KEYS = ("lock", "allow_uncertified", "command", "url", "upstream_model", "key_variable", "memory", "slots")
 
 
 def read_site(path: Path) -> Site:
@@ -45,6 +46,11 @@ def read_site(path: Path) -> Site:
 def site_of_lock(path: Path) -> Site:
     """A site with one model, named after what the lock's weights are called. Raises InputError."""
     lock = read_deploy_toml(path)
+    if lock.verdict != "pass":
+        raise InputError(
+            f"{path}: its decision is {lock.verdict}, not pass; to serve it all the same, name it in a site.toml as a model's `lock`, "
+            "with `allow_uncertified = true`."
+        )
     name = model_name(lock)
     version = _with_lock(Version(id=f"{name}@{lock.deployment.digest[:8]}", lock=str(path.absolute())), lock)
     return Site(models=(ServedModel(name=name, versions=(version,), rollout=Rollout(stable=version.id)),))
@@ -72,15 +78,25 @@ def measured_bytes(lock_path: Path, lock: DeployLock) -> int | None:
         return None
 
 
-def _with_lock(version: Version, lock: DeployLock) -> Version:
-    """A version with what its lock knows of it, where the site does not say otherwise."""
-    return Version(
-        id=version.id,
-        lock=version.lock,
-        content_sha256=lock.deployment.digest,
-        memory_bytes=version.memory_bytes or measured_bytes(Path(version.lock), lock),
+def _with_lock(version: Version, lock: DeployLock, adapters: Sequence[Adapter] = ()) -> Version:
+    """A version with what its lock knows of it, where the site does not say otherwise. With other adapters it would be another version."""
+    content = lock.deployment.digest
+    measured = measured_bytes(Path(version.lock), lock)
+    if adapters:
+        content = digest_of([content, [(one.name, one.sha256) for one in adapters]])
+        measured = None if measured is None else measured + adapters_bytes(adapters)
+    return dataclasses.replace(
+        version,
+        content_sha256=content,
+        decision_sha256=lock.decision_sha256,
+        memory_bytes=version.memory_bytes or measured,
         slots=version.slots or lock.settings.slots,
     )
+
+
+def adapters_bytes(adapters: Sequence[Adapter]) -> int:
+    """What adapters add to a replica's memory: their files are held whole. What computing under one needs is its contexts' own."""
+    return sum(one.path.stat().st_size for one in adapters)
 
 
 def _site(top: Table, folder: Path) -> Site:
@@ -139,14 +155,14 @@ def _model(table: Table, folder: Path) -> ServedModel:
     own = [key for key in VERSION_KEYS if key in table]
     if inner and own:
         raise table.wrong(own[0], f"belongs into one of the versions of {name!r}, since there are [[models.versions]]")
-    versions = tuple(_version(one, folder, "") for one in inner) or (_version(table, folder, name),)
-    rollout = _rollout(table.table("rollout"), versions)
     adapters = _adapters(table.table("adapters"), folder)
+    versions = tuple(_version(one, folder, "", adapters) for one in inner) or (_version(table, folder, name, adapters),)
+    rollout = _rollout(table.table("rollout"), versions)
     if adapters and not all(version.lock for version in versions):
         raise table.wrong("adapters", "are for models with a lock only; a command's or a url's server has adapters of its own")
     model = ServedModel(
         name=name,
-        versions=tuple(_with_adapters(version, adapters) for version in versions),
+        versions=versions,
         rollout=rollout,
         aliases=table.texts("aliases"),
         adapters=adapters,
@@ -163,7 +179,7 @@ def _model(table: Table, folder: Path) -> ServedModel:
     return model
 
 
-def _version(table: Table, folder: Path, model_name: str) -> Version:
+def _version(table: Table, folder: Path, model_name: str, adapters: Sequence[Adapter]) -> Version:
     """A version; that of a model which holds its own, if `model_name` is given."""
     command = table.texts("command")
     version = Version(
@@ -176,6 +192,7 @@ def _version(table: Table, folder: Path, model_name: str) -> Version:
         memory_bytes=table.size("memory"),
         slots=table.count("slots", 0) or None,
     )
+    allow_uncertified = table.flag("allow_uncertified", False)
     if not model_name:
         table.done()
     given = [key for key, value in (("lock", version.lock), ("command", command), ("url", version.url)) if value]
@@ -189,7 +206,9 @@ def _version(table: Table, folder: Path, model_name: str) -> Version:
     for key, value in (("upstream_model", version.upstream_model), ("key_variable", version.key_variable)):
         if value and version.lock:
             raise table.wrong(key, "is for a command or a url; a lock needs none")
-    return _with_lock(version, _lock(table, version)) if version.lock else version
+    if allow_uncertified and not version.lock:
+        raise table.wrong("allow_uncertified", "is for a lock; nothing is claimed for a command or a url")
+    return _with_lock(version, _lock(table, version, allow_uncertified), adapters) if version.lock else version
 
 
 def _adapters(table: Table, folder: Path) -> tuple[Adapter, ...]:
@@ -207,19 +226,15 @@ def _adapters(table: Table, folder: Path) -> tuple[Adapter, ...]:
     return tuple(found)
 
 
-def _with_adapters(version: Version, adapters: tuple[Adapter, ...]) -> Version:
-    """The version as one that has loaded these adapters: with others it would be another."""
-    if not adapters:
-        return version
-    content = [version.content_sha256, [(one.name, one.sha256) for one in adapters]]
-    return dataclasses.replace(version, content_sha256=digest_of(content))
-
-
-def _lock(table: Table, version: Version) -> DeployLock:
+def _lock(table: Table, version: Version, allow_uncertified: bool) -> DeployLock:
     try:
-        return read_deploy_toml(Path(version.lock))
+        lock = read_deploy_toml(Path(version.lock))
     except InputError as error:
         raise InputError(f"{table.where}: {table.path}lock cannot be used: {error}") from error
+    if lock.verdict != "pass" and not allow_uncertified:
+        why = f"is of a decision that is {lock.verdict}, not pass; to serve it all the same, write `allow_uncertified = true` beside it"
+        raise table.wrong("lock", why)
+    return lock
 
 
 def _rollout(table: Table, versions: tuple[Version, ...]) -> Rollout:
@@ -268,13 +283,24 @@ def _check_names(top: Table, site: Site) -> None:
         aliases = ((f"aliases[{place}]", alias) for place, alias in enumerate(model.aliases))
         adapters = ((f"adapters.{one.name}", one.name) for one in model.adapters)
         for key, name in (("name", model.name), *aliases, *adapters):
+            _check_name(top, f"models[{number}].{key.partition('.')[0]}", name)
             if name in names:
                 raise top.wrong(f"models[{number}].{key}", f"is {name!r}, as {names[name]} is")
             names[name] = f"models[{number}].{key}"
         for place, version in enumerate(model.versions):
+            _check_name(top, f"models[{number}].versions[{place}].id", version.id)
             if version.id in ids:
                 raise top.wrong(f"models[{number}].versions[{place}].id", f"is {version.id!r}, as that of {ids[version.id]} is")
             ids[version.id] = f"models[{number}].versions[{place}]"
+
+
+def _check_name(top: Table, key: str, name: str) -> None:
+    """Names go into headers, logs and labels: whoever reads one there must be able to tell it from another."""
+    unseen = next((letter for letter in name if not letter.isprintable()), None)
+    if unseen is not None:
+        raise top.wrong(key, f"is {name!r}, which holds U+{ord(unseen):04X}; names are of characters that can be seen")
+    if name != name.strip():
+        raise top.wrong(key, f"is {name!r}; names neither begin nor end with a space")
 
 
 def _check_memory(top: Table, site: Site) -> None:

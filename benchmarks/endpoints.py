@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from parts.kept_process import kept
 from parts.peer_env import peer_python
 
 from trimtab.compress.base import load_recipes, make
@@ -53,9 +54,9 @@ def serving(python: Path, model: Path, name: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen([python, SERVER, model, str(port), name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [str(python), str(SERVER), str(model), str(port), name]
     url = f"http://127.0.0.1:{port}/v1"
-    try:
+    with kept(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         ends = time.monotonic() + START_LIMIT_S
         while True:
             with contextlib.suppress(OSError):
@@ -65,9 +66,6 @@ def serving(python: Path, model: Path, name: str) -> Iterator[str]:
                 sys.exit(f"llama.cpp's server did not start on {model.name}")
             time.sleep(0.2)
         yield url
-    finally:
-        process.kill()
-        process.wait()
 
 
 def write_prompts(path: Path, n: int | None, quick: bool) -> None:

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from parts.http_load import load
+from parts.kept_process import kept
 from parts.peer_env import peer_python
 
 from trimtab.serve.server_process import free_port
@@ -48,27 +48,18 @@ START_S = 90.0
 @contextlib.contextmanager
 def server(command: list[str], port: int, **environment: str) -> Iterator[int]:
     """A server process that answers on its port, until the block ends."""
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
+    with kept(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace") as process:
         ends_s = time.monotonic() + START_S
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             if process.poll() is not None or time.monotonic() > ends_s:
                 assert process.stderr is not None
-                process.kill()
-                raise RuntimeError(f"{command[:4]} did not start: {process.stderr.read().decode(errors='replace')[-1000:]}")
+                assert process.stdin is not None
+                process.stdin.close()
+                raise RuntimeError(f"{command[:4]} did not start: {process.stderr.read()[-1000:]}")
             time.sleep(0.1)
         yield port
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def trimtab_command(folder: Path, upstream: int, port: int, audit_sync_ms: int) -> tuple[list[str], str]:

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("llama_cpp")
@@ -93,6 +94,11 @@ def test_an_adapter_answers_by_its_name_from_the_same_replica(folder, tmp_path):
             state = asked(f"{serving['admin_url']}/state")
             assert state["adapters"] == {"support-fr": {"parent": "chat", "adapter_sha256": digest, "certified": False}}
             assert state["loads"] == {"chat": 1}
+            (worker,) = (one for one in psutil.Process(process.pid).children(recursive=True) if "trimtab.engines.worker" in one.cmdline())
+            worker.kill()
+            assert asked(f"{url}/completions", {**body, "model": "chat"})["choices"] == plain["choices"], "another worker answers"
+            state = asked(f"{serving['admin_url']}/state")
+            assert (state["loads"], state["deaths"]) == ({"chat": 2}, {"chat": 1})
         finally:
             process.terminate()
             said = process.communicate(timeout=60)[1]

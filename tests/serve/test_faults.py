@@ -305,6 +305,21 @@ def test_a_body_that_never_ends_gets_408_and_its_connection_goes(gateway: Start)
         running.end()
 
 
+def test_a_request_that_lasts_too_long_ends_with_that_reason(gateway: Start) -> None:
+    with FakeServer(gap_s=0.3) as server:
+        running = gateway(site(server, head="request_s = 1"))
+        with client(running) as ours:
+            stream = ours.chat.completions.create(model="chat", messages=ASK, stream=True)
+            with pytest.raises(openai.APIError, match="took longer than this server allows"):
+                list(stream)
+            server.delay_s = 1.5
+            with pytest.raises(openai.InternalServerError) as whole:
+                ours.chat.completions.create(model="chat", messages=ASK)
+        assert (whole.value.status_code, whole.value.code) == (504, "timeout")
+        assert running.end()[0] == 0
+    assert [(one["status"], one["error"]) for one in records(running.home) if one["event"] == "ended"] == [(504, "timeout")] * 2
+
+
 def test_a_body_without_end_is_refused_at_its_limit(gateway: Start) -> None:
     with FakeServer() as server:
         running = gateway(site(server, head='max_body = "1 MiB"'))

@@ -229,12 +229,12 @@ async def _serve(
             guards = {model.name: Guards(model.guards) for model in changed.models}
             prepared.update(await asyncio.to_thread(prepare, changed, folder, offline=offline, on_event=on_event))
             await gateway.reconfigure(changed, guards)
+            if needs_restart := what_stays(site, changed):
+                log.warning("only a restart changes: %s", ", ".join(needs_restart))
 
         spending = asyncio.create_task(spend.keep(limits))
         dispatcher.start()
         try:
-            if ((changed.audit == "off") != (site.audit == "off")) or changed.audit_sync_ms != site.audit_sync_ms:
-                log.warning("whether there is an audit log, and audit_sync_ms, are as at the start; a restart changes them")
             serving = _serving(site, sockets, {key: one.lock for key, one in prepared.items()})
             await run_servers(gateway, listen, sockets, reload=reload, on_ready=lambda: on_ready(serving))
         finally:
@@ -244,8 +244,10 @@ async def _serve(
             await asyncio.wait({spending})
 
 
-def _traced(traces: "Traces", record: Mapping[str, Any], journey: "Journey") -> None:
-    traces.request(record, path=journey.path, is_stream=journey.is_stream, traceparent=journey.traceparent)
+def what_stays(site: Site, changed: Site) -> list[str]:
+    """What a site that is read again says otherwise, and what a running gateway does not change."""
+    found = [name for name in ("listen", "audit_sync_ms") if getattr(site, name) != getattr(changed, name)]
+    return [*found, "audit"] if (site.audit == "off") != (changed.audit == "off") else found
 
 
 def joules_meter() -> Callable[[], float | None] | None:
@@ -260,6 +262,10 @@ def joules_meter() -> Callable[[], float | None] | None:
         return joules_between(before, last)
 
     return read
+
+
+def _traced(traces: "Traces", record: Mapping[str, Any], journey: "Journey") -> None:
+    traces.request(record, path=journey.path, is_stream=journey.is_stream, traceparent=journey.traceparent)
 
 
 def _serving(site: Site, sockets: tuple[Any, Any], locks: Mapping[str, DeployLock]) -> Serving:

@@ -95,7 +95,11 @@ def _with_lock(version: Version, lock: DeployLock, adapters: Sequence[Adapter] =
 
 
 def adapters_bytes(adapters: Sequence[Adapter]) -> int:
-    """What adapters add to a replica's memory: their files are held whole. What computing under one needs is its contexts' own."""
+    """What adapters add to a replica's memory: llama.cpp holds their files whole.
+
+    Computing under them takes some more once they are used (up to 30 MiB on the demo model, however many and however often): that counts
+    when it is measured.
+    """
     return sum(one.path.stat().st_size for one in adapters)
 
 

@@ -1,5 +1,6 @@
 """`trimtab runs` and `trimtab cache` as they are typed: exit codes, one sentence for each error, what is shown."""
 
+import importlib
 import importlib.util
 import json
 import shlex
@@ -75,6 +76,44 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_a_run_of_evaluate_is_listed_and_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "record")
+    sample_items = importlib.import_module("sample_items")
+    with RunDir.open(Path("runs/levels"), digests={}, seed=0, inputs={"model": "m.gguf", "reference": "", "suites": ["core"]}) as run:
+        run.write_evaluation(sample_items.evaluation())
+        run.finish()
+    assert "evaluated" in said(capsys, "runs list")
+    shown = said(capsys, "runs show runs/levels")
+    assert "choice-es" in shown
+    assert "runs/levels/report.html" in shown
+    assert json.loads(said(capsys, "runs show runs/levels --json"))["schema"] == "trimtab.evaluation/1"
+    Path("runs/levels/evaluation.json").write_text('{"schema": "trimtab.evaluation/1"}')
+    assert "another shape" in said(capsys, "runs show runs/levels", 2)
+
+
+def test_a_resume_command_has_all_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    from trimtab.cli.main import cli
+
+    inputs = {
+        "model": "m.gguf", "workload": "./my prompts.jsonl", "policy": "own.toml", "suites": ["core", "mine.jsonl"],
+        "engines": ["llamacpp"], "candidates": ["q4.gguf"], "objective": "cost", "slo": ["memory<2GiB", "ttft_p95<1s"],
+        "price_per_hour": 0.4, "over_long": "cut", "mixed": True, "time_limit_s": 900.0,
+    }  # fmt: skip
+    with RunDir.open(Path("runs/half"), digests={}, seed=3, inputs=inputs):
+        pass
+    shown = json.loads(said(capsys, "runs show runs/half --json"))
+    words = shlex.split(shown["resume"])
+    command = cli.get_command(click.Context(cli), words[1])
+    assert command is not None
+    asked = command.make_context(words[1], words[2:]).params
+    assert {name: asked[name] for name in ("model", "workload", "policy", "objective", "price_per_hour", "over_long", "mixed")} == {
+        name: inputs[name] for name in ("model", "workload", "policy", "objective", "price_per_hour", "over_long", "mixed")
+    }
+    assert (asked["suites"], asked["candidates"], asked["engines"]) == (("core", "mine.jsonl"), ("q4.gguf",), "llamacpp")
+    assert (asked["slo"], asked["time_limit"], asked["seed"]) == ("memory<2GiB,ttft_p95<1s", 900.0, 3)
+    assert "name them again" not in said(capsys, "runs show runs/half")
+
+
 def test_a_resume_command_parses(capsys: pytest.CaptureFixture[str]) -> None:
     """The command that is shown is one that the verb takes."""
     from trimtab.cli.main import cli
@@ -123,6 +162,7 @@ def test_rm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     [
         ("runs list nowhere", "nowhere is not a folder"),
         ("runs show nowhere", "not a run directory"),
+        ("runs rm nowhere --yes", "not a run directory"),
         ("runs diff nowhere nowhere", "not a run directory"),
         ("runs rm", "Missing argument"),
         ("cache prune", "--max-size"),

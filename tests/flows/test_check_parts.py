@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_run_or_another_is_said_and_not_used(tmp_path):
         (None, "There is no"),
         ("not toml [", "not valid TOML"),
         ('schema = "trimtab.deploy/9"\n', "newer trimtab"),
-        ('schema = "trimtab.decision/1"\n', "not a trimtab.deploy document"),
+        ('schema = "trimtab.decision/1"\n', "not a lockfile of trimtab"),
         (deploy_toml(a_lock()).replace('slots = 4', 'slots = 5'), "was edited"),
         (deploy_toml(a_lock(build=EngineBuild(engine="vlm", version="1"))), "names the engine 'vlm'"),
     ],
@@ -189,6 +189,15 @@ def test_a_bad_lock_is_one_sentence_and_exit_2(tmp_path, capsys, text, words):
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert words in said[0]
+
+
+def test_a_lock_whose_model_is_gone_asks_where_it_lies(tmp_path, capsys):
+    pytest.importorskip("llama_cpp")
+    (tmp_path / "deploy.toml").write_text(deploy_toml(a_lock(source="gone.gguf")))
+    assert main(["check", str(tmp_path / "deploy.toml"), "-q"]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "gone.gguf, which" in said
+    assert "is not here; give where it lies now with --source." in said
 
 
 def test_a_missing_engine_is_exit_3_with_its_fix(tmp_path, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from trimtab.flows.parts import objective as objectives
 from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, point_measurer, requests_of_a_point
 from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import rounds_needed, with_more
-from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row
+from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row, too_many_requests
 from trimtab.flows.parts.search import Row, affordable, gain_ends
 from trimtab.flows.parts.timing import Probe, Timed
 from trimtab.measure.meters import EnergyReading
@@ -196,6 +196,14 @@ def test_what_no_candidate_can_meet_is_said_before_anything_runs():
     shared = Workload(name="w", prompt_tokens=128, output_tokens=32, concurrency=(1,), shared_prefix_tokens=100)
     impossible, unlikely = beyond_reach(parse_slo("ttft_p50<20ms"), forecasts, shared)
     assert (impossible, len(unlikely)) == ([], 1), "a kept cache may do what the prediction does not know of"
+
+
+def test_a_percentile_that_takes_more_requests_than_there_is_time_for_is_said_beforehand():
+    forecasts = {"a": forecast(100.0, 2000.0), "b": forecast(50.0, 1000.0)}
+    (said,) = too_many_requests(parse_slo("ttft_p99.9<1s,ttft_p50<0.5s,memory<1GB"), forecasts, 360.0)
+    assert "p99.9 takes at least 2,995 requests at each concurrency, about 2,995 s of the quickest candidate" in said
+    assert too_many_requests(TTFT, forecasts, 360.0) == [], "59 requests of one second"
+    assert too_many_requests(TTFT, forecasts, 30.0)
 
 
 def test_finalists_are_those_that_may_win_by_the_objective_and_keep_the_demands():

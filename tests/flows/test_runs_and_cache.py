@@ -21,7 +21,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.flows.cache import Entry, find_entries, prune_cache, select, show_cache
 from trimtab.flows.parts import session
-from trimtab.flows.runs import apart, diff_runs, list_runs, load_run, remove_runs
+from trimtab.flows.runs import apart, ask, diff_runs, list_runs, load_run, remove_runs
 from trimtab.record.cache import Cache
 from trimtab.record.lock import FolderLock, UseLock, is_locked
 from trimtab.record.run import RunDir
@@ -112,6 +112,31 @@ def test_list_tells_every_state_and_never_fails(tmp_path: Path) -> None:
     assert (rows["running"]["verb"], rows["running"]["model"]) == ("compare", "x vs y")
     with pytest.raises(InputError, match="nowhere"):
         list_runs([tmp_path / "nowhere"])
+
+
+def test_a_run_of_evaluate_is_finished_without_a_verdict(tmp_path: Path) -> None:
+    inputs = {"model": "m.gguf", "reference": "", "suites": ["core"]}
+    for name in ("done", "half"):
+        with RunDir.open(tmp_path / name, digests={"source": SOURCE}, seed=0, inputs=inputs) as run:
+            run.write_evaluation({"schema": "trimtab.evaluation/1", "levels": []})
+            if name == "done":
+                run.finish()
+    found = {Path(row["path"]).name: (row["verb"], row["state"], row["verdict"]) for row in list_runs([tmp_path])}
+    assert found == {"done": ("evaluate", "finished", None), "half": ("evaluate", "unfinished", None)}
+    with pytest.raises(InputError, match=r"needs a run of `trimtab optimize`; .* is one of `trimtab evaluate`"):
+        ask(load_run(tmp_path / "done"), ["memory<1GB"])
+
+
+def test_what_is_no_run_says_what_may_have_been_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "demo")
+    for look in (load_run, lambda path: remove_runs([path], dry_run=True)):
+        with pytest.raises(InputError, match="did you mean runs/demo"):
+            look(Path("demo"))
+        with pytest.raises(InputError, match="`trimtab runs list` shows which runs there are"):
+            look(Path("other"))
+        with pytest.raises(InputError, match=r"it is a file; name the folder it lies in, .*runs/demo"):
+            look(Path("runs/demo/decision.json"))
 
 
 def test_a_killed_run_shows_what_is_known_and_is_not_mended(tmp_path: Path) -> None:

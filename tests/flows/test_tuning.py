@@ -15,6 +15,8 @@ from trimtab.flows.parts.opening import recipe_named
 from trimtab.flows.parts.search import Row
 from trimtab.flows.parts.space import Plan
 from trimtab.flows.parts.timing import Probe
+from trimtab.plan.axes import axes_for
+from trimtab.plan.race import Space
 
 WORKLOAD = Workload(name="w", prompt_tokens=64, output_tokens=8, concurrency=(1,))
 
@@ -99,6 +101,19 @@ def test_a_setting_that_helps_is_kept_and_one_that_loses_is_not(search):
     why = " ".join(part["why"] for part in search.skipped)
     assert "openvino was 2.33 times slower" in why
     assert "no such threads" in why
+
+
+def test_every_combination_is_tried_or_counted_with_its_reason(search):
+    unseen = row("llamacpp", "q6_k", 1.0)
+    unseen.probe, unseen.reasons = None, ["Not tried: no time."]
+    search.rows[unseen.plan.id] = unseen
+    asyncio.run(tuning.tune_settings(search, None))
+    recipes = {"llamacpp": ("as-shipped", "q8_0", "q6_k"), "openvino": ("fp16",)}
+    everything = Space(recipes=recipes, axes={engine: axes_for(engine, WORKLOAD, 2) for engine in recipes}).points()
+    counted = [int(part["what"].split()[0]) for part in search.skipped]
+    assert sum(counted) + len(search.rows) == len(everything)
+    assert next(part["what"] for part in search.skipped if part["why"] == tuning.UNSEEN) == "47 combinations with other settings"
+    assert all(part["why"] for part in search.skipped)
 
 
 def test_no_time_means_nothing_is_tried_and_it_is_said(search):

@@ -1,5 +1,8 @@
 """Workloads by name, by file and written out; what is wrong is said."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from trimtab.core.errors import InputError
@@ -13,6 +16,24 @@ def test_chat_ships():
     assert "chat" in workload_names()
     for name in workload_names():
         assert load_workload(name).name == name
+
+
+def test_the_shipped_ones_are_those_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text()
+    told = re.findall(r"^\| `(\w+)`[^|]*\| ([\d,]+) / ([\d,]+)(?:, the first ([\d,]+) [^|]*)? \| ([\d and]+) \|", page, re.M)
+    shared = {name: int((first or "0").replace(",", "")) for name, _, _, first, _ in told}
+    lengths = {name: (int(prompt.replace(",", "")), int(output), levels) for name, prompt, output, _, levels in told}
+    assert lengths == {
+        "chat": (512, 128, "1 and 4"),
+        "rag": (1536, 64, "1 and 4"),
+        "write": (64, 256, "1 and 4"),
+        "batch": (512, 128, "16"),
+        "agent": (1280, 48, "1 and 4"),
+    }
+    for name in workload_names():
+        found = load_workload(name)
+        assert (found.prompt_tokens, found.output_tokens, " and ".join(map(str, found.concurrency))) == lengths[name]
+        assert found.shared_prefix_tokens == shared[name]
 
 
 @pytest.mark.parametrize(("text", "levels"), [("512/128@1,4", (1, 4)), ("512/128", (1,)), (" 512/128@4,1 ", (1, 4))])

@@ -75,6 +75,13 @@ def test_the_terminal_shows_demands_objective_and_capacity(width: int) -> None:
         assert piece in flat, piece
 
 
+def test_no_word_is_cut_off_beside_long_names() -> None:
+    decision = demanding(120.0, 900.0)
+    term = SloTerm(metric="ttft", percentile=99.9, limit=5000.0, upper=True, text="ttft_p99.9<5s")
+    decision["slo"] = [{"candidate": "llamacpp as-shipped", **to_plain(judge_latency(term, [653.0] * 10, concurrency=1))}]
+    assert "? cannot tell" in shown(decision, 80)
+
+
 def test_one_row_a_demand_at_its_worst_level_chosen_first() -> None:
     decision = demanding(120.0, 900.0)
     rows = demand_rows(decision)

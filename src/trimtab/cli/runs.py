@@ -25,7 +25,7 @@ SHORT_DIGEST = 12
 
 @click.group(short_help="Earlier runs: list them, show one, tell two apart, remove them.")
 def runs() -> None:
-    """Earlier runs of `trimtab compare` and `trimtab optimize`, by their folders.
+    """Earlier runs of `trimtab optimize`, `compare`, `evaluate` and `certify`, by their folders.
 
     \b
     trimtab runs list
@@ -96,6 +96,8 @@ def show(
     if questions or tariff:
         return _show_asked(load_run(run), questions, tariff, common)
     found = load_run(run)
+    if found.evaluation is not None:
+        return _show_evaluation(found, common)
     if found.decision is None:
         known = {
             "summary": summary(found),
@@ -112,6 +114,20 @@ def show(
     if (run / "report.html").exists():
         drawn.append(Text(f"To read the report: {shlex.join(['python', '-m', 'webbrowser', (run / 'report.html').resolve().as_uri()])}"))
     emit(common, found.decision, drawn)
+    return 0
+
+
+def _show_evaluation(run: "Run", common: Common) -> int:
+    from trimtab.cli.evaluate import evaluation_view
+    from trimtab.cli.output import emit
+
+    try:
+        drawn = list(evaluation_view(run.evaluation or {}, run.path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{run.path / 'evaluation.json'} has another shape than trimtab writes ({type(error).__name__}: {error})."
+        ) from error
+    emit(common, run.evaluation, drawn)
     return 0
 
 
@@ -192,7 +208,7 @@ def rm(*, paths: tuple[Path, ...], yes: bool, dry_run: bool, common: Common) -> 
 def resume(run: "Run") -> str:
     """How an unfinished run goes on: the command, as far as run.json knows it; empty for one that is running.
 
-    Files of a policy or workload are known there by their names, and suites, a price and a time limit are not kept at all.
+    `optimize` keeps all that was typed. Of the others, files of a policy, workload or suite are known by their names only.
     """
     if run.state == "in use":
         return ""
@@ -202,7 +218,11 @@ def resume(run: "Run") -> str:
     for flag, name in (("--engine", "engines"), ("--slo", "slo")):
         if inputs.get(name):
             words += [flag, ",".join(str(value) for value in inputs[name])]
-    words += [word for value in inputs.get("candidates") or () for word in ("--candidate", str(value))]
+    for flag, name in (("--candidate", "candidates"), ("--suite", "suites")):
+        words += [word for value in inputs.get(name) or () for word in (flag, str(value))]
+    for flag, name in (("--reference", "reference"), ("--price-per-hour", "price_per_hour"), ("--over-long", "over_long")):
+        words += [flag, str(inputs[name])] if inputs.get(name) not in (None, "", "refuse") else []
+    words += ["--time-limit", f"{inputs['time_limit_s']:g}s"] if inputs.get("time_limit_s") else []
     words += ["--mixed"] if inputs.get("mixed") else []
     if run.head.get("seed"):
         words += ["--seed", str(run.head["seed"])]
@@ -227,7 +247,7 @@ def _runs_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> "Table":
     for row in rows:
         when = str(row["started"] or "")[:16].replace("T", " ")
         model = " vs ".join(_name(part) for part in str(row["model"]).split(" vs "))
-        asked = "" if row["state"] == "damaged" else line(f"{row['verb']} {model}, {row['workload']}", 100)
+        asked = "" if row["state"] == "damaged" else line(", ".join(filter(None, (f"{row['verb']} {model}", row["workload"]))), 100)
         answer = _answer(row)
         lows = "\n".join(_low(level, low) for level, low in (row.get("speedup_low") or {}).items())
         if wide:
@@ -260,6 +280,8 @@ def _answer(row: Mapping[str, Any]) -> Any:
         return Text(f"damaged: {line(row['problem'])}", style="red")
     if row["state"] != "finished":
         return Text(row["state"], style="yellow")
+    if row["verdict"] is None:
+        return Text("evaluated")
     mark, style = MARKS.get(str(row["verdict"]), ("", ""))
     chosen = f" {line(row['chosen'])}" if row["chosen"] else ""
     return Text.assemble((f"{mark} {line(row['verdict'])}", style), chosen)
@@ -274,7 +296,8 @@ def _unfinished(run: "Run") -> Iterator[Any]:
 
     row = summary(run)
     yield Text(f"{line(run.path)}: {row['state']}, no decision yet", style="bold")
-    yield Text(line(f"{row['verb']} {row['model']}, workload {row['workload']}, policy {row['policy']}; started {row['started']}"))
+    asked = [f"{row['verb']} {row['model']}", *(f"{name} {row[name]}" for name in ("workload", "policy") if row[name])]
+    yield Text(line(f"{', '.join(asked)}; started {row['started']}"))
     phases = Counter(key.partition("/")[0] for key in run.step_keys)
     done = ", ".join(f"{line(name)} {n}" for name, n in phases.items())
     yield Text(f"Steps finished: {len(run.step_keys)}{f' ({done})' if done else ''}")
@@ -287,7 +310,8 @@ def _unfinished(run: "Run") -> Iterator[Any]:
         yield table
     if resume(run):
         yield Text(f"It goes on where it stopped with the command that began it, such as:\n  {line(resume(run))}")
-        yield Text("If that named files or suites of yours, or a time limit, name them again.", style="dim")
+        if "time_limit_s" not in run.head["inputs"]:
+            yield Text("If that named files or suites of yours, or a time limit, name them again.", style="dim")
     else:
         yield Text("A process is working on it.")
 

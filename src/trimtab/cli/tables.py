@@ -261,7 +261,7 @@ def _in_short(reasons: Sequence[Any]) -> str:
 def demands_table(decision: Plain, *, wide: bool) -> RenderableType:
     """A row for each demand on each deployment: measured, requests within and what their share may be, verdict; then the capacity."""
     table = Table(box=box.SIMPLE_HEAD, title="Demands", title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("candidate", overflow="fold", min_width=16)
+    table.add_column("candidate", overflow="fold")
     table.add_column("demand", overflow="fold")
     table.add_column("at once", justify="right")
     table.add_column("measured", justify="right", no_wrap=True)

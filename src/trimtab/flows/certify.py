@@ -21,7 +21,7 @@ from trimtab.flows.parts.document import decision_document, lock_of, noise_row, 
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for
 from trimtab.flows.parts.lock_checks import read_beside
-from trimtab.flows.parts.locked import bench_of_lock, build_locked, found_source, policy_of, read_lock, suites_of, workload_of
+from trimtab.flows.parts.locked import bench_of_lock, build_locked, policy_of, read_lock, source_of, suites_of, workload_of
 from trimtab.flows.parts.mitigate import Mitigation, mitigate
 from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.remedies import Mending
@@ -102,7 +102,7 @@ def certify_run(
                 reference=reference,
                 is_mending=mitigate,
             ),
-            source=source or found_source(lock.source, path),
+            source=source or source_of(lock, path),
             out=out,
             fresh=fresh,
             offline=offline,

@@ -39,7 +39,7 @@ from trimtab.flows.parts.lock_checks import (
     settings_check,
     source_check,
 )
-from trimtab.flows.parts.locked import bench_of_lock, build_locked, found_source, policy_of, read_lock, suites_of
+from trimtab.flows.parts.locked import bench_of_lock, build_locked, policy_of, read_lock, source_of, suites_of
 from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.flows.parts.session import Session, open_session, run_sync
@@ -121,7 +121,7 @@ def check(
             asked,
             loaded,
             Request(lock_path=path, run_dir=folder, reference=reference, sample=sample, digests_only=digests_only),
-            source=source or found_source(locked.source, path),
+            source=source or source_of(locked, path),
             offline=offline,
             limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
             seed=int(datetime.now(UTC).strftime("%Y%m%d")) if seed is None else seed,

@@ -32,7 +32,16 @@ from trimtab.flows.parts.opening import Opened, engines_at_hand, own_recipes_dig
 from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
 from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.screening import why_screened_out
-from trimtab.flows.parts.search import ASSUMED_SCORE_TOK_S, N_FINALISTS, Row, Search, predict_all, screen_all, time_all
+from trimtab.flows.parts.search import (
+    ASSUMED_SCORE_TOK_S,
+    N_FINALISTS,
+    Row,
+    Search,
+    open_typed_plan,
+    predict_all,
+    screen_all,
+    time_all,
+)
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
 from trimtab.flows.parts.tuning import tune_settings
@@ -95,6 +104,20 @@ def optimize(
             aim=aim,
             over_long=over_long,
             mixed=mixed,
+            inputs={  # as typed, so that `runs show` can say how the run goes on
+                "model": model,
+                "workload": workload,
+                "policy": policy,
+                "suites": list(suites),
+                "engines": list(engines),
+                "candidates": list(candidates),
+                "objective": aim.objective,
+                "slo": [term.text for term in aim.slo],
+                "price_per_hour": price_per_hour,
+                "over_long": over_long,
+                "mixed": mixed,
+                "time_limit_s": time_limit_s,
+            },
             on_event=on_event,
         )
     )
@@ -116,6 +139,7 @@ async def _optimize(
     aim: Aim,
     over_long: OverLong,
     mixed: bool,
+    inputs: dict[str, Any],
     on_event: OnEvent,
 ) -> dict[str, Any]:
     loaded = load_suites(suites)
@@ -138,16 +162,7 @@ async def _optimize(
                 **({"mixes of types": "tried"} if mixed else {}),
                 **own_recipes_digest(specs),
             },
-            inputs={
-                "model": model,
-                "workload": workload.name,
-                "policy": policy.name,
-                "engines": list(wanted),
-                "candidates": list(specs),
-                "objective": aim.objective,
-                "slo": [term.text for term in aim.slo],
-                **({"mixed": True} if mixed else {}),
-            },
+            inputs=inputs,
             versions=versions(),
             fresh=fresh,
             offline=offline,
@@ -187,11 +202,13 @@ async def _prepare(
 ) -> Search:
     """Machine, reference, items, what to try, and the plan of the run."""
     session.say("describe", opened.snapshot.source)
+    for plan in plans:  # a wrong path ends the run here, and not after everything else was scored
+        open_typed_plan(session, opened, plan)
     card = model_card(opened.header, opened.snapshot)
-    machine = await machine_with_rates(session)
     workload, changed = await ready_workload(opened, workload, card.context_tokens or workload.context_tokens, over_long)
     if changed:
         session.say("describe", changed)
+    machine = await machine_with_rates(session)
     settings = common_settings(workload.context_tokens, workload.concurrency, card.context_tokens or workload.context_tokens)
     reference = await make_reference(session, opened, settings, 8 * card.size_bytes / max(card.n_params, 1))
     session.say("prepare", "items as tokens")

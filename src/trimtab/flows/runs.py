@@ -17,24 +17,28 @@ from trimtab.plan.slo import parse_what_if
 from trimtab.record.explain import levels_of
 from trimtab.record.lock import is_locked
 from trimtab.record.phrases import is_number
-from trimtab.record.run import Removed, check_is_run, read_candidates, read_decision, read_run, read_step_keys, remove_run
+from trimtab.record.run import Removed, check_is_run, read_candidates, read_decision, read_evaluation, read_run, read_step_keys, remove_run
 
 DEEP = 2  # runs/<run> and runs/<project>/<run>
 State = Literal["finished", "unfinished", "in use", "damaged"]
 
 
-VERB_OF_INPUT = {"a": "compare", "lock": "certify", "suites": "evaluate"}
-"""What only one verb is asked; `optimize` is asked none of these."""
+VERB_OF_INPUT = {"a": "compare", "lock": "certify", "candidates": "optimize", "suites": "evaluate"}
+"""What tells a verb by what it was asked, the first that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run directory holds. decision: None until there is one; candidates: by id, each as it was last written."""
+    """What a run directory holds. decision: None until there is one; candidates: by id, each as it was last written.
+
+    evaluation: what `evaluate` leaves instead of a decision
+    """
 
     path: Path
     state: State
     head: Mapping[str, Any]
     decision: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
     candidates: Mapping[str, Mapping[str, Any]]
     step_keys: tuple[str, ...]
 
@@ -53,6 +57,7 @@ def load_run(path: Path) -> Run:
         head = read_run(path)
         in_use = is_locked(path)
         decision = read_decision(path) if (path / "decision.json").exists() and head["finished"] else None
+        evaluation = read_evaluation(path) if (path / "evaluation.json").exists() and head["finished"] else None
         candidates, step_keys = read_candidates(path), tuple(read_step_keys(path))
         if not isinstance(head["inputs"], dict) or not isinstance(head["digests"], dict) or not isinstance(head["started"], str):
             raise InputError(f"{path / 'run.json'} is damaged: inputs, digests or the start are not of their kind.")
@@ -60,8 +65,8 @@ def load_run(path: Path) -> Run:
         raise InputError(f"{path / 'run.json'} is damaged: it lacks {error}.") from error
     if decision is not None:
         candidates = {str(row["id"]): row for row in decision.get("candidates") or () if isinstance(row, dict) and "id" in row}
-    state: State = "in use" if in_use else "finished" if decision is not None else "unfinished"
-    return Run(path=path, state=state, head=head, decision=decision, candidates=candidates, step_keys=step_keys)
+    state: State = "in use" if in_use else "unfinished" if decision is evaluation is None else "finished"
+    return Run(path=path, state=state, head=head, decision=decision, evaluation=evaluation, candidates=candidates, step_keys=step_keys)
 
 
 def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -104,7 +109,10 @@ def _damaged(path: Path, problem: str) -> dict[str, Any]:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """One row of the list. speedup_low: by concurrency, the low end of the chosen or compared one's ratio over the baseline."""
+    """One row of the list; `evaluate` has no verdict.
+
+    speedup_low: by concurrency, the low end of the chosen or compared one's ratio over the baseline
+    """
     inputs, decision = run.head["inputs"], run.decision or {}
     model = inputs.get("model") or " vs ".join(str(inputs[side]) for side in ("a", "b") if side in inputs)
     chosen, baseline = decision.get("chosen") or {}, decision.get("baseline") or {}
@@ -156,10 +164,10 @@ def prices(run: Run, tariff: Tariff) -> dict[str, tuple[Cost, ...]]:
 
 
 def _decision_of_optimize(run: Run, what: str) -> Mapping[str, Any]:
+    if run.verb != "optimize":
+        raise InputError(f"{what} needs a run of `trimtab optimize`; {run.path} is one of `trimtab {run.verb}`.")
     if run.decision is None:
         raise InputError(f"{what} needs a finished run; {run.path} is {run.state}.")
-    if run.verb != "optimize":
-        raise InputError(f"{what} needs a run of `trimtab optimize`; {run.path} compared two deployments only.")
     return run.decision
 
 

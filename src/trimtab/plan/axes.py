@@ -20,8 +20,7 @@ def axes_for(engine: str, workload: Workload, n_cores: int) -> dict[str, tuple[A
     found: dict[str, tuple[Any, ...]] = {}
     for axis in tomllib.loads(AXES_FILE.read_text(encoding="utf-8"))["axis"]:
         if axis["engine"] == engine and true_here[axis["when"]]:
-            values = tuple(n_cores // 2 if value == HALF_CORES else value for value in axis["values"])
-            values = tuple(value for value in values if value != 0)
-            if values:
-                found[axis["setting"]] = values
+            known = [value for value in axis["values"] if value != HALF_CORES or n_cores > 1]
+            if known:
+                found[axis["setting"]] = tuple(n_cores // 2 if value == HALF_CORES else value for value in known)
     return found

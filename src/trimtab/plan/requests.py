@@ -94,8 +94,11 @@ def read_trace(path: Path) -> Workload:
         rows = list(csv.reader(_text(path).split("\n")))
     except csv.Error as error:
         raise InputError(f"{path} is not a CSV file ({error}).") from None
-    if not rows or tuple(name.strip() for name in rows[0]) != TRACE_COLUMNS:
-        raise InputError(f"{path} must begin with the line {','.join(TRACE_COLUMNS)}.")
+    head = tuple(name.strip() for name in rows[0]) if rows else ()
+    if head != TRACE_COLUMNS:
+        lacks = [name for name in TRACE_COLUMNS if name not in head]
+        found = f"it lacks {', '.join(lacks)}" if lacks else f"it has {','.join(head)[:80]}"
+        raise InputError(f"{path} must begin with the line {','.join(TRACE_COLUMNS)}; {found}.")
     requests: list[WorkloadRequest] = []
     first: datetime | None = None
     for number, row in enumerate(rows[1:], 2):

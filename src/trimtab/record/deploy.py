@@ -178,6 +178,8 @@ def read_deploy_toml(path: Path) -> DeployLock:
         raise disk_error(path, error, "read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid TOML: {error}.") from None
+    if not str(document.get("schema", "")).startswith(SCHEMA.partition("/")[0] + "/"):
+        raise InputError(f"{path} is not a lockfile of trimtab; give the deploy.toml that `trimtab optimize` or `trimtab compare` wrote.")
     check_schema(document, SCHEMA, path)
     content = {key: value for key, value in document.items() if key not in ("schema", "sha256")}
     if _digest(content) != document.get("sha256"):

@@ -229,6 +229,11 @@ def read_decision(path: Path) -> dict[str, Any]:
     return read_json(path / "decision.json" if path.is_dir() else path, DECISION_SCHEMA)
 
 
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """evaluation.json of a run directory, without locking. Raises InputError."""
+    return read_json(path / "evaluation.json", EVALUATION_SCHEMA)
+
+
 def read_candidates(path: Path) -> dict[str, dict[str, Any]]:
     """Candidates by id as a run directory has them now, without locking or mending it. Raises InputError."""
     records, _ = read_records(path / "candidates.jsonl", mend=False)
@@ -256,7 +261,7 @@ def check_is_run(path: Path) -> None:
     if path.is_symlink():
         raise InputError(f"{path} is a link; name the run directory itself.")
     if not path.is_dir():
-        raise InputError(f"{path} is not a run directory: there is no such folder.")
+        raise InputError(f"{path} is not a run directory: {_what_is_there(path)}")
     head = path / "run.json"
     try:
         text = head.read_text(encoding="utf-8") if head.is_file() and not head.is_symlink() else ""
@@ -264,7 +269,17 @@ def check_is_run(path: Path) -> None:
     except (OSError, ValueError, AttributeError, RecursionError):
         schema = None
     if not isinstance(schema, str) or schema.partition("/")[0] != RUN_SCHEMA.partition("/")[0]:
-        raise InputError(f"{path} is not a run directory: it has no run.json that trimtab wrote. Remove it by hand if you are sure.")
+        raise InputError(f"{path} is not a run directory: it has no run.json that trimtab wrote; `trimtab runs list FOLDER` finds runs.")
+
+
+def _what_is_there(path: Path) -> str:
+    """Why there is no folder at `path`, and what was probably meant."""
+    if path.exists():
+        return f"it is a file; name the folder it lies in, {path.parent}."
+    usual = Path("runs") / path.name
+    if (usual / "run.json").is_file():
+        return f"there is no such folder; did you mean {usual}?"
+    return "there is no such folder; `trimtab runs list` shows which runs there are."
 
 
 def remove_run(path: Path, *, dry_run: bool = False) -> Removed:

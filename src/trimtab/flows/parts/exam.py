@@ -86,7 +86,8 @@ def policy_for(policy: Policy, suites: Sequence[Suite]) -> tuple[Policy, tuple[s
     kept = tuple(gate for gate in policy.gates if not gate.suite or gate.suite in present)
     known = {gate.suite for gate in kept}
     added = tuple(_own_gate(name, item) for name, item in present.items() if name not in known)
-    notes = [f"gate {gate.name}: no items of its kind were asked for" for gate in policy.gates if gate not in kept]
+    absent = [gate.name for gate in policy.gates if gate not in kept]
+    notes = [f"no items were asked for that these gates are about: {', '.join(absent)}"] if absent else []
     notes += [f"gate {gate.name}: added for the items asked for, with a margin of {gate.margin:g} {gate.unit}" for gate in added]
     return dataclasses.replace(policy, gates=(*added, *kept)), tuple(notes)
 

@@ -35,6 +35,7 @@ from trimtab.plan.workloads import load_workload
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.run import read_decision
 
+FETCHED = ("hf:", "pypi:")
 SHARE_SEARCH = 0.25
 """As `optimize` splits; `compare` keeps fewer items for its pilot, so these certify items are among its own."""
 
@@ -82,6 +83,14 @@ def found_source(source: str, lock_path: Path) -> str:
     """A source of the lock; a relative path is looked for from here and from the lock's own folder."""
     beside = lock_path.absolute().parent / source
     return str(beside) if ":" not in source and not Path(source).exists() and beside.exists() else source
+
+
+def source_of(lock: DeployLock, lock_path: Path) -> str:
+    """Where the model of a lock lies. Raises InputError for a local one that is gone."""
+    source = found_source(lock.source, lock_path)
+    if not source.startswith(FETCHED) and not Path(source).expanduser().exists():
+        raise InputError(f"{lock.source}, which {lock_path} names as its model, is not here; give where it lies now with --source.")
+    return source
 
 
 def workload_of(lock: DeployLock, folder: Path) -> Workload:

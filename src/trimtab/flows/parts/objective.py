@@ -16,6 +16,7 @@ from trimtab.decide.slo import excess
 from trimtab.flows.parts.timing import Probe, Timed, log_gain
 from trimtab.measure.meters import joules_between, read_energy
 from trimtab.plan.slo import parse_slo
+from trimtab.stats.binomial import more_needed
 from trimtab.stats.ratios import log_ratio_interval
 
 BETTER: Mapping[Objective, str] = {
@@ -198,6 +199,22 @@ def beyond_reach(
                 found.append(f"{term.text} is beyond {words}: {_shown(term, cases[name])} ({name}, {_basis(forecasts[name])}).")
                 break
     return impossible, unlikely
+
+
+def too_many_requests(terms: Iterable[SloTerm], forecasts: Mapping[str, Mapping[int, Mapping[str, Estimate]]], limit_s: float) -> list[str]:
+    """Percentiles that take more requests than the quickest candidate is expected to answer in the whole time limit, a sentence each."""
+    found: list[str] = []
+    for term in terms:
+        if term.percentile is None:
+            continue
+        n = more_needed(0, 0, term.percentile / 100)
+        seconds = min(sum(n / level * each["e2e_ms"].value / 1000 for level, each in by_level.items()) for by_level in forecasts.values())
+        if seconds > limit_s:
+            found.append(
+                f"It can probably not be shown that {term.text} holds: p{term.percentile:g} takes at least {n:,} requests at each "
+                f"concurrency, about {seconds:,.0f} s of the quickest candidate; give a longer --time-limit or a lower percentile."
+            )
+    return found
 
 
 def _shown(term: SloTerm, value: float) -> str:

@@ -22,7 +22,7 @@ from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import subject
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import Exam
-from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, gain_range
+from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, gain_range, too_many_requests
 from trimtab.flows.parts.opening import Opened, build_candidate, open_model, with_draft
 from trimtab.flows.parts.reference import PromptMaker, Reference
 from trimtab.flows.parts.screening import Screening, pick_finalists, screen_evidence, why_screened_out
@@ -65,6 +65,7 @@ class Row:
     estimate: dict[str, Any] | None = None
     screen: ScreenResult | None = None
     probe: Probe | None = None
+    look_s: float = 0.0
     timed: Timed | None = None
     slo: tuple[SloResult, ...] = ()
     certified: Certified | None = None
@@ -143,7 +144,7 @@ def predict_all(search: Search) -> None:
     impossible, unlikely = beyond_reach(search.aim.slo, estimates, search.workload)
     if impossible:
         raise InfeasibleError(" ".join(impossible))
-    for sentence in unlikely:
+    for sentence in (*unlikely, *too_many_requests(search.aim.slo, estimates, search.session.limit_s)):
         search.session.say("plan", sentence)
     shortlist = _shortlist(search, estimates, [base, *own])
     for name, why in shortlist.dropped.items():
@@ -210,8 +211,7 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 search.note(row, "dropped", OUT_OF_TIME)
                 continue
             try:
-                if row.candidate is not None:
-                    row.screen, row.probe = await screening.look_at(row.candidate, number)
+                await look(search, screening, row, number)
             except (InfeasibleError, MissingError) as error:
                 if row is base:
                     raise
@@ -221,6 +221,15 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
         session.say("screen", "", len(todo), len(todo))
         if tried is None:
             session.cache.put_json("tried", tried_key, [row.plan.id for row in search.rows.values() if OUT_OF_TIME not in row.reasons])
+
+
+async def look(search: Search, screening: Screening, row: Row, number: int) -> Probe:
+    """Screen and probe what a row has built. Raises InfeasibleError, MissingError."""
+    assert row.candidate is not None
+    left_s = search.session.seconds_left
+    row.screen, probe = await screening.look_at(row.candidate, number)
+    row.probe, row.look_s = probe, left_s - search.session.seconds_left
+    return probe
 
 
 def key_of_tried(search: Search) -> str:
@@ -254,9 +263,10 @@ async def build_all(search: Search) -> None:
 
 
 def keep_s(search: Search) -> float:
-    """Seconds to keep for what comes after screening. While nothing is there to certify, no more than the least that is of use."""
+    """Seconds to keep for one more look and for what comes after screening; while nothing is there to certify, the least that is of use."""
     if any(row.probe and row.probe.ratio > 1.0 and not row.reasons for row in search.rows.values() if row is not search.baseline):
-        return certify_s(search, ONE_CERTIFY) + needed_timing_s(search)
+        longest_look_s = max(row.look_s for row in search.rows.values())
+        return longest_look_s + needed_timing_s(search) + certify_s(search, ONE_CERTIFY)
     return certify_s(search, 1.0) + LEAST_TIMING_S
 
 
@@ -265,14 +275,17 @@ def certify_s(search: Search, passes: float) -> float:
     return passes * (search.budget.certify_s + search.budget.generate_s)
 
 
+def open_typed_plan(session: Session, opened: Opened, plan: Plan) -> Opened:
+    """What a plan begins with: the model's file or one of the user's, with the draft of its settings. Raises InputError, MissingError."""
+    if plan.source:
+        opened = open_model(plan.source, cache_dir=session.caches, offline=session.offline)
+    return with_draft(opened, plan.extra.draft, cache_dir=session.caches, offline=session.offline)
+
+
 async def build_plan(search: Search, plan: Plan) -> Candidate:
     """The candidate of a plan, from the user's own file if it names one."""
-    opened = search.opened
-    if plan.source:
-        opened = open_model(plan.source, cache_dir=search.session.caches, offline=search.session.offline)
-    opened = with_draft(opened, plan.extra.draft, cache_dir=search.session.caches, offline=search.session.offline)
     return await build_candidate(
-        opened,
+        open_typed_plan(search.session, search.opened, plan),
         plan.engine,
         plan.recipe,
         dataclasses.replace(search.settings, **plan.extra.given()),

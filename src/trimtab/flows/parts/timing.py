@@ -182,7 +182,7 @@ async def _cold(candidate: Candidate, prompt: Sequence[int]) -> ColdStart:
 
 
 def _tell(session: Session, progress: SessionProgress) -> None:
-    known = f"; ratios known to ±{100 * progress.half_width:.0f} %" if progress.half_width is not None else ""
+    known = f"; ratios known to ±{100 * progress.half_width:.0f} %" if progress.half_width is not None and progress.half_width < 1.0 else ""
     session.say(
         "time",
         f"round {progress.round + 1}: {progress.entrant} at concurrency {progress.concurrency}{known}",

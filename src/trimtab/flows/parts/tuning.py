@@ -9,10 +9,12 @@ from trimtab.core.files import digest_of
 from trimtab.flows.parts.opening import candidate_name, recipe_named
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import Screening, why_screened_out
-from trimtab.flows.parts.search import OUT_OF_TIME, Row, Search, build_plan, keep_s, key_of_tried, screening_of
+from trimtab.flows.parts.search import OUT_OF_TIME, Row, Search, build_plan, keep_s, key_of_tried, look, screening_of
 from trimtab.flows.parts.space import Plan
 from trimtab.plan.axes import axes_for
 from trimtab.plan.race import Ask, Point, RaceResult, Seen, Space, drive, race
+
+UNSEEN = "Their engine and weights were left out, or cannot run, for the reason given with each."
 
 
 def settings_space(search: Search) -> Space:
@@ -27,6 +29,16 @@ def settings_space(search: Search) -> Space:
     )
 
 
+def n_without_a_look(search: Search) -> int:
+    """Combinations of settings with engines and weights that were not looked at themselves, or could not run."""
+    recipes: dict[str, tuple[str, ...]] = {}
+    for row in search.rows.values():
+        if not row.probe and not row.plan.source and not row.plan.extra.given():
+            recipes[row.plan.engine] = (*recipes.get(row.plan.engine, ()), row.plan.recipe.name)
+    axes = {name: axes_for(name, search.workload, search.machine.n_cores) for name in recipes}
+    return sum(bool(point.settings) and row_id(point) not in search.rows for point in Space(recipes=recipes, axes=axes).points())
+
+
 async def tune_settings(search: Search, make_prompts: PromptMaker) -> None:
     """Add rows for settings that were tried, and say how many combinations were not, with the reason.
 
@@ -37,11 +49,13 @@ async def tune_settings(search: Search, make_prompts: PromptMaker) -> None:
         await screening.score_reference()
         key = digest_of(["settings", key_of_tried(search)])
         before: list[str] | None = search.session.cache.get_json("tried", key)
-        n_rows = len(search.rows)
+        n_rows, n_more = len(search.rows), n_without_a_look(search)
         result = await _drive(search, screening, settings_space(search), before)
         if before is None:
             search.session.cache.put_json("tried", key, list(search.rows)[n_rows:])
     search.skipped += [{"what": f"{part.n_points} combinations with other settings", "why": part.why} for part in result.skipped]
+    if n_more:
+        search.skipped.append({"what": f"{n_more} combinations with other settings", "why": UNSEEN})
 
 
 async def _drive(search: Search, screening: Screening, space: Space, before: list[str] | None) -> RaceResult:
@@ -75,13 +89,13 @@ async def _look(search: Search, screening: Screening, point: Point, before: list
     search.session.say("settings", row.plan.id)
     try:
         row.candidate = await build_plan(search, row.plan)
-        row.screen, row.probe = await screening.look_at(row.candidate, len(search.rows))
+        probe = await look(search, screening, row, len(search.rows))
     except (InfeasibleError, MissingError) as error:
         search.note(row, "infeasible", str(error))
         return Seen(why=str(error))
     why = why_screened_out(row.screen, search.policy)
     search.note(row, "screened", why)
-    return Seen(why=why) if why else Seen(gains=(math.log(row.probe.ratio),))
+    return Seen(why=why) if why else Seen(gains=(math.log(probe.ratio),))
 
 
 def row_id(point: Point) -> str:

@@ -17,6 +17,7 @@ figures, targets, ok.
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import statistics
@@ -35,6 +36,7 @@ from parts.scoring_limit import Limit
 from trimtab.core.deployment import Candidate, Settings
 from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import digest_of
+from trimtab.engines.base import EngineInfo
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.runner import prepare, score_items
@@ -148,6 +150,23 @@ class Peer:
         self.process.wait()
 
 
+@dataclass(frozen=True)
+class BeginsAs:
+    """A worker whose texts begin with the peer's token, or with none, so that both sides score the same tokens."""
+
+    client: WorkerClient
+    first_id: int | None
+
+    async def info(self) -> EngineInfo:
+        return dataclasses.replace(await self.client.info(), bos_id=self.first_id, end_ids=())
+
+    async def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        return await self.client.tokenize(texts, parse_special=parse_special)
+
+    async def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        return await self.client.render(messages)
+
+
 @dataclass(kw_only=True)
 class Bench:
     """What is timed. items: by kind (`choice`, `text`); bos: the token put before a text, by kind; values: what each side found."""
@@ -174,7 +193,7 @@ class Bench:
                 self._keep_peer(kind, sums)
                 return seconds
             began = time.monotonic()
-            prepared = await prepare(self.clients[name], self.items[kind], self.bos[kind])
+            prepared = await prepare(BeginsAs(self.clients[name], self.bos[kind]), self.items[kind])
             outcomes = await score_items(self.clients[name], prepared)
             seconds = time.monotonic() - began
             self._keep(name, kind, prepared, outcomes)
@@ -266,11 +285,11 @@ async def run_part(
         limits = {}
         if part == "limit":
             for name, candidate in candidates.items():
-                limits[name] = Limit(candidate, await prepare(clients[name], items[kind], bos))
+                limits[name] = Limit(candidate, await prepare(BeginsAs(clients[name], bos), items[kind]))
                 stack.callback(limits[name].close)
         bench = Bench(candidates=candidates, items=items, bos={kind: bos}, clients=clients, limits=limits, peer=peer, watch=watch)
         for name in clients:  # warm-up
-            await score_items(clients[name], await prepare(clients[name], items[kind][:1], bos))
+            await score_items(clients[name], await prepare(BeginsAs(clients[name], bos), items[kind][:1]))
         if peer is not None:
             known = records.last(f"{part} batch size")
             known = known or records.add(f"{part} batch size", size=peer.best_batch_size(kind, items[kind]), tried=BATCH_SIZES[kind])

@@ -15,13 +15,14 @@ from trimtab.decide.slo import judge_slo
 from trimtab.engines.base import TokenEvent
 from trimtab.flows.parts import objective as objectives
 from trimtab.flows.parts.capacity import SETTLE, closed_rate, judge_point, point_measurer, requests_of_a_point
-from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
+from trimtab.flows.parts.choice import choose, note_not_shown, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import rounds_needed, with_more
 from trimtab.flows.parts.objective import Aim, as_finalist, beyond_reach, gain_of, make_aim, objective_row, too_many_requests
-from trimtab.flows.parts.search import Row, affordable, gain_ends
+from trimtab.flows.parts.search import Row, affordable, gain_ends, keep_s
 from trimtab.flows.parts.timing import Probe, Timed
 from trimtab.measure.meters import EnergyReading
 from trimtab.measure.open_loop import OpenResult, OpenTrace
+from trimtab.plan.budget import plan_budget
 from trimtab.plan.slo import parse_slo
 
 TTFT = parse_slo("ttft_p95<400ms")
@@ -319,6 +320,9 @@ def test_only_what_is_shown_to_be_faster_replaces_the_baseline(found, chosen, ve
     assert (row.plan.id, said) == (chosen, verdict)
     reasons = " ".join(reasons_for(search, row, None))
     assert ("was not shown to be faster than the baseline" in reasons) is (chosen == "base")
+    search.rows["a"].reasons.append("All gates passed.")
+    note_not_shown(search, row)
+    assert search.rows["a"].reasons[0].startswith("It was not shown to be faster") is (chosen == "base"), "why it lost goes first"
 
 
 def test_an_interval_of_throughput_is_that_of_its_rounds_and_memory_has_none():
@@ -340,3 +344,21 @@ def test_no_more_rivals_are_timed_than_two_rounds_have_time_for():
     assert affordable(["a", "b", "c"], probes, "base", chat, 42.0) == ["a", "b"], "three rounds of 27 s fit twice the time, of 33 s not"
     assert affordable(["a", "b", "c"], probes, "base", chat, 20.0) == ["a"], "the most promising one is always timed"
     assert affordable([], probes, "base", chat, 100.0) == []
+
+
+@pytest.mark.parametrize(("base_ms", "timing_s"), [(2000.0, 60.0), (5000.0, 108.0), (60000.0, 154.5)])
+def test_screening_keeps_time_for_one_more_look_to_tell_two_apart_and_to_certify_one(base_ms, timing_s):
+    search = searched(dict.fromkeys(("base", "a", "slow", "lossy"), timed()))
+    search.workload = Workload(name="w", prompt_tokens=512, output_tokens=128, concurrency=(1, 4))
+    search.budget = plan_budget(360.0, score_tok_s=500.0, n_candidates=12, n_finalists=3)
+    for name, ratio in {"base": 1.0, "a": 5.0, "slow": 1.25, "lossy": 10.0}.items():
+        search.rows[name].probe = Probe(e2e_ms=base_ms / ratio, ttft_ms=1.0, tpot_ms=1.0, ratio=ratio)
+    search.rows["lossy"].reasons = ["It loses too much."]
+    search.rows["slow"].look_s = 20.0
+    certify_s = search.budget.certify_s + search.budget.generate_s
+    assert keep_s(search) == pytest.approx(20 + 1.2 * certify_s + timing_s, abs=0.1), (
+        "three rounds of six requests, of the two, within what is planned"
+    )
+    for name in ("a", "slow"):
+        search.rows[name].reasons = ["It does not run."]
+    assert keep_s(search) == pytest.approx(certify_s + 15), "nothing to certify yet"

@@ -20,7 +20,7 @@ from trimtab.evaluate.screen import candidate_screen_requests, screen
 from trimtab.flows.parts.opening import build_candidate
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import Screening, why_screened_out
-from trimtab.flows.parts.search import Row, Search, build_plan, keep_s, key_of_tried, screening_of
+from trimtab.flows.parts.search import Row, Search, build_plan, keep_s, key_of_tried, look, screening_of
 from trimtab.flows.parts.space import Plan
 from trimtab.plan.allocate import Allocation, allocations, fit_rates
 from trimtab.plan.mixes import (
@@ -261,7 +261,7 @@ async def _look(mixing: Mixing, engine: str, mix: Allocation) -> None:
     search.session.say("mixed", f"{plan.id}, {recipe.title}")
     try:
         row.candidate = await build_plan(search, plan)
-        row.screen, row.probe = await mixing.screening.look_at(row.candidate, len(search.rows))
+        await look(search, mixing.screening, row, len(search.rows))
     except (InfeasibleError, MissingError) as error:
         search.note(row, "infeasible", str(error))
         return

@@ -1,5 +1,6 @@
 """Recipes from TOML, and the cache of products: whole or absent, built once."""
 
+import asyncio
 import errno
 import os
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.compress import base
-from trimtab.compress.base import load_recipes, make, read_recipe, snapshot_of
+from trimtab.compress.base import known_product, load_recipes, make, read_recipe, snapshot_of
+from trimtab.compress.child import make_apart
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError
 from trimtab.core.model import Snapshot, SnapshotFile
@@ -109,6 +111,22 @@ def test_two_recipes_of_one_name(tmp_path: Path) -> None:
 def test_unknown_family() -> None:
     with pytest.raises(InputError, match="zip"):
         base.builder_of("zip")
+
+
+def test_a_product_that_is_there_is_found_without_a_process(
+    tmp_path: Path, builder: FakeBuilder, source: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert known_product(PLAIN, source, tmp_path / "cache") is None
+    built = make(PLAIN, source, tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", None)
+        assert asyncio.run(make_apart(PLAIN, source, tmp_path / "cache")) == built
+    builder.says = "2"
+    assert known_product(PLAIN, source, tmp_path / "cache") is None, "another build of the library makes another product"
+    builder.says = "1"
+    built.path.write_text("torn")
+    assert known_product(PLAIN, source, tmp_path / "cache") is None
+    assert builder.built == 1
 
 
 def test_a_product_is_built_once(tmp_path: Path, builder: FakeBuilder, source: Snapshot) -> None:

@@ -130,8 +130,7 @@ def make(
     if needs_calibration(recipe) and not calibration:
         raise InputError(f"Recipe {recipe.name!r} needs calibration texts and got none.")
     builder = builder_of(recipe.family)
-    texts = list(calibration) if needs_calibration(recipe) else []
-    key = digest_of([PRODUCT_SCHEMA, recipe.family, recipe.parameters, source.digest, builder.version(recipe), digest_of(texts)])[:32]
+    texts, key = _texts_and_key(builder, recipe, source, calibration)
     final = cache_dir / f"{recipe.name}-{key}"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -150,6 +149,22 @@ def make(
         raise InputError(
             f"The product of recipe {recipe.name!r} cannot be written below {cache_dir}: {error.strerror or error}."
         ) from error
+
+
+def known_product(recipe: Recipe, source: Snapshot, cache_dir: Path, *, calibration: Sequence[str] = ()) -> Snapshot | None:
+    """The recipe's product if it lies whole in the cache; None where `make` has work to do, or a reason not to do it."""
+    try:
+        _, key = _texts_and_key(builder_of(recipe.family), recipe, source, calibration)
+    except (InputError, MissingError):
+        return None
+    return _read_product(cache_dir / f"{recipe.name}-{key}")
+
+
+def _texts_and_key(builder: RecipeBuilder, recipe: Recipe, source: Snapshot, calibration: Sequence[str]) -> tuple[list[str], str]:
+    """The calibration texts that count, and the name of the product among those of its recipe."""
+    texts = list(calibration) if needs_calibration(recipe) else []
+    parts = [PRODUCT_SCHEMA, recipe.family, recipe.parameters, source.digest, builder.version(recipe), digest_of(texts)]
+    return texts, digest_of(parts)[:32]
 
 
 def _build(

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.compress.base import is_as_shipped, make
+from trimtab.compress.base import is_as_shipped, known_product, make
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.files import to_plain
+from trimtab.core.late import put_off
 from trimtab.core.model import Snapshot
 
 KINDS: dict[str, type[TrimtabError]] = {"input": InputError, "infeasible": InfeasibleError}
@@ -25,6 +26,9 @@ async def make_apart(recipe: Recipe, source: Snapshot, cache_dir: Path, *, calib
     """`compress.base.make` in a child process. Raises what it raises, and InfeasibleError if the child dies."""
     if is_as_shipped(recipe):
         return source
+    known = known_product(recipe, source, cache_dir, calibration=calibration)
+    if known is not None:  # a process that only finds it takes half a second
+        return known
     request = {"recipe": recipe, "source": source, "cache_dir": cache_dir, "calibration": list(calibration)}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -57,6 +61,7 @@ async def make_apart(recipe: Recipe, source: Snapshot, cache_dir: Path, *, calib
 def main() -> None:
     outgoing = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what converters print must not mix with the answer
+    put_off("llama_cpp")  # its classes are not used here
     request = json.load(sys.stdin)
     answer: dict[str, Any]
     try:

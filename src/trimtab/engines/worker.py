@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TextTooLong, TrimtabError
+from trimtab.core.late import put_off
 from trimtab.core.model import Snapshot
 from trimtab.engines.affinity import pin
 from trimtab.engines.base import ABILITIES, Engine, GenerateRequest, TokenEvent, lacking_ability
@@ -207,6 +208,7 @@ def main() -> None:
     # The protocol owns the real standard output; whatever libraries print goes to standard error.
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    put_off("llama_cpp")  # its classes, which are not used here, take as long to import as a small model to open
     Worker(sys.stdin.buffer, outgoing).serve()
     outgoing.close()
     os._exit(0)  # native threads of the engines may hang an ordinary interpreter shutdown

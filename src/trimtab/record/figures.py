@@ -252,7 +252,7 @@ class _Spot:
 
 def _place_labels(figure: Any, axes: Any, spots: Sequence[_Spot]) -> None:
     """Name the points where there is room, important ones first; the others get their number in the table, if that fits."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     taken = [_around(axes, spot) for spot in spots] + [text.get_window_extent(renderer) for text in axes.texts]

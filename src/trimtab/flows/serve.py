@@ -19,8 +19,6 @@ from trimtab.core.site import Listen, ServedModel, Site, Version
 from trimtab.engines.base import ABILITIES
 from trimtab.engines.registry import engine_class
 from trimtab.flows.events import Event, OnEvent, ignore
-from trimtab.flows.parts.locked import build_locked, found_source, read_lock
-from trimtab.flows.parts.opening import open_model
 from trimtab.measure.meters import joules_between, read_energy
 from trimtab.record.deploy import DeployLock
 from trimtab.record.home import cache_dir, state_dir
@@ -130,6 +128,10 @@ def check_adapters(model: ServedModel, version: Version, candidate: Candidate) -
 
 
 async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
+    # What builds weights brings half a second of imports along, and most sites name servers and no locks.
+    from trimtab.flows.parts.locked import build_locked, found_source, read_lock
+    from trimtab.flows.parts.opening import open_model
+
     lock = read_lock(path)
     caches = cache_dir()
     opened = open_model(found_source(lock.source, path), cache_dir=caches, offline=offline)

@@ -32,7 +32,7 @@ def guard_model():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _GuardModelServer)
     server.asked, server.answer, server.status = [], "", 200
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

@@ -15,8 +15,8 @@ import asyncio
 import json
 import random
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from parts.gateway_process import Running, gateway
 from parts.serving_sim import Costs, Simulation, first_come_loads
 
 from trimtab.serve.server_process import free_port
@@ -76,40 +77,37 @@ def simulated(kind: str, n: int, patience_s: float, seed: int) -> dict[str, Any]
     }
 
 
-async def served(site: Path, n: int, seed: int) -> dict[str, Any]:
+def served(site: Path, n: int, seed: int) -> dict[str, Any]:
     """Figures of real models behind `trimtab serve`. Raises RuntimeError where an answer is none."""
-    command = [sys.executable, "-m", "trimtab", "serve", str(site), "--port", "0", "--admin-port", str(free_port()), "--json", "-q"]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
+    with tempfile.TemporaryDirectory() as folder, gateway(site, home=Path(folder), admin_port=free_port()) as running:
+        return asyncio.run(asked(running, n, seed))
+
+
+async def asked(running: Running, n: int, seed: int) -> dict[str, Any]:
     waits: list[float] = []
-    try:
-        at = json.loads(await process.stdout.readline())
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
-            async with session.get(f"{at['url']}/models") as response:
-                names = [row["id"] for row in (await response.json())["data"] if row["alias_of"] is None][:2]
-            draw = random.Random(seed)
-            versions = [draw.choice(names) for _ in range(n)]
-            left = iter(enumerate(versions))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        async with session.get(f"{running.url}/models") as response:
+            names = [row["id"] for row in (await response.json())["data"] if row["alias_of"] is None and row["parent"] is None][:2]
+        draw = random.Random(seed)
+        versions = [draw.choice(names) for _ in range(n)]
+        left = iter(enumerate(versions))
 
-            async def client() -> None:
-                for number, name in left:
-                    began_s = time.monotonic()
-                    ask = [{"role": "user", "content": f"Say something about the number {number}."}]
-                    body = {"model": name, "messages": ask, "max_tokens": TOKENS}
-                    async with session.post(f"{at['url']}/chat/completions", json=body) as response:
-                        answer = await response.json()
-                        if response.status != 200 or not answer["usage"]["completion_tokens"]:
-                            raise RuntimeError(f"{name}: {answer}")
-                    waits.append(time.monotonic() - began_s)
+        async def client() -> None:
+            for number, name in left:
+                began_s = time.monotonic()
+                ask = [{"role": "user", "content": f"Say something about the number {number}."}]
+                body = {"model": name, "messages": ask, "max_tokens": TOKENS}
+                async with session.post(f"{running.url}/chat/completions", json=body) as response:
+                    answer = await response.json()
+                    if response.status != 200 or not answer["usage"]["completion_tokens"]:
+                        raise RuntimeError(f"{name}: {answer}")
+                waits.append(time.monotonic() - began_s)
 
-            began_s = time.monotonic()
-            await asyncio.gather(*(client() for _ in range(CLIENTS)))
-            total_s = time.monotonic() - began_s
-            async with session.get(f"{at['admin_url']}/state") as response:
-                state = await response.json()
-    finally:
-        process.terminate()
-        await process.wait()
+        began_s = time.monotonic()
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
+        total_s = time.monotonic() - began_s
+        async with session.get(f"{running.admin_url}/state") as response:
+            state = await response.json()
     return {
         "kind": "served",
         "n": n,
@@ -142,7 +140,7 @@ def main() -> None:
         waits = max(row["wait_max_s"] for row in of_kind)
         print(f"{kind:<8} {loads:5.1f} loads, in the order of arrival {first:5.1f}; longest wait {waits:.1f} s")
     if options.site is not None:
-        row = asyncio.run(served(options.site, options.requests, seed=0))
+        row = served(options.site, options.requests, seed=0)
         print(
             f"served   {row['loads']:5.1f} loads, in the order of arrival {row['first_come_loads']:5.1f}; slowest {row['answer_max_s']} s"
         )

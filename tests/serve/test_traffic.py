@@ -66,6 +66,8 @@ def test_what_was_done_outlives_a_restart_until_the_file_says_otherwise(tmp_path
     assert kept(path, edited) == edited
     gone = dataclasses.replace(SITE, models=SITE.models[1:])
     assert kept(path, gone) == gone
+    without_it = dataclasses.replace(SITE, models=(dataclasses.replace(MODEL, versions=MODEL.versions[1:]), *SITE.models[1:]))
+    assert kept(path, without_it) == without_it, "the version that was to answer went from the file"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "trimtab.traffic/9", "models": {}}', '{"schema": "trimtab.traffic/1"}'])

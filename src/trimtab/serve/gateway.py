@@ -128,7 +128,7 @@ class Gateway:
             journey.captured = parsed.texts(), []
         journey.version, shadow = pick(admitted.model.rollout, journey.id, parsed.user or journey.key_id)
         if journey.adapter is None:
-            journey.decision = next(one.decision_sha256 for one in admitted.model.versions if one.id == journey.version)
+            journey.decision = next((one.decision_sha256 for one in admitted.model.versions if one.id == journey.version), "")
         call = Call(
             id=journey.id,
             kind="chat" if parsed.kind == "response" else parsed.kind,

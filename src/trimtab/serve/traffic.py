@@ -65,7 +65,10 @@ def keep(path: Path, declared: Site, in_force: Site) -> None:
 
 
 def kept(path: Path, declared: Site) -> Site:
-    """The site with what was done to its traffic earlier, where its file still says what it said then. Raises InputError."""
+    """The site with what was done to its traffic earlier, where its file still says what it said then and has the versions.
+
+    Raises InputError.
+    """
     if not path.exists():
         return declared
     try:
@@ -77,7 +80,9 @@ def kept(path: Path, declared: Site) -> Site:
         for model in declared.models:
             row = rows.get(model.name)
             if row is not None and row["declared"] == to_plain(model.rollout):
-                site = with_rollout(site, model.name, Rollout(**row["in_force"]))
+                in_force = Rollout(**row["in_force"])
+                if {in_force.stable, in_force.canary, in_force.shadow} <= {"", *(version.id for version in model.versions)}:
+                    site = with_rollout(site, model.name, in_force)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to have the traffic that the site's file says.") from error
     return site

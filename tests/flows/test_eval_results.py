@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from trimtab.core.errors import InputError
-from trimtab.flows.parts.eval_results import eval_results_yaml
+from trimtab.flows.parts.eval_results import check_place, eval_results_yaml
 
 LEVEL = {"value": 0.54123, "low": 0.52, "high": 0.56, "n": 2376, "n_clusters": 2376}
 EVALUATION = {
@@ -30,3 +30,10 @@ def test_shares_of_public_sets_are_written():
 def test_nothing_to_write_is_said():
     with pytest.raises(InputError, match="those that have are arc, boolq, openbookqa"):
         eval_results_yaml({**EVALUATION, "levels": EVALUATION["levels"][1:]})
+
+
+def test_that_there_will_be_nothing_to_write_is_said_before_anything_is_scored():
+    check_place(["core,arc:arc_easy.jsonl"])
+    for suites in (["core", "gsm8k:g.jsonl"], ["lm-eval:arc_easy"]):
+        with pytest.raises(InputError, match="None of these sub-suites has a place on the hub"):
+            check_place(suites)

@@ -8,7 +8,9 @@ import pytest
 from browser import Browser, find_browser
 from sample_decision import compare_decision, optimize_decision
 from sample_items import CANDIDATE, REFERENCE, UNITS, evaluation, items
+from test_closely import beside, token, why
 
+from trimtab.record.closely import render_closely
 from trimtab.record.evaluation import render_evaluation
 from trimtab.record.items import Side, render_items
 from trimtab.record.report import render_report
@@ -16,7 +18,7 @@ from trimtab.record.report import render_report
 PROGRAM = find_browser()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")]
 
-NAMES = ("optimize", "compare", "items", "evaluation", "evaluation-alone")
+NAMES = ("optimize", "compare", "items", "evaluation", "evaluation-alone", "why", "beside")
 PHONE, DESK = 375, 1280
 OPEN_ALL = "document.querySelectorAll('details').forEach(each => { each.open = true })"
 BEYOND = """[...document.body.querySelectorAll('*')].filter(each => {
@@ -60,6 +62,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "items-long": render_items(Side(id="y" * 100, outcomes=wide), None, {}, UNITS),
         "evaluation": render_evaluation(evaluation(), command="trimtab evaluate " + "m" * 200, items="items.html"),
         "evaluation-alone": render_evaluation(evaluation(has_reference=False)),
+        "why": render_closely(why(model="m" * 200, answer="W" * 300)),
+        "beside": render_closely(beside(a="a" * 200, tokens=[token("W" * 100, -1.0, -2.0, "", "W" * 100)])),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """One answer looked at closely: what it rests on, and where two deployments part on it."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -8,24 +9,21 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.record.closely import kind_of_token, kinds_of_spans, leaning, parting, shown
 from trimtab.record.phrases import fixed, line
 
 Plain = Mapping[str, Any]
-STRONG_SHARE, WEAK_SHARE = 0.5, 0.15
-"""Of the strongest span's influence."""
-UNSURE_NATS = 0.5
-"""A token on which two deployments differ by more than this is marked."""
+SPAN_STYLES = {"strong": "bold black on yellow", "some": "yellow", "little": "dim", "against": "magenta"}
+TOKEN_STYLES = {"parted": "yellow", "apart": "magenta", "": ""}
 
 
-def why_view(found: Plain) -> Iterator[RenderableType]:
-    """The prompt with the spans that carry the answer marked, then the spans by influence."""
+def why_view(found: Plain, page: Path | None) -> Iterator[RenderableType]:
+    """The prompt with the spans that carry the answer marked, then the spans by influence. page: where the page was written."""
     spans = found["spans"]
-    strongest = max((abs(span["influence_nats"] or 0.0) for span in spans), default=0.0) or 1.0
     yield Text(f"{line(found['model'])}: what this answer rests on", style="bold")
     text = Text()
-    for span in spans:
-        share = (span["influence_nats"] or 0.0) / strongest
-        text.append(span["text"], style=_style(share))
+    for span, kind in zip(spans, kinds_of_spans(spans), strict=True):
+        text.append(span["text"], style=SPAN_STYLES[kind])
     yield text
     source = "given" if found["was_given"] else "its own, greedy"
     yield Text.assemble(("\nanswer ", "bold"), (f"({source}) ", "dim"), line(found["answer"].strip()))
@@ -35,23 +33,12 @@ def why_view(found: Plain) -> Iterator[RenderableType]:
     for span in sorted(spans, key=lambda one: -(one["influence_nats"] or 0.0)):
         table.add_row(line(span["text"].strip(), 60), fixed(span["influence_nats"], 2, signed=True))
     yield table
-    yield Text(
-        f"The answer's log-probability is {fixed(found['logprob_nats'], 1)} nats over {found['n_tokens']} tokens. A span below zero speaks "
-        "against it. This says what the model leaned on, not whether it should have.",
-        style="dim",
-    )
+    yield Text(leaning(found), style="dim")
+    yield from _written(page)
 
 
-def _style(share: float) -> str:
-    if share >= STRONG_SHARE:
-        return "bold black on yellow"
-    if share >= WEAK_SHARE:
-        return "yellow"
-    return "dim" if share > -WEAK_SHARE else "magenta"
-
-
-def beside_view(found: Plain) -> Iterator[RenderableType]:
-    """The answer token by token under both sides."""
+def beside_view(found: Plain, page: Path | None) -> Iterator[RenderableType]:
+    """The answer token by token under both sides. page: where the page was written."""
     yield Text(f"A {line(found['a'])}\nB {line(found['b'])}", style="bold")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (
@@ -65,20 +52,13 @@ def beside_view(found: Plain) -> Iterator[RenderableType]:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for token in found["tokens"]:
         change = token["logprob_b"] - token["logprob_a"]
-        style = "yellow" if token["first_choice_a"] != token["first_choice_b"] else "magenta" if abs(change) > UNSURE_NATS else ""
         cells = [shown(token["text"]), fixed(token["logprob_a"], 2), fixed(token["logprob_b"], 2), fixed(change, 2, signed=True)]
-        table.add_row(*cells, shown(token["first_choice_a"]), shown(token["first_choice_b"]), style=style)
+        table.add_row(*cells, shown(token["first_choice_a"]), shown(token["first_choice_b"]), style=TOKEN_STYLES[kind_of_token(token)])
     yield table
-    where = found["first_parting"]
-    parted = (
-        "Both would go on alike at every token." if where is None else f"They part first at token {where + 1} of {len(found['tokens'])}."
-    )
-    yield Text(
-        f"{parted} From A to B the log-probability of the whole answer changes by {fixed(found['change_nats'], 2, signed=True)} nats.",
-        style="dim",
-    )
+    yield Text(parting(found), style="dim")
+    yield from _written(page)
 
 
-def shown(token: str) -> str:
-    """A token with its spaces and line ends visible."""
-    return line(token.replace("\n", "⏎").replace(" ", "·")) if token else ""
+def _written(page: Path | None) -> Iterator[RenderableType]:
+    if page is not None:
+        yield Text(f"Written: {page}")

@@ -5,6 +5,9 @@ from pathlib import Path
 import click
 
 from trimtab.cli.options import Common, State, common, option
+from trimtab.core.errors import InputError
+
+LOG_ENDINGS = (".jsonl", ".json", ".eval")
 
 
 @click.command(short_help="Is B no worse than A, and how much faster?")
@@ -17,7 +20,7 @@ from trimtab.cli.options import Common, State, common, option
     multiple=True,
     default=("core",),
     show_default=True,
-    help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
+    help="Items to compare on: a suite's name or a JSONL file; several with commas. May be repeated.",
 )
 @option("--workload", default="chat", show_default=True, help="What the timing asks for: a workload's name or a TOML file.")
 @option(
@@ -26,7 +29,9 @@ from trimtab.cli.options import Common, State, common, option
     help="Your prompts, one JSON object a line: both sides answer them and are judged by their answers. So are servers without it.",
 )
 @option("--timing/--no-timing", default=True, show_default=True, help="Also time both, in turns.")
-@option("--on", default="", help="Instead: the answer to this prompt token by token under both, and where they part.")
+@option(
+    "--on", default="", help="Instead: the answer to this prompt token by token under both, and where they part; with --out also as a page."
+)
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
 @option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
 @option("--logs", is_flag=True, help="A and B are logs of lm-eval, of Inspect, or JSON lines: judge what was measured elsewhere.")
@@ -80,7 +85,9 @@ def compare(
     from trimtab.flows.compare import compare as flow
     from trimtab.flows.logs import compare_logs
     from trimtab.flows.outputs import side_by_side
+    from trimtab.record.closely import write_closely
 
+    _check(a, b, logs=logs, for_logs=bool(noise or control or margin is not None), answer=answer, on=on)
     if logs:
         decision = compare_logs(a, b, noise=noise, control=control, margin=margin)
         emit(common, decision, decision_view(decision, {}))
@@ -88,7 +95,7 @@ def compare(
     if on:
         with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
             found = side_by_side(a, b, on, answer=answer, chat=chat, offline=common.offline, on_event=on_event)
-        emit(common, found, beside_view(found))
+        emit(common, found, beside_view(found, write_closely(out, found) if out is not None else None))
         return 0
     folder = out or Path("runs") / f"compare-{short_name(a)}-{short_name(b)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
@@ -110,6 +117,18 @@ def compare(
         )
     emit(common, decision, decision_view(decision, files_of(folder)))
     return EXIT_BY_VERDICT[decision["verdict"]]
+
+
+def _check(a: str, b: str, *, logs: bool, for_logs: bool, answer: str, on: str) -> None:
+    """Raises InputError for options that go with another one, and for logs that are given as models."""
+    if answer and not on:
+        raise InputError("--answer is what to look at with --on; give the prompt too.")
+    if logs:
+        return
+    if for_logs:
+        raise InputError("--noise, --control and --margin go with --logs; give it too.")
+    if all(Path(one).suffix in LOG_ENDINGS for one in (a, b)):
+        raise InputError(f"{a} and {b} look like logs and not like models; give --logs to judge what they hold.")
 
 
 def short_name(spec: str) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.cli.options import Common, State, common, option
+from trimtab.core.errors import InputError
 from trimtab.record.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
 
 Plain = Mapping[str, Any]
@@ -28,7 +29,11 @@ FOUND_P = 0.05
     help="Items: a suite's name or a file, or lm-eval:TASK; several with commas. May be repeated.",
 )
 @option("--reference", default="", help="Also score this model on the same items, and show the changes item by item.")
-@option("--why", default="", help="Instead: what the answer to this prompt rests on, by leaving out one span after the other.")
+@option(
+    "--why",
+    default="",
+    help="Instead: what the answer to this prompt rests on, by leaving out one span after the other; with --out also as a page.",
+)
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
 @option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
 @option(
@@ -69,13 +74,18 @@ def evaluate(
     from trimtab.core.files import write_atomic
     from trimtab.flows.evaluate import evaluate as flow
     from trimtab.flows.outputs import why as explain
-    from trimtab.flows.parts.eval_results import eval_results_yaml
+    from trimtab.flows.parts.eval_results import check_place, eval_results_yaml
+    from trimtab.record.closely import write_closely
 
+    if answer and not why:
+        raise InputError("--answer is what to look at with --why; give the prompt too.")
     if why:
         with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
             found = explain(model, why, answer=answer, chat=chat, offline=common.offline, on_event=on_event)
-        emit(common, found, why_view(found))
+        emit(common, found, why_view(found, write_closely(out, found) if out is not None else None))
         return 0
+    if eval_results is not None:
+        check_place(suites)
     folder = out or Path("runs") / f"evaluate-{short_name(model)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:

@@ -4,7 +4,7 @@ https://huggingface.co/docs/hub/eval-results. Only shares of right answers are e
 leaderboard's metric.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.core.errors import InputError
@@ -28,10 +28,21 @@ def eval_results_yaml(evaluation: Mapping[str, Any]) -> str:
         if row["share_correct"] is not None and (place := public_sets().get(row["suite"], {}).get("hub"))
     ]
     if not entries:
-        known = sorted(name for name, row in public_sets().items() if "hub" in row)
-        raise InputError(f"None of these sub-suites has a place on the hub; those that have are {', '.join(known)}.")
+        raise _no_place()
     text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
     return text
+
+
+def check_place(suites: Sequence[str]) -> None:
+    """Raises InputError where none of these suites, as typed, can have an entry: before they are scored and not after."""
+    asked = {one.partition(":")[0].strip() for name in suites for one in name.split(",")}
+    if not any(public_sets().get(name, {}).get("hub") for name in asked):
+        raise _no_place()
+
+
+def _no_place() -> InputError:
+    known = sorted(name for name, row in public_sets().items() if "hub" in row)
+    return InputError(f"None of these sub-suites has a place on the hub; those that have are {', '.join(known)}.")
 
 
 def _notes(evaluation: Mapping[str, Any], row: Mapping[str, Any]) -> str:

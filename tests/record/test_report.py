@@ -151,6 +151,14 @@ def test_the_page_says_the_answer_and_its_numbers(optimize_html: str) -> None:
     assert "trimtab optimize m.gguf" in page.text
 
 
+def test_each_gate_names_the_framework_points_it_is_evidence_for(optimize_html: str) -> None:
+    text = Page(optimize_html).text
+    assert "What each gate is evidence for" in text
+    assert "fairness NIST AI RMF MEASURE 2.11, EU AI Act Annex IV 2(g), EU AI Act Annex IV 3" in text
+    assert "compliant" not in text.lower()
+    assert "Evidence for them, not compliance with them" in text
+
+
 def test_texts_of_harmful_items_are_never_printed(optimize_html: str) -> None:
     assert "SECRET" in json.dumps(optimize_decision())
     assert "SECRET" not in optimize_html

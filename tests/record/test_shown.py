@@ -2,7 +2,10 @@
 
 import copy
 
-from trimtab.record.shown import framework_points, what_was_shown
+import pytest
+
+from trimtab.decide.policies import catalog_gate, load_policy
+from trimtab.record.shown import evidence_for, framework_points, what_was_shown
 
 GATE = {
     "name": "text",
@@ -89,3 +92,23 @@ def test_every_gate_has_framework_points():
     ]
     assert "NIST AI RMF MEASURE 2.6" in framework_points({"kind": "non_inferiority", "suite": "refusal"})
     assert framework_points({"kind": "non_inferiority", "suite": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("point", "suites"),
+    [
+        ("MEASURE 2.6", ("refusal", "overrefusal", "fraud", "jailbreak", "xstest", "xstest-safe", "simplesafetytests", "harmbench")),
+        ("MEASURE 2.7", ("jailbreak", "injection")),
+        ("MEASURE 2.11", ("stereotype", "ambiguous", "told", "lean", "decisions", "coreference", "crows-pairs", "winobias", "winogender")),
+        ("MEASURE 2.11", ("bbq-ambiguous", "bbq-told", "bbq-lean", "fairness-es", "fairness-ar")),
+    ],
+)
+def test_gates_of_safety_and_of_bias_are_evidence_for_just_that(point, suites):
+    for suite in suites:
+        gate = catalog_gate(suite) or next(one for one in load_policy("standard").gates if one.suite == suite)
+        assert f"NIST AI RMF {point}" in framework_points({"kind": gate.kind, "suite": suite}), suite
+
+
+def test_only_what_was_measured_is_evidence():
+    assert evidence_for(GATE) == [*framework_points(GATE)]
+    assert evidence_for({**GATE, "delta": None}) == []

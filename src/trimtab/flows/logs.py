@@ -13,6 +13,7 @@ from trimtab.decide.decide import decide
 from trimtab.decide.policies import policy_sha256
 from trimtab.evaluate.logs import Log, read_log
 from trimtab.record.run import DECISION_SCHEMA, now
+from trimtab.record.shown import evidence_for
 
 MARGINS = {
     "nats": (0.1, "A tenth in the odds of the right answer; likelihoods summed over an answer."),
@@ -76,7 +77,7 @@ def _gate(suite: str, reference: Log, margin: float | None) -> GateSpec:
 
 def _document(a: str, b: str, reference: Log, candidate: Log, policy: Policy, decision: Any) -> dict[str, Any]:
     plain = to_plain(decision)
-    gates = plain.pop("gates")
+    gates = [{**gate, "evidence_for": evidence_for(gate)} for gate in plain.pop("gates")]
     row = CandidateResult(
         id=b, engine=candidate.kind, recipe="", settings={}, status="certified", verdict=decision.verdict, reasons=tuple(decision.reasons)
     )

@@ -21,10 +21,13 @@ EXAMS = {
     "fairness": "how it speaks of groups of people",
     "refusal": "whether it refuses harmful requests",
     "stereotype": "stereotypes",
+    "decisions": "decisions about people",
+    "fraud": "help with fraud and false content",
     "jailbreak": "attacks on its safeguards",
     "injection": "instructions hidden in what it reads",
     "tool": "calling tools",
     "recall": "long contexts",
+    "robustness": "questions with typing mistakes and words beside the point",
 }
 """Sub-suites (`tool`: also `tool-call` and its like) whose absence a reader must be told of, and what they are about."""
 
@@ -148,19 +151,23 @@ def _frameworks(decision: Plain) -> Iterator[str]:
     """Framework point -> gates with a verdict that are evidence for it."""
     found: dict[str, list[str]] = {}
     for gate in decision.get("gates") or ():
-        if is_number(gate.get("delta")):
-            for point in framework_points(gate):
-                found.setdefault(point, []).append(line(gate["name"]))
+        for point in evidence_for(gate):
+            found.setdefault(point, []).append(line(gate["name"]))
     for point in sorted(found):
         yield f"{point}: {', '.join(found[point])}"
     if found:
         yield "Evidence for these points, not compliance with them."
 
 
+def evidence_for(gate: Plain) -> list[str]:
+    """The framework points of a gate that measured something; a gate that did not is evidence for nothing."""
+    return list(framework_points(gate)) if is_number(gate.get("delta")) else []
+
+
 def framework_points(gate: Plain) -> Sequence[str]:
     """Points of the NIST AI RMF and of the EU AI Act's Annex IV that a gate's result can be evidence for."""
     table = _table()
-    row = table["suite"].get(gate.get("suite")) or table["kind"].get(gate.get("kind")) or table["default"]
+    row = table["suite"].get(str(gate.get("suite"))) or table["kind"].get(str(gate.get("kind"))) or table["default"]
     return [*(f"NIST AI RMF {point}" for point in row["nist"]), *(f"EU AI Act {point}" for point in row["eu"])]
 
 

@@ -30,6 +30,7 @@ from trimtab.record.phrases import (
 )
 from trimtab.record.power import power_of
 from trimtab.record.prices import FORMULA, price_rows
+from trimtab.record.shown import evidence_for
 from trimtab.record.trade import front_of, loss_in_words, trade_plots
 from trimtab.record.worst import confirmation_lines
 
@@ -80,6 +81,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
         "served": [_gate(gate) for gate in gates if gate.get("kind") in ("parity", "generation")],
         "parity": _parity(rows),
         "margins": margins(decision),
+        "evidence_for": [(line(gate.get("name", "")), points) for gate in gates if (points := evidence_for(gate))],
         "facts": facts(decision, rows),
         "what_if": what_if,
         "untimed": untimed_note(what_if),

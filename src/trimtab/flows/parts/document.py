@@ -27,6 +27,7 @@ from trimtab.record.items import NAME as ITEMS_PAGE
 from trimtab.record.items import Side, write_items_page
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
+from trimtab.record.shown import evidence_for
 
 LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "gguf", "numpy", "scipy")
 
@@ -85,7 +86,7 @@ def decision_document(
 ) -> dict[str, Any]:
     """The answer with all it rests on, as JSON types (schema trimtab.decision/1)."""
     decision = to_plain(certified.decision) if certified else None
-    gates = decision.pop("gates") if decision else []
+    gates = [{**gate, "evidence_for": evidence_for(gate)} for gate in decision.pop("gates")] if decision else []
     return {
         "schema": DECISION_SCHEMA,
         "kind": kind,

@@ -38,6 +38,12 @@ def test_a_file_first_or_the_part_by_name_and_options_before_the_file(capsys: py
     assert seen[0]["schema"] == "trimtab.fairness/1"
 
 
+def test_groups_named_one_by_one_are_all_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    for groups in (["--group", "sex,right"], ["--group", "sex", "--group", "right"]):
+        main(["fairness", "small.csv", "--decision", "ok", *groups, "--json", "-q"])
+        assert json.loads(capsys.readouterr().out)["input"]["columns"]["groups"] == ["sex", "right"]
+
+
 def test_data_exits_with_0_and_help_names_both_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fairness", "data", "texts.jsonl", "--fields", "text,who", "--out", "audit", "-q"]) == 0
     assert "datasheet.md" in capsys.readouterr().out.replace("\n", "")

@@ -75,8 +75,15 @@ def test_inspect_in_both_forms(tmp_path):
         ("a.jsonl", '{"id": 1, "value": "x"}', "must be a number"),
         ("a.jsonl", '{"id": 1, "value": 1}\n{"id": 1, "value": 2}\n', "twice"),
         ("a.jsonl", "", "holds no samples"),
+        ("a.jsonl", '{"id": "\\ud83d", "value": 1}', "line 1: not JSON .it holds half of a character"),
+        ("a.jsonl", '{"doc_id": 1, "filtered_resps": null, "metrics": 3}', "neither log-probabilities nor a metric"),
+        ("a.jsonl", '{"doc_id": 1, "filtered_resps": ["a"], "word_perplexity": ["x", "y"]}', "neither log-probabilities nor a metric"),
         ("a.json", "[]", "an object"),
-        ("a.json", '{"samples": [{"id": 1, "scores": {"m": {"value": "X"}}}]}', "is no grade"),
+        ("a.json", '{"samples": [{"id": 1, "scores": {"m": {"value": "X"}}}]}', "sample '1': the score 'X' is no grade"),
+        ("a.json", '{"samples": [{"id": 1, "scores": {"m": {"value": {"a": 1}}}}]}', "is no grade"),
+        ("a.json", '{"samples": [{"id": 1, "scores": [1]}]}', "is no grade"),
+        ("a.json", '{"samples": [3]}', "sample 1: an object is needed"),
+        ("a.json", '{"samples": {"a": 1}}', "'samples' must be a list"),
         ("a.eval", "no zip", "no log that can be read"),
         ("none.jsonl", None, "Cannot read the log"),
     ],
@@ -86,6 +93,37 @@ def test_what_is_no_log_is_named(tmp_path, name, text, says):
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):
         read_log(tmp_path / name)
+
+
+def zipped(path, files, method=0):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    if method:  # Python writes no method that it does not know
+        path.write_bytes(
+            path.read_bytes().replace(b"PK\x03\x04\x14\x00\x00\x00\x00\x00", b"PK\x03\x04\x14\x00\x00\x00" + bytes([method, 0]))
+        )
+        path.write_bytes(path.read_bytes().replace(b"\x14\x03\x14\x00\x00\x00\x00\x00", b"\x14\x03\x14\x00\x00\x00" + bytes([method, 0])))
+    return path
+
+
+def test_zips_that_are_no_whole_log_of_inspect(tmp_path):
+    sample = json.dumps({"id": "a", "epoch": 1, "scores": {"match": {"value": "yes"}}})
+    begun = zipped(tmp_path / "begun.eval", {"_journal/start.json": '{"eval": {"task": "sums"}}', "samples/a.json": sample})
+    (one,) = read_log(begun).outcomes
+    assert (one.suite, one.value, one.correct) == ("sums", 1.0, True), "of a run that did not finish there is what it has"
+    with pytest.raises(InputError, match=r"a zip without header\.json"):
+        read_log(zipped(tmp_path / "other.eval", {"a.txt": "x"}))
+    with pytest.raises(InputError, match=r"compressed in a way that is not read here.*inspect log dump"):
+        read_log(zipped(tmp_path / "zstd.eval", {"header.json": "{}"}, method=99))
+
+
+def test_scores_of_inspect_as_words_and_numbers(tmp_path):
+    samples = [{"id": n, "scores": {"m": {"value": value}}} for n, value in enumerate(("P", "0.25", "No", True, 2))]
+    (tmp_path / "log.json").write_text(json.dumps({"eval": None, "samples": samples}))
+    log = read_log(tmp_path / "log.json")
+    assert [one.value for one in log.outcomes] == [0.5, 0.25, 0.0, 1.0, 2.0]
+    assert log.units == {"log": "share"}
 
 
 def plain(path, seed, shift, spread=0.05, n=80):

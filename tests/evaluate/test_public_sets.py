@@ -120,6 +120,10 @@ def test_a_request_carries_its_context(tmp_path):
         ("crows-pairs", "a.csv", "sent_more,sent_less,bias_type\nx,,age\n", "line 2: 'sent_less' is empty"),
         ("crows-pairs", "a.csv", 'sent_more,sent_less,bias_type\n"x,y\n', "not CSV"),
         ("xstest", "a.csv", "prompt,label\n", "holds no items"),
+        ("xstest", "a.csv", '"a"b,c\n1,2\n', "line 1: not CSV"),
+        ("gsm8k", "a.jsonl", '{"question": "q", "answer": null}', "line 1: 'answer' must be a text that is not empty"),
+        ("lambada", "a.jsonl", '{"context": "a b", "continuation": " "}', "line 1: 'continuation' must be a text"),
+        ("bbq", "a.jsonl", row(question="\ud83d"), "line 1: not JSON .it holds half of a character"),
         ("winogender", "a.tsv", "sentid\tsentence\nx\ty\n", "'x' is not the name"),
         ("winobias", "a.txt", "1 x\n", "needs the other file"),
         ("gsm8k", "none.jsonl", None, "Cannot read"),
@@ -130,6 +134,13 @@ def test_what_is_no_such_file_is_named(tmp_path, name, file, text, says):
         (tmp_path / file).write_text(text)
     with pytest.raises(InputError, match=says):
         load_suite(f"{name}:{tmp_path / file}")
+
+
+def test_the_twin_of_a_winobias_file_is_read_as_carefully(tmp_path):
+    (tmp_path / "pro_stereotyped_type1.txt.dev").write_text("1 x [y].\n")
+    (tmp_path / "anti_stereotyped_type1.txt.dev").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"anti_stereotyped_type1.txt.dev is not UTF-8 at byte 0"):
+        load_suite(f"winobias:{tmp_path / 'pro_stereotyped_type1.txt.dev'}")
 
 
 def test_an_item_twice_is_noticed(tmp_path):

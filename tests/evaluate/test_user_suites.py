@@ -57,6 +57,8 @@ def test_digest_follows_the_items_not_the_spelling(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("{not json", "not JSON"),
+        ('{"text": "\\ud83d"}', "not JSON .it holds half of a character"),
+        ('{"text": ' + "[" * 100_000, "not JSON .it is nested too deeply"),
         ("[1]", "an object is needed"),
         ('{"text": ""}', "'text' must be a text that is not empty"),
         ('{"prompt": 3}', "'prompt' must be a text"),

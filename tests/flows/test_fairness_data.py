@@ -72,6 +72,13 @@ def test_groups_without_texts(corpus: Path) -> None:
     assert found["personal_data"] == []
 
 
+def test_more_groups_than_a_page_can_show_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("town,school\n" + "".join(f"{k % 50},{k // 50}\n" for k in range(2500)))
+    with pytest.raises(InputError, match=r"town x school of .* make more than 2000 groups before row 2501"):
+        fairness_data(path, groups=["town", "school"])
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

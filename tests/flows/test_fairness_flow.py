@@ -272,6 +272,10 @@ GOOD: dict[str, Any] = {"decision": "approved", "label": "repaid", "groups": ["s
         ({}, {"mitigate": ["odds-thresholds"]}, "need a score"),
         ({}, {"features": ["age"]}, "--features are for refitting"),
         ({}, {"cluster": "age"}, "it needs --pair"),
+        ({}, {"decision": "", "score": "score", "threshold": 0.5, "positive": ["1"]}, "name its column with --decision"),
+        ({}, {"label": "", "positive_label": ["1"]}, "name its column with --label"),
+        ({}, {"score": "score", "decision": "", "threshold": float("nan")}, "threshold nan lies outside the scores"),
+        ({"sex": "  "}, {}, "row 1 has no value in column 'sex'"),
         ({}, {"policy": "nosuch"}, "Unknown fairness policy 'nosuch'"),
         ({}, {"mitigate": ["reweighing"], "label": ""}, "name the label"),
     ],
@@ -283,6 +287,24 @@ def test_one_sentence_for_what_is_wrong(tmp_path: Path, changed: dict[str, Any],
         fairness(path, out=tmp_path / "audit", **(GOOD | asked))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "audit").exists()
+
+
+def test_words_for_none_are_told_and_decisions_may_be_floats(tmp_path: Path) -> None:
+    rows = [("none" if k == 3 else "blind" if k % 2 else "deaf", f"{float(k % 3 > 0)}") for k in range(300)]
+    path = write(tmp_path / "t.csv", ["disability", "approved"], rows)
+    with pytest.raises(InputError, match=r"row 4 has no value in column 'disability' \(empty, or a word for none: NaN, NA, None, null\)"):
+        fairness(path, decision="approved", groups=["disability"])
+    found = fairness(path, decision="approved", groups=["disability"], drop_missing=True)
+    assert found["input"]["positive"] == ["1.0"]
+    assert found["ability"]["rates"]["selection_rate"]["n"] == 299
+
+
+def test_more_groups_than_can_be_held_against_each_other_are_refused(tmp_path: Path) -> None:
+    rows = [(f"a{k % 30}", f"b{k // 30 % 30}", k % 2) for k in range(1800)]
+    path = write(tmp_path / "t.csv", ["town", "school", "approved"], rows)
+    with pytest.raises(InputError, match=r"town x school of .* make 900 groups, more than the 600"):
+        fairness(path, decision="approved", groups=["town", "school"])
+    assert len(fairness(path, decision="approved", groups=["town"])["axes"][0]["groups"]) == 30
 
 
 def test_a_column_of_numbers_is_no_group_and_scores_beyond_one_need_few_steps(tmp_path: Path) -> None:

@@ -59,8 +59,15 @@ def test_empty_lines_of_jsonl_do_not_shift_line_numbers(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n\n{"a": 2}\n{"a": "x"}\n')
     batches = list(open_table(path).batches(["a"]))
     assert [(batch.first, batch.texts("a")) for batch in batches] == [(1, ["1"]), (3, ["2", "x"])]
-    with pytest.raises(InputError, match=r"t\.jsonl, line 4: 'x' is not a finite number in column 'a'"):
+    with pytest.raises(InputError, match=r"t\.jsonl, line 4: 'x' is not a finite number in column 'a'\.$"):
         batches[1].numbers("a", "t.jsonl, line")
+
+
+def test_decimals_with_a_comma_are_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a;b\n1;0,5\n")
+    with pytest.raises(InputError, match=r"t\.csv, row 1: '0,5' is not a finite number in column 'b'; write decimals with a point"):
+        next(open_table(path).batches(["b"])).numbers("b", "t.csv, row")
 
 
 @pytest.mark.parametrize(
@@ -74,12 +81,20 @@ def test_empty_lines_of_jsonl_do_not_shift_line_numbers(tmp_path: Path) -> None:
         ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n', r"row 2 opens a quote that is never closed"),
         ("t.csv", b"a,b\n1,2\n3,\xff\n", r"line 3 is not UTF-8 at byte 2"),
         ("t.csv", b"a,a\n1,2\n", r"two columns called 'a'"),
-        ("t.csv", b"\xff\xfe\x00", r"not a header of column names in UTF-8"),
+        ("t.csv", b"\xff\xfe\x00", r"first line of .* is not UTF-8 at byte 0; save the file as UTF-8"),
+        ("t.csv", b"a,b\r1,2\r", r"CR alone, as old Macs did"),
+        ("t.csv", b'"a"x,b\n1,2\n', r"not a header of column names"),
         ("t.jsonl", b"\n\n", r"holds no rows"),
         ("t.jsonl", b'{"a": 1, "b": 2}\n{"a": 1\n', r"t\.jsonl, line 2 is not JSON"),
         ("t.jsonl", b'{"a": 1, "b": 2}\n[1]\n', r"line 2 is not a JSON object"),
         ("t.jsonl", b'{"a": 1, "b": 2}\n{"a": [1], "b": 2}\n', r"line 2: 'a' holds a list"),
         ("t.jsonl", b'{"a": 1, "b": 2}\n{"a": "\xff"}\n', r"line 2 is not UTF-8"),
+        ("t.jsonl", b'{"a": "\\ud83d", "b": 2}\n', r"t\.jsonl, line 1 is not JSON \(it holds half of a character"),
+        ("t.csv", b"a,b\r\n1,2\r\n3,4,5\r\n", r"row 2 has 3 values"),
+        ("t.csv", b"a;b\n1;2\n3\n", r"row 2 has 1 values.*holds ';' or"),
+        ("t.csv", b"a,b\n1,\xe9\n", r"line 2 is not UTF-8 at byte 2; save the file as UTF-8"),
+        ("t.csv", b"\n\n", r"must name the columns"),
+        ("t.csv.gz", b"x", r"must end in \.csv"),
         ("t.parquet", b"PAR1 but not really", r"is not a Parquet file that can be read"),
         ("t.csv", b"x,y\n1,2\n", r"has no column 'a'; its columns are x, y"),
     ],
@@ -110,6 +125,34 @@ def test_lists_in_parquet_are_refused_with_their_column(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     parquet.write_table(pa.table({"a": [[1], [2]]}), path)
     with pytest.raises(InputError, match="Column 'a' of"):
+        list(open_table(path).batches(["a"]))
+
+
+def test_spaces_around_the_names_of_a_header_are_no_part_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('sex, race ,"approved"\n F , A,1\n')
+    table = open_table(path)
+    assert table.columns == ("sex", "race", "approved")
+    (batch,) = table.batches(["race", "sex"])
+    assert (batch.texts("sex"), batch.texts("race")) == (["F"], ["A"])
+
+
+def test_a_key_that_the_first_object_leaves_out_is_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2, "b": "x"}\n')
+    table = open_table(path)
+    assert table.columns == ("a", "b")
+    (batch,) = table.batches(["b"])
+    assert batch.texts("b") == [None, "x"]
+
+
+def test_texts_that_parquet_calls_bytes_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"a": pa.array([b"F", b"M", None], pa.binary())}), path)
+    (batch,) = open_table(path).batches(["a"])
+    assert batch.texts("a") == ["F", "M", None]
+    parquet.write_table(pa.table({"a": pa.array([b"\xff"], pa.binary())}), path)
+    with pytest.raises(InputError, match=r"t\.parquet, row 1 and on cannot be read"):
         list(open_table(path).batches(["a"]))
 
 

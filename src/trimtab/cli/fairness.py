@@ -18,6 +18,11 @@ def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
+def joined(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """All names of an option that was given several times: none is dropped for a later one."""
+    return tuple(name for part in value for name in part)
+
+
 class FileFirst(click.Group):
     """What is no part of the verb is a file of decisions: `trimtab fairness a.csv` is `trimtab fairness decisions a.csv`."""
 
@@ -47,6 +52,8 @@ def fairness() -> None:
     "--group",
     type=names,
     metavar="COLUMN,...",
+    multiple=True,
+    callback=joined,
     required=True,
     help="Whose decisions to compare: one to four columns; all intersections of two, and of all.",
 )
@@ -67,7 +74,14 @@ def fairness() -> None:
     multiple=True,
     help="Also try this, judge it by the same gates and show its cost. May be repeated.",
 )
-@option("--features", type=names, metavar="COLUMN,...", default=(), help="Columns for a model that shows what reweighing does.")
+@option(
+    "--features",
+    type=names,
+    metavar="COLUMN,...",
+    multiple=True,
+    callback=joined,
+    help="Columns for a model that shows what reweighing does.",
+)
 @option("--out", type=FOLDER, help="Write fairness.json and report.html (and weights.csv) into this folder.")
 @common
 def decisions(
@@ -133,8 +147,15 @@ def decisions(
 
 @fairness.command(short_help="The data before training: who is in it, what is said of whom, duplicates, personal data.")
 @click.argument("file", type=FILE)
-@option("--fields", type=names, metavar="COLUMN,...", default=(), help="The column of texts, then the columns of groups.")
-@option("--group", type=names, metavar="COLUMN,...", default=(), help="Columns of groups, for data without texts.")
+@option(
+    "--fields",
+    type=names,
+    metavar="COLUMN,...",
+    multiple=True,
+    callback=joined,
+    help="The column of texts, then the columns of groups.",
+)
+@option("--group", type=names, metavar="COLUMN,...", multiple=True, callback=joined, help="Columns of groups, for data without texts.")
 @option("--label", default="", metavar="COLUMN", help="What a model would learn to predict.")
 @option("--out", type=FOLDER, help="Write data.json, datasheet.md and report.html into this folder.")
 @common

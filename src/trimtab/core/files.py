@@ -5,10 +5,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def to_plain(value: Any) -> Any:
@@ -30,6 +33,19 @@ def to_plain(value: Any) -> Any:
 def canonical_json(value: Any) -> str:
     """The one text form of a value that digests are taken over: sorted keys, no spaces, no NaN."""
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def parsed_json(text: str) -> Any:
+    """What a JSON text of somebody else's says. Raises ValueError, also for what no file of ours could hold: see the messages."""
+    try:
+        found = json.loads(text)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character, a \\ud800 to \\udfff by itself") from None
+    return found
 
 
 def digest_of(value: Any) -> str:

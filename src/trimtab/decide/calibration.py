@@ -86,8 +86,9 @@ def _of_group(
     squares = float((positives * (scores - 1.0) ** 2 + (counts - positives) * scores**2).sum()) / n
     se = math.sqrt(max(0.0, squares - excess**2) / (n - 1))
     reach = 1.959964 * se
-    drawn = random.binomial(counts.astype(np.int64), scores, size=(_DRAWS, levels)).astype(float)
-    chance = float(np.quantile(_error(counts, drawn, scores, place), CONFIDENCE))
+    seen = counts > 0  # of a thousand levels a small group has few
+    drawn = random.binomial(counts[seen].astype(np.int64), scores[seen], size=(_DRAWS, int(seen.sum()))).astype(float)
+    chance = float(np.quantile(_error(counts[seen], drawn, scores[seen], place[seen]), CONFIDENCE))
     return GroupCalibration(
         group=name,
         n=n,

@@ -79,8 +79,8 @@ def association(counts: Sequence[Sequence[int]], seed: int = 0) -> Association |
     independent = np.outer(share.sum(axis=1), share.sum(axis=0))
     seen = share > 0
     bits = float((share[seen] * np.log2(share[seen] / independent[seen])).sum())
-    drawn = np.random.default_rng(seed).multinomial(int(table.sum()), share.ravel(), size=_DRAWS).reshape(_DRAWS, *table.shape)
-    values = [_cramers_v(draw) for draw in drawn.astype(float)]
+    random, total = np.random.default_rng(seed), int(table.sum())
+    values = [_cramers_v(random.multinomial(total, share.ravel()).reshape(table.shape).astype(float)) for _ in range(_DRAWS)]
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Association(
         cramers_v=_cramers_v(table),

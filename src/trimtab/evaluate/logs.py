@@ -6,10 +6,10 @@ wrong one, of a single continuation its log-probability, of a whole text that of
 Plain: `{"id": ..., "value": 0.3}` or `{"id": ..., "correct": true}`, with `suite`, `cluster`, `group` where there are any.
 """
 
-import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,13 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
+from trimtab.core.files import parsed_json
 from trimtab.evaluate.requests import option_probabilities
 
 INSPECT_GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Correct, incorrect, partial, no answer."""
+INSPECT_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+INSPECT_HEADS = ("header.json", "_journal/start.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,10 @@ def read_log(path: Path) -> Log:
             rows, kind = _lines(path)
     except OSError as error:
         raise InputError(f"Cannot read the log {path}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is no log that can be read ({error}).") from error
     if not rows:
-        raise InputError(f"The log {path} holds no samples.")
+        raise InputError(f"The log {path} holds no samples; lm-eval writes them beside its results with --log_samples.")
     seen: set[tuple[str, str]] = set()
     for outcome, _ in rows:
         if (outcome.suite, outcome.item_id) in seen:
@@ -61,7 +64,7 @@ def _lines(path: Path) -> tuple[list[tuple[Outcome, str]], str]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parsed_json(line)
         except ValueError as error:
             raise InputError(f"{where}: not JSON ({error}).") from error
         if not isinstance(row, dict):
@@ -82,7 +85,8 @@ def _task_of(path: Path) -> str:
 
 def lm_eval_outcome(row: Mapping[str, Any], task: str, where: str) -> tuple[Outcome, str]:
     """A sample of lm-eval, as it logs it, as an outcome, with the unit of its value. where: what an error names. Raises InputError."""
-    metrics = [name for name in row.get("metrics") or () if isinstance(row.get(name), int | float)]
+    told = row.get("metrics")
+    metrics = [name for name in (told if isinstance(told, list | tuple) else ()) if isinstance(row.get(name), int | float)]
     main = next((name for name in ("acc", "exact_match", *metrics) if name in metrics), None)
     correct = bool(row[main]) if main is not None and row[main] in (0, 1) else None
     value, unit, picked = None, "nats", None
@@ -113,15 +117,15 @@ def _per_unit(row: Mapping[str, Any]) -> tuple[float, str] | None:
     """Log-probability of a whole text for each of its words, or bytes, and the unit."""
     for name, unit in (("word_perplexity", "nats/word"), ("byte_perplexity", "nats/byte")):
         pair = row.get(name)
-        if isinstance(pair, list | tuple) and len(pair) == 2 and pair[1]:
-            return float(pair[0]) / float(pair[1]), unit
+        if isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, int | float) for one in pair) and pair[1]:
+            return pair[0] / pair[1], unit
     return None
 
 
 def _index(target: Any, n: int) -> int | None:
     """The right option's index, where the task names it by one."""
     text = str(target).strip()
-    return int(text) if text.isdigit() and int(text) < n else None
+    return int(text) if text.isdecimal() and int(text) < n else None
 
 
 def _plain(row: Mapping[str, Any], name: str, where: str) -> tuple[Outcome, str]:
@@ -141,30 +145,71 @@ def _plain(row: Mapping[str, Any], name: str, where: str) -> tuple[Outcome, str]
 
 def _inspect(path: Path) -> Iterator[tuple[Outcome, str]]:
     """Samples of an Inspect log, in JSON or its zip form; epochs of one sample share a cluster."""
-    if path.suffix == ".eval":
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
-            samples: Sequence[Any] = [_json(archive.read(name).decode("utf-8"), f"{path}, {name}") for name in names]
-            task = str(_json(archive.read("header.json").decode("utf-8"), f"{path}, header.json").get("eval", {}).get("task", path.stem))
-    else:
-        whole = _json(path.read_text(encoding="utf-8"), str(path))
-        samples, task = whole.get("samples") or (), str(whole.get("eval", {}).get("task", path.stem))
+    head, samples = _zipped(path) if path.suffix == ".eval" else _whole(path)
+    about = head.get("eval")
+    task = str((about if isinstance(about, dict) else {}).get("task", path.stem))
     for number, sample in enumerate(samples, 1):
-        scores = sample.get("scores") or {}
+        if not isinstance(sample, dict):
+            raise InputError(f"{path}, sample {number}: an object is needed, as Inspect writes them.")
+        name, scores = f"{sample.get('id', number)}", sample.get("scores") or {}
         if not scores:
-            yield _outcome(f"{sample.get('id', number)}", task, f"{sample.get('id', number)}", None), "share"
+            yield _outcome(name, task, name, None), "share"
             continue
-        value = next(iter(scores.values())).get("value")
-        grade = INSPECT_GRADES.get(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
+        first = next(iter(scores.values())) if isinstance(scores, dict) else None
+        value = first.get("value") if isinstance(first, dict) else first
+        grade = _grade(value)
         if grade is None:
-            raise InputError(f"{path}, sample {sample.get('id', number)!r}: the score {value!r} is no grade and no number.")
-        key = f"{sample.get('id', number)}/{sample.get('epoch', 1)}"
-        yield _outcome(key, task, f"{sample.get('id', number)}", grade, correct=grade == 1.0 if grade in (0.0, 1.0) else None), "share"
+            raise InputError(f"{path}, sample {name!r}: the score {value!r:.80} is no grade and no number.")
+        key = f"{name}/{sample.get('epoch', 1)}"
+        yield _outcome(key, task, name, grade, correct=grade == 1.0 if grade in (0.0, 1.0) else None), "share"
+
+
+def _whole(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+    """(head, samples) of the JSON form."""
+    found = _json(path.read_text(encoding="utf-8-sig"), str(path))
+    samples = found.get("samples") or ()
+    if not isinstance(samples, list | tuple):
+        raise InputError(f"{path}: 'samples' must be a list, as Inspect writes it.")
+    return found, samples
+
+
+def _zipped(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+    """(head, samples) of the zip form. Of a run that did not finish the head is that of its beginning."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        head = next((name for name in INSPECT_HEADS if name in names), "")
+        if not head:
+            raise InputError(f"{path} is a zip without {INSPECT_HEADS[0]}, so it is no log of Inspect.")
+        try:
+            read = {
+                name: _json(archive.read(name).decode("utf-8"), f"{path}, {name}")
+                for name in sorted(names)
+                if name == head or (name.startswith("samples/") and name.endswith(".json"))
+            }
+        except NotImplementedError as error:  # Inspect can compress by zstd, which Python reads from 3.14 on
+            raise InputError(
+                f"{path} is compressed in a way that is not read here ({error}); `inspect log dump` writes it as JSON."
+            ) from None
+    return read.pop(head), list(read.values())
+
+
+def _grade(value: Any) -> float | None:
+    """A score's value as a number, by Inspect's own rules; None if it is none."""
+    if isinstance(value, int | float):
+        return float(value)
+    if not isinstance(value, str):
+        return None
+    if value in INSPECT_GRADES:
+        return INSPECT_GRADES[value]
+    try:
+        return INSPECT_WORDS[value.lower()] if value.lower() in INSPECT_WORDS else float(value)
+    except ValueError:
+        return None
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        found = json.loads(text)
+        found = parsed_json(text)
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}).") from error
     if not isinstance(found, dict):

@@ -107,6 +107,10 @@ def _check(columns: Columns, mitigate: Sequence[str], features: Sequence[str]) -
     both = set(features) & {columns.decision, columns.label, columns.score, columns.before} - {""}
     if both:
         raise InputError(f"The feature {sorted(both)[0]!r} is the decision, label or score itself; a refitted model must not see it.")
+    if columns.positive and not columns.decision and not columns.before:
+        raise InputError("--positive names values of a decision; name its column with --decision.")
+    if columns.positive_label and not columns.label:
+        raise InputError("--positive-label names values of the label; name its column with --label.")
     threshold = columns.threshold
     if threshold is not None and not columns.score:
         raise InputError("--threshold cuts a score; name its column with --score.")

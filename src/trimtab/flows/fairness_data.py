@@ -23,6 +23,7 @@ from trimtab.sources.table import Batch, Table, open_table
 SCHEMA = "trimtab.fairness_data/1"
 MOST_COLUMNS = 4
 MOST_VALUES = 200
+MOST_IN_AXIS = 2000
 MOST_SIGNATURES = 200_000
 MOST_WORDS = 300_000
 _MOST_PLACES = 20
@@ -102,12 +103,18 @@ class _Counting:
         self.n_rows += batch.n
 
     def _check_values(self, batch: Batch) -> None:
+        whole = {key for key, _ in self.cells}
         for k, name in enumerate(self.groups):
-            if len({key[k] for key, _ in self.cells}) > MOST_VALUES:
+            if len({key[k] for key in whole}) > MOST_VALUES:
                 raise InputError(
                     f"Column {name!r} of {self.table.path} holds more than {MOST_VALUES} different values before {self.table.unit} "
                     f"{batch.first + batch.n}; a group column has few: group them, or name another column."
                 )
+        if len(whole) > MOST_IN_AXIS:
+            raise InputError(
+                f"{' x '.join(self.groups)} of {self.table.path} make more than {MOST_IN_AXIS} groups before {self.table.unit} "
+                f"{batch.first + batch.n}; name fewer group columns, or put their values into fewer groups."
+            )
         if self.label and len({label for _, label in self.cells}) > MOST_VALUES:
             raise InputError(
                 f"The label {self.label!r} of {self.table.path} holds more than {MOST_VALUES} different values before {self.table.unit} "

@@ -7,7 +7,6 @@ Trace: a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens 
 
 import csv
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.core.errors import InputError
+from trimtab.core.files import parsed_json
 from trimtab.core.workload import Workload, WorkloadRequest
 
 OverLong = Literal["refuse", "drop", "cut"]
@@ -59,11 +59,9 @@ def read_prompts(path: Path) -> Workload:
 
 def _prompt(text: str, where: str) -> WorkloadRequest:
     try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error.msg}).") from None
-    except RecursionError:
-        raise InputError(f"{where} is nested too deeply.") from None
+        row = parsed_json(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({getattr(error, 'msg', error)}).") from None
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
         raise InputError(f"{where} needs either 'prompt' or 'messages'.")
     messages = [{"role": "user", "content": row["prompt"]}] if "prompt" in row else row["messages"]

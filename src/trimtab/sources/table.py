@@ -5,7 +5,7 @@ NaN, NA, N/A, None and null. Every complaint names the row (JSONL: the line) and
 """
 
 import csv
-import json
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import InputError
+from trimtab.core.files import parsed_json
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
 _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 1 << 20
 _BATCH_LINES_BYTES = 16 << 20
+_HEADER_LINES = 1000
+"""Of JSONL: columns are the keys of so many first objects, because a writer may leave a key out where it has no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,8 @@ class Batch:
         wrong = np.flatnonzero(np.isinf(found))
         if wrong.size:
             text = coded.values[int(coded.codes[wrong[0]])]
-            raise InputError(f"{where} {self.first + int(wrong[0])}: {text[:40]!r} is not a finite number in column {column!r}.")
+            point = "; write decimals with a point" if "," in text else ""
+            raise InputError(f"{where} {self.first + int(wrong[0])}: {text[:40]!r} is not a finite number in column {column!r}{point}.")
         return found
 
     def texts(self, column: str) -> list[str | None]:
@@ -162,13 +166,18 @@ def _csv_header(path: Path) -> tuple[str, tuple[str, ...]]:
         line = file.readline(1 << 20)
     try:
         first = line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The first line of {path} is not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
+    if "\r" in first:
+        raise InputError(f"{path} ends its lines with CR alone, as old Macs did; save it with LF or CR LF.")
+    try:
         delimiter = max((",", ";", "\t"), key=first.count)
         names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The first line of {path} is not a header of column names in UTF-8 ({error}).") from None
+    except csv.Error as error:
+        raise InputError(f"The first line of {path} is not a header of column names ({error}).") from None
     if not any(name.strip() for name in names):
         raise InputError(f"The first line of {path} must name the columns.")
-    return delimiter, tuple(names)
+    return delimiter, tuple(name.strip() for name in names)  # `sex, race` names `race`, as values lose their spaces too
 
 
 def _check_quotes(table: Table) -> None:
@@ -269,7 +278,10 @@ def _flat(column: Any, name: str, table: Table) -> Any:
 
     if pa.types.is_nested(column.type):
         raise InputError(f"Column {name!r} of {table.path} holds lists or structures; one value a cell is needed.")
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.string()) if is_bytes else column  # some writers do not say that their texts are texts
 
 
 # -- JSONL
@@ -281,10 +293,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parsed_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise InputError(f"{path.name}, line {number} is not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise InputError(f"{path.name}, line {number} is not JSON ({error}); write one object a line.") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path.name}, line {number} is not a JSON object; write one object a line.")
@@ -292,9 +304,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _jsonl_columns(path: Path) -> tuple[str, ...]:
-    for _, row in _objects(path):
-        return tuple(row)
-    raise InputError(f"{path} holds no rows.")
+    columns = dict.fromkeys(name for _, row in itertools.islice(_objects(path), _HEADER_LINES) for name in row)
+    if not columns:
+        raise InputError(f"{path} holds no rows.")
+    return tuple(columns)
 
 
 def _jsonl(table: Table, wanted: Sequence[str]) -> Iterator[Batch]:

@@ -5,7 +5,6 @@ that is known to be whole is said in the suite's version: `catalog/public_sets.t
 """
 
 import csv
-import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
-from trimtab.core.files import sha256_file
+from trimtab.core.files import parsed_json, sha256_file
 from trimtab.evaluate.suites.core import opening_item
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
@@ -32,13 +31,7 @@ def public_sets() -> dict[str, dict[str, Any]]:
 
 def read_public(name: str, path: Path) -> tuple[tuple[Item, ...], str]:
     """Items of a public set's file, and a version that says which file it is. Raises InputError with the line or row."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"Cannot read {path} as the public set {name!r}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}, so it is not the public set {name!r}.") from error
-    items = tuple(READERS[name](text, path))
+    items = tuple(READERS[name](_text_of(path, name), path))
     if not items:
         raise InputError(f"{path} holds no items of the public set {name!r}; see {public_sets()[name]['url']}.")
     if len({item.id for item in items}) < len(items):
@@ -48,12 +41,21 @@ def read_public(name: str, path: Path) -> tuple[tuple[Item, ...], str]:
     return items, f"{'as published' if published else 'not a published file'}, {digest[:12]}"
 
 
+def _text_of(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"Cannot read {path} as the public set {name!r}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}, so it is not the public set {name!r}.") from error
+
+
 def _csv_rows(text: str, path: Path, needs: tuple[str, ...], delimiter: str = ",") -> Rows:
     reader = csv.DictReader(StringIO(text), delimiter=delimiter, strict=True)
-    lacking = [column for column in needs if column not in (reader.fieldnames or ())]
-    if lacking:
-        raise InputError(f"{path} has no column {lacking[0]!r}; its columns are {', '.join(filter(None, reader.fieldnames or ()))}.")
     try:
+        lacking = [column for column in needs if column not in (reader.fieldnames or ())]
+        if lacking:
+            raise InputError(f"{path} has no column {lacking[0]!r}; its columns are {', '.join(filter(None, reader.fieldnames or ()))}.")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             empty = [column for column in needs if not (row[column] or "").strip()]
@@ -61,21 +63,25 @@ def _csv_rows(text: str, path: Path, needs: tuple[str, ...], delimiter: str = ",
                 raise InputError(f"{where}: {empty[0]!r} is empty.")
             yield where, row
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+        raise InputError(f"{path}, line {max(1, reader.line_num)}: not CSV ({error}).") from error
 
 
-def _json_rows(text: str, path: Path, needs: tuple[str, ...]) -> Rows:
+def _json_rows(text: str, path: Path, needs: tuple[str, ...], *, texts: tuple[str, ...] = ()) -> Rows:
+    """needs: keys that every row has; texts: those that hold a text."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parsed_json(line)
         except ValueError as error:
             raise InputError(f"{where}: not JSON ({error}).") from error
         lacking = [key for key in needs if not isinstance(row, dict) or key not in row]
         if lacking:
             raise InputError(f"{where}: there is no {lacking[0]!r}.")
+        empty = [key for key in texts if not isinstance(row[key], str) or not row[key].strip()]
+        if empty:
+            raise InputError(f"{where}: {empty[0]!r} must be a text that is not empty.")
         yield where, row
 
 
@@ -173,7 +179,7 @@ def _winobias(text: str, path: Path) -> Iterator[Item]:
         twin = path.with_name(path.name.replace("pro_stereotyped", "anti_stereotyped"))
     if twin == path or not twin.exists():
         raise InputError(f"{path} needs the other file of its pair beside it (pro_stereotyped_... and anti_stereotyped_...).")
-    other = twin.read_text(encoding="utf-8-sig")
+    other = _text_of(twin, "winobias")
     pro, anti = (text, other) if "pro_stereotyped" in path.name else (other, text)
     lines = [[_plain(line) for line in part.split("\n") if line.strip()] for part in (pro, anti)]
     if len(lines[0]) != len(lines[1]):
@@ -247,16 +253,18 @@ def _question(row: Any, where: str) -> tuple[str, list[str], int]:
 
 def _lambada(text: str, path: Path) -> Iterator[Item]:
     """Log-probability per token of the last word."""
-    for number, (_, row) in enumerate(_json_rows(text, path, ("context", "continuation")), 1):
+    keys = ("context", "continuation")
+    for number, (_, row) in enumerate(_json_rows(text, path, keys, texts=keys), 1):
         key = f"lambada-{number}"
-        option = f" {str(row['continuation']).strip()}"
-        yield Item(id=key, suite="lambada", cluster=key, scorer="nats_per_token", prompt=str(row["context"]).rstrip(), options=(option,))
+        option = f" {row['continuation'].strip()}"
+        yield Item(id=key, suite="lambada", cluster=key, scorer="nats_per_token", prompt=row["context"].rstrip(), options=(option,))
 
 
 def _gsm8k(text: str, path: Path) -> Iterator[Item]:
     """Log-probability per token of the published working and its result: how likely the right way is, not whether it is found."""
-    for number, (_, row) in enumerate(_json_rows(text, path, ("question", "answer")), 1):
-        working = re.sub(r"<<.*?>>", "", str(row["answer"])).replace("####", "The answer is")
+    keys = ("question", "answer")
+    for number, (_, row) in enumerate(_json_rows(text, path, keys, texts=keys), 1):
+        working = re.sub(r"<<.*?>>", "", row["answer"]).replace("####", "The answer is")
         key = f"gsm8k-{number}"
         prompt = f"Question: {row['question']}\nAnswer:"
         yield Item(id=key, suite="gsm8k", cluster=key, scorer="nats_per_token", prompt=prompt, options=(f" {working}",))

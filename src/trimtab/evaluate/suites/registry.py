@@ -1,6 +1,5 @@
 """Suites by name or file: `core`, those that other packages register under `trimtab.suites`, and the user's own files."""
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
-from trimtab.core.files import digest_of
+from trimtab.core.files import digest_of, parsed_json
 from trimtab.evaluate.suites import bias, core, languages, recall, robustness, safety, tools
 from trimtab.evaluate.suites.public import public_sets, read_public
 
@@ -106,7 +105,7 @@ def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[str, Mapping[str, An
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parsed_json(line)
         except ValueError as error:
             raise InputError(f"{where}: not JSON ({error}); write one object a line.") from error
         if not isinstance(row, dict):

@@ -12,6 +12,8 @@ from trimtab.decide.decision_table import MOST_COLUMNS, DecisionTable
 from trimtab.sources.table import Batch, Table
 
 MOST_GROUPS = 200
+MOST_IN_AXIS = 600
+"""Groups of one column or intersection: every two of them are held against each other."""
 MOST_VALUES = 50
 MOST_SCORES = 1000
 MOST_COMBINATIONS = 2_000_000
@@ -19,8 +21,8 @@ MOST_PAIRED_ROWS = 1_000_000
 _LEVELS = 1024
 _GROUP_RADIX, _VALUE_RADIX = 256, 64
 _MERGE_AT = 500_000
-YES = frozenset({"1", "true", "yes", "y", "t"})
-NO = frozenset({"0", "false", "no", "n", "f"})
+YES = frozenset({"1", "1.0", "true", "yes", "y", "t"})
+NO = frozenset({"0", "0.0", "false", "no", "n", "f"})
 
 Codes = NDArray[np.int64]
 
@@ -228,8 +230,8 @@ class _Counting:
             if not self.columns.drop_missing:
                 row = batch.first + int(np.argmax(lost))
                 raise InputError(
-                    f"{self.table.where(row)} has no value in column {name!r} (empty, NaN or null); fill it in, or give --missing drop: "
-                    "such rows are then left out and counted."
+                    f"{self.table.where(row)} has no value in column {name!r} (empty, or a word for none: NaN, NA, None, null); fill "
+                    "it in, or give --missing drop: such rows are then left out and counted."
                 )
             self.dropped[name] = self.dropped.get(name, 0) + int(lost.sum())
             kept &= ~missing
@@ -323,6 +325,7 @@ class _Counting:
             level_values=tuple(float(value) for value in self.scores.values),
             is_grid=self.scores.is_grid,
         )
+        self._check_axes(table)
         return Counted(
             table=table,
             paired=self._paired_rows(table, is_positive) if columns.pair else None,
@@ -331,6 +334,15 @@ class _Counting:
             positive=positive,
             positive_label=positive_label,
         )
+
+    def _check_axes(self, table: DecisionTable) -> None:
+        for axis in table.axes:
+            n_groups = len(np.unique(table.groups[:, [table.columns.index(column) for column in axis]], axis=0))
+            if n_groups > MOST_IN_AXIS:
+                raise InputError(
+                    f"{' x '.join(axis)} of {self.table.path} make {n_groups:,} groups, more than the {MOST_IN_AXIS} that can be held "
+                    "against each other; name fewer group columns, or put their values into fewer groups."
+                )
 
     def _positive(self, column: str, given: Sequence[str], flag: str) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
         """Values of a column that count as positive, and whether each of its codes does."""

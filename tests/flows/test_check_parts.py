@@ -9,13 +9,16 @@ from trimtab.cli.main import main
 from trimtab.core.deployment import EngineBuild, Recipe, Settings
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item, Outcome
+from trimtab.core.files import digest_of
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.engines.base import ScoreRequest
 from trimtab.evaluate.requests import ItemPlace, OptionPlace, PreparedRequest, PreparedSuite
+from trimtab.evaluate.suites.registry import Suite
+from trimtab.flows.certify import suite_notes
 from trimtab.flows.parts.flip_risk import nearest_to_a_flip, requests_for, watch_rows
 from trimtab.flows.parts.known import KNOWN_CLUSTERS, known_answers
-from trimtab.flows.parts.lock_checks import Beside, build_check, read_beside, settings_check, source_check
+from trimtab.flows.parts.lock_checks import Beside, build_check, digest_check, read_beside, settings_check, source_check
 from trimtab.flows.parts.locked import _locked_reference
 from trimtab.flows.parts.resample import fresh_sample, reproduced
 from trimtab.record.deploy import DeployLock, LockedReference, deploy_toml
@@ -123,6 +126,19 @@ def a_lock(**changes):
         "machine_sha256": ZEROS, "made": "2026-11-25T00:00:00Z", "trimtab": "0.1.0",
     }  # fmt: skip
     return DeployLock(**(values | changes))
+
+
+def test_a_suite_of_the_lock_with_other_items_is_one_sentence():
+    item = Item(id="a", suite="mine", cluster="a", scorer="nats_per_token", options=("some text",))
+    suite = Suite(name="mine", version="1", items=(item,))
+    same = digest_of([suite.digest])
+    assert suite_notes(a_lock(suite="mine", suite_sha256=same), [suite]) == ()
+    assert suite_notes(a_lock(suite="core"), [suite]) == (), "other suites were asked for"
+    (note,) = suite_notes(a_lock(suite="mine"), [suite])
+    assert f"suite mine has other items than those the lock was certified on (sha256 000000000000 then, {same[:12]} now)" in note
+    found = digest_check("suite", ZEROS, same, what="Suite mine", why="Judged on its present items.", numeric=False)
+    assert (found.state, found.fails) == ("changed", False)
+    assert found.sentence == "Suite mine: changed since it was certified. Judged on its present items."
 
 
 def snapshot(*files):

@@ -14,7 +14,7 @@ from trimtab.cli.options import Common, State, common, option
     "--suite",
     "suites",
     multiple=True,
-    help="Items to judge on: a suite's name or a file. May be repeated. [default: those of the run]",
+    help="Items to judge on: a suite's name or a file; several with commas. May be repeated. [default: those of the run]",
 )
 @option("--reference", default="", help="Hold it against this model instead of the run's own reference.")
 @option("--source", default="", help="Where the model lies now, if it was moved.")

@@ -29,7 +29,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @option("--source", default="", help="Where the model lies here. [default: the source that the lock names]")
 @option("--reference", default="", help="What to hold it against, as `compare` takes it. [default: the certified reference]")
 @option("--policy", default="", help="The margins: a name or a TOML file. [default: those of the lock]")
-@option("--suite", "suites", multiple=True, help="Items: a suite's name or a file. May be repeated. [default: those of the lock]")
+@option(
+    "--suite",
+    "suites",
+    multiple=True,
+    help="Items: a suite's name or a file; several with commas. May be repeated. [default: those of the lock]",
+)
 @common
 @click.pass_context
 def check(

@@ -19,8 +19,8 @@ from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.evidence import Bench
-from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for
-from trimtab.flows.parts.lock_checks import read_beside
+from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, suite_names
+from trimtab.flows.parts.lock_checks import SHOWN_DIGITS, read_beside
 from trimtab.flows.parts.locked import bench_of_lock, build_locked, policy_of, read_lock, source_of, suites_of, workload_of
 from trimtab.flows.parts.mitigate import Mitigation, mitigate
 from trimtab.flows.parts.opening import Opened
@@ -86,7 +86,7 @@ def certify_run(
             "candidates with --candidate."
         )
     beside, _ = read_beside(path.parent, lock)
-    names = suites or suites_of(lock)
+    names = suite_names(suites) or suites_of(lock)
     loaded = load_suites(names)
     asked, notes = policy_for(policy_of(policy, lock, beside), loaded)
     return run_sync(
@@ -97,7 +97,7 @@ def certify_run(
                 policy=asked,
                 suites=loaded,
                 suite_names=names,
-                notes=notes,
+                notes=(*notes, *suite_notes(lock, loaded)),
                 workload=workload_of(lock, path.parent),
                 reference=reference,
                 is_mending=mitigate,
@@ -111,6 +111,15 @@ def certify_run(
             on_event=on_event,
         )
     )
+
+
+def suite_notes(lock: DeployLock, suites: Sequence[Suite]) -> tuple[str, ...]:
+    """A sentence where the suites of the lock, by their names, hold other items now."""
+    names, digest = "+".join(suite.name for suite in suites), digest_of([suite.digest for suite in suites])
+    if names != lock.suite or digest == lock.suite_sha256:
+        return ()
+    shown = f"sha256 {lock.suite_sha256[:SHOWN_DIGITS]} then, {digest[:SHOWN_DIGITS]} now"
+    return (f"suite {names} has other items than those the lock was certified on ({shown}); judged on its present items",)
 
 
 async def _certify_run(

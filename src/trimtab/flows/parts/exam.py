@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import EngineRefused, InputError
@@ -62,9 +63,18 @@ class Exam:
         return len({(item.suite, item.cluster) for item in self.items.values()})
 
 
+def suite_names(texts: Sequence[str]) -> list[str]:
+    """Names and files of suites, one by one: `core,bias` is two, a file whose name holds a comma is one. Raises InputError."""
+    names = [(text, name.strip()) for text in texts for name in ([text] if Path(text).is_file() else text.split(","))]
+    empty = next((text for text, name in names if not name), None)
+    if empty is not None:
+        raise InputError(f"--suite {empty!r} holds an empty name; write suites with commas between them, such as core,bias.")
+    return [name for _, name in names]
+
+
 def load_suites(names: Sequence[str]) -> tuple[Suite, ...]:
-    """Suites by name or file. Raises InputError, also for one item id in two suites."""
-    suites = tuple(load_suite(name) for name in names)
+    """Suites by name or file, several with commas. Raises InputError, also for one item id in two suites."""
+    suites = tuple(load_suite(name) for name in suite_names(names))
     seen: dict[str, str] = {}
     for suite in suites:
         for item in suite.items:

@@ -1,4 +1,7 @@
-"""Is a mean within a margin, outside it, or can we not tell?"""
+"""Is a mean within a margin, outside it, or can we not tell?
+
+Two one-sided tests (Schuirmann, J. Pharmacokinet. Biopharm. 15(6), 1987), on the cluster-robust t of `paired`.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ from trimtab.stats.paired import ClusteredMean
 
 @dataclass(frozen=True, kw_only=True)
 class Equivalence:
-    """p_inside: "the mean lies at or outside +-margin" (two one-sided tests, Schuirmann 1987); p_outside: "it lies within"."""
+    """p_inside: "the mean lies at or outside +-margin" (two one-sided tests); p_outside: "it lies within"."""
 
     p_inside: float
     p_outside: float

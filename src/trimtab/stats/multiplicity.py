@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values in the order given (Holm 1979): any below alpha are findings with family-wise error at most alpha."""
+    """Adjusted p-values in the order given (Holm, Scand. J. Stat. 6(2), 1979).
+
+    Any below alpha are findings with family-wise error at most alpha.
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     highest = 0.0

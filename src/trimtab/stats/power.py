@@ -1,7 +1,8 @@
 """What a gate can show at a given n, before and after the run.
 
 A gate passes when the one-sided lower bound of a mean lies above -margin (non-inferiority), or both bounds lie within +-margin
-(equivalence). With t = (estimate - truth) / se, its power is a noncentral t probability.
+(equivalence). With t = (estimate - truth) / se, its power is a noncentral t probability (Julious, Stat. Med. 23(12), 2004). For equivalence
+both sides' misses are added, which is below the exact power (Owen, Biometrika 52, 1965; Phillips, J. Pharmacokinet. Biopharm. 18, 1990).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Rates from counts, with exact intervals."""
+"""Rates from counts, with exact intervals: Clopper and Pearson (Biometrika 26(4), 1934)."""
 
 from scipy.special import betaincinv
 
@@ -7,7 +7,7 @@ from trimtab.core.measurement import Interval
 
 
 def exact_rate(count: int, n: int, confidence: float) -> Interval:
-    """Clopper-Pearson interval (1934) of a rate: covers at least `confidence` at any n. Raises InputError for impossible counts."""
+    """Clopper-Pearson interval of a rate: covers at least `confidence` at any n. Raises InputError for impossible counts."""
     if n < 1 or not 0 <= count <= n:
         raise InputError(f"A rate needs 0 <= count <= n and n >= 1, not {count} of {n}.")
     tail = (1.0 - confidence) / 2.0

@@ -1,4 +1,8 @@
-"""Timings: distributions, and ratios over rounds in which baseline and candidate took turns."""
+"""Timings: distributions, and ratios over rounds in which baseline and candidate took turns.
+
+Ratios are averaged by their geometric mean (Fleming and Wallace, Commun. ACM 29(3), 1986), whose answer does not depend on which
+side is the denominator. Its interval is the paired t interval (Student, Biometrika 6(1), 1908) of the logarithms.
+"""
 
 from collections.abc import Sequence
 

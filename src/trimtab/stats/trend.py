@@ -1,4 +1,7 @@
-"""Does a quantity grow with time?"""
+"""Does a quantity grow with time?
+
+The t interval of a least-squares slope: Draper and Smith, Applied Regression Analysis (3rd edition, 1998), chapter 1.
+"""
 
 from collections.abc import Sequence
 from math import inf, sqrt

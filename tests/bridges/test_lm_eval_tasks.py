@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -140,6 +141,21 @@ def test_both_sides_are_paired_item_by_item(stand_in, model, tmp_path):
     again = evaluate(f"llamacpp:{model}?recipe=llamacpp-q8_0", out=tmp_path / "again", **options)
     assert again["levels"] == found["levels"]
     assert again["work"]["computed"] == 0
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_lm_evals_own_command_line_has_the_model(stand_in, model, monkeypatch, capsys):
+    told = []
+    for recipe in ("llamacpp-q8_0", "llamacpp-q2_k"):
+        spec = f"spec=llamacpp:{model}?recipe={recipe}"
+        monkeypatch.setattr(sys, "argv", ["lm_eval", "run", "--model", "trimtab", "--model_args", spec])
+        runpy.run_module("trimtab.bridges.lm_eval", run_name="__main__")
+        told.append(json.loads(capsys.readouterr().out))
+    (likely, texts), (worse, _) = told
+    assert all(logprob < 0 and is_greedy in (True, False) for logprob, is_greedy in likely)
+    assert len(texts) == 1
+    assert [one for one, _ in likely] != [one for one, _ in worse], "the settings and the recipe of the spec are used"
 
 
 @pytest.mark.model

@@ -2,6 +2,8 @@
 
 import collections
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from trimtab.decide.policies import catalog_gate
 from trimtab.evaluate.split import split
 from trimtab.evaluate.suites.registry import SHIPPED, load_suite
 
+SCORED_IN_CORE = ("text", "cloze", "choice", "arithmetic", "instruct", "fairness", "overrefusal")
+"""Sub-suites of core whose items may be shown; of harmful requests none is."""
 SUITES = {
     "tools": ("tool-call", "tool-argument", "tool-choice", "tool-schema", "tool-result"),
     "safety": ("fraud", "jailbreak", "injection"),
@@ -93,6 +97,33 @@ def test_the_fact_stands_where_its_depth_says(context_tokens):
         assert place / len(text) == pytest.approx(depth, abs=0.06)
         assert len(item.prompt.split()) * 1.5 < context_tokens
         assert item.options[0].strip() in text
+
+
+def plain(text):
+    return " ".join(text.split())
+
+
+def is_like(item, example):
+    """Whether an item holds what a documented example shows: what is asked, and after the arrow its options in asterisks."""
+    asked, _, answers = example.partition("->")
+    parts = [plain(part) for part in re.split(r"\{who\}|\[\.\.\.\]", asked) if part.strip()]
+    options = {plain(option) for option in item.options}
+    said = re.findall(r"\*([^*]+)\*", answers)
+    whole = plain(f"{item.prompt} {'' if item.prompt else item.options[0]}")
+    return all(part in whole for part in parts) and all(one in options or set(one.split(", ")) <= options for one in said)
+
+
+def test_every_suite_shows_an_item_that_is_in_it():
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    items = [item for name in SHIPPED for item in load_suite(name).items]
+    shown = set()
+    for section in re.split(r"^#{2,3} ", page, flags=re.MULTILINE)[1:]:
+        name = section.split("\n")[0].strip("` ").lower()
+        for block in re.findall(r"(?:^> .*\n)+", section, re.MULTILINE):
+            example = plain(block.replace("\n> ", " ").removeprefix("> "))
+            assert any(is_like(item, example) for item in items), example
+            shown.add(name)
+    assert shown >= {*SHIPPED, *SCORED_IN_CORE, "calibration"} - {"core"}
 
 
 def test_lengths_that_make_no_sense():

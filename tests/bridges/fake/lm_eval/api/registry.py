@@ -1,2 +1,9 @@
+MODELS = {}
+
+
 def register_model(*names):
-    return lambda cls: cls
+    def registered(cls):
+        MODELS.update(dict.fromkeys(names, cls))
+        return cls
+
+    return registered

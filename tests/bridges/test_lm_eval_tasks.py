@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab import bridges
 from trimtab.core.errors import InputError, MissingError
 from trimtab.evaluate.suites.registry import load_suite
 from trimtab.flows.parts.outside import load_outside, split_names
@@ -150,7 +151,7 @@ def test_lm_evals_own_command_line_has_the_model(stand_in, model, monkeypatch, c
     for recipe in ("llamacpp-q8_0", "llamacpp-q2_k"):
         spec = f"spec=llamacpp:{model}?recipe={recipe}"
         monkeypatch.setattr(sys, "argv", ["lm_eval", "run", "--model", "trimtab", "--model_args", spec])
-        runpy.run_module("trimtab.bridges.lm_eval", run_name="__main__")
+        runpy.run_path(str(Path(bridges.__file__).with_name("lm_eval.py")), run_name="__main__")
         told.append(json.loads(capsys.readouterr().out))
     (likely, texts), (worse, _) = told
     assert all(logprob < 0 and is_greedy in (True, False) for logprob, is_greedy in likely)

@@ -14,9 +14,9 @@ import pytest
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError
 from trimtab.core.model import Snapshot, SnapshotFile
-from trimtab.engines.base import GenerateRequest, ScoreRequest
+from trimtab.engines.base import GenerateRequest, ScoreRequest, TokenEvent
 from trimtab.engines.client import WorkerClient, WorkerEngine
-from trimtab.engines.protocol import decode, encode
+from trimtab.engines.protocol import decode, encode, event_line
 from trimtab.testing.fake_engine import CRASH_ID, FAIL_ID, HANG_ID, FakeEngine
 
 SNAPSHOT = Snapshot(
@@ -44,6 +44,10 @@ def with_client(scenario, **options):
             assert client.process.returncode is not None
 
     return asyncio.run(run())
+
+
+def token(request_id, token_id):
+    return TokenEvent(request_id=request_id, token_id=token_id, logprob=-0.5, time_ns=1)
 
 
 async def collect(client, request):
@@ -140,32 +144,75 @@ def test_a_hang_is_found_and_the_process_is_gone():
     asyncio.run(run())
 
 
-def test_a_call_may_wait_for_longer_than_the_limit_while_the_worker_speaks(tmp_path):
-    """A request that waits for a slot, or for its adapter's turn, hears nothing of its own."""
+class Scripted:
+    """A process that says what a test feeds it, and hears nothing. It has ended, so nothing is killed."""
 
-    class Process:
-        pid, returncode, stdin = 0, None, type("Stdin", (), {"write": lambda self, data: None, "drain": lambda self: asyncio.sleep(0)})()
+    pid, returncode, stdin = 0, 0, type("Stdin", (), {"write": lambda self, data: None, "drain": lambda self: asyncio.sleep(0)})()
 
-        def __init__(self):
-            self.stdout = asyncio.StreamReader()
+    def __init__(self):
+        self.stdout = asyncio.StreamReader()
 
-        async def wait(self):
-            return 0
+    async def wait(self):
+        return 0
 
+
+def with_scripted(tmp_path, scenario, silence_limit_s):
     async def run():
-        process = Process()
+        process = Scripted()
         with (tmp_path / "log").open("w+b") as log:
-            client = WorkerClient(process, log, 1.0)
-            call = asyncio.create_task(client.tokenize(["a"]))
-            for _ in range(6):
-                await asyncio.sleep(0.25)
-                process.stdout.feed_data(encode({"id": 77, "event": {}}))
-            process.stdout.feed_data(encode({"id": 1, "ok": [[1]]}))
-            assert await call == [[1]]
+            client = WorkerClient(process, log, silence_limit_s)
+            await scenario(client, process.stdout.feed_data)
             process.stdout.feed_eof()
             await client._reader
 
     asyncio.run(run())
+
+
+def test_a_call_may_wait_for_longer_than_the_limit_while_the_worker_speaks(tmp_path):
+    """A request that waits for a slot, or for its adapter's turn, hears nothing of its own."""
+
+    async def scenario(client, feed):
+        call = asyncio.create_task(client.tokenize(["a"]))
+        for _ in range(6):
+            await asyncio.sleep(0.25)
+            feed(encode({"id": 77, "event": {}}))
+        feed(encode({"id": 1, "ok": [[1]]}))
+        assert await call == [[1]]
+
+    with_scripted(tmp_path, scenario, 1.0)
+
+
+def test_who_takes_tokens_slowly_is_not_taken_for_a_hang(tmp_path):
+    async def scenario(client, feed):
+        stream = client.generate_groups(GenerateRequest(request_id=5, prompt_ids=(1,), max_tokens=4))
+        first = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        feed(event_line(1, token(5, 7)))
+        assert [event.token_id for event in await first] == [7]
+        await asyncio.sleep(0.5)
+        feed(event_line(1, token(5, 8)) + event_line(1, token(5, 9)) + encode({"id": 1, "ok": None}))
+        assert [[event.token_id for event in group] async for group in stream] == [[8, 9]]
+        hung = asyncio.create_task(client.tokenize(["a"]))
+        await asyncio.sleep(0.5)
+        assert client._dead is not None, "who waits is told"
+        feed(encode({"id": 2, "ok": [[1]]}))
+        assert await hung == [[1]]
+
+    with_scripted(tmp_path, scenario, 0.2)
+
+
+def test_messages_come_in_any_pieces(tmp_path):
+    async def scenario(client, feed):
+        calls = [asyncio.create_task(client.tokenize(["a"])) for _ in range(3)]
+        await asyncio.sleep(0)
+        said = b"".join(encode({"id": number, "ok": [[number] * 50]}) for number in (2, 1, 3))
+        for start in range(0, len(said), 97):
+            feed(said[start : start + 97])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*calls) == [[[number] * 50] for number in (1, 2, 3)]
+
+    with_scripted(tmp_path, scenario, 5.0)
 
 
 def test_unknown_engine_and_unknown_setting():

@@ -200,7 +200,9 @@ def test_connections_that_ask_nothing_are_closed(gateway: Start) -> None:
             patient.sendall(request_bytes(json.dumps({"model": "chat", "messages": ASK}).encode()))
             assert silent.recv(10) == b""
             assert headless.recv(10) == b""
-            assert b" 200 " in patient.recv(65536)
+            answer = patient.recv(65536)
+            assert b" 200 " in answer
+            assert json.loads(answer.partition(b"\r\n\r\n")[2]), "the head comes with its body"
         running.end()
 
 

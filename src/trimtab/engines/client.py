@@ -19,10 +19,35 @@ from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError, MissingError, TextTooLong, TrimtabError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
-from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, engine_info_from, score_result_from, token_event_from
+from trimtab.engines.protocol import PROTOCOL_VERSION, decode_all, encode, engine_info_from, score_result_from, token_event_from
 
-LINE_LIMIT_BYTES = 2**30
+READ_BYTES = 2**20
 T = TypeVar("T")
+
+
+class _Inbox:
+    """What came for one call. asked_s: since when somebody waits for more, None = nobody does."""
+
+    def __init__(self) -> None:
+        self.asked_s: float | None = None
+        self._messages: list[dict[str, Any]] = []
+        self._came: asyncio.Future[None] | None = None
+
+    def put(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
+
+    async def take(self) -> list[dict[str, Any]]:
+        """All messages that came, waited for if there is none."""
+        if not self._messages:
+            self.asked_s, self._came = time.monotonic(), asyncio.get_running_loop().create_future()
+            try:
+                await self._came
+            finally:
+                self.asked_s = self._came = None
+        taken, self._messages = self._messages, []
+        return taken
 
 
 class WorkerClient:
@@ -40,9 +65,10 @@ class WorkerClient:
         self.pid = process.pid
         self.silence_limit_s = silence_limit_s
         self._last_words = last_words
-        self._pending: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self._pending: dict[int, _Inbox] = {}
         self._next_id = 0
         self._heard_s = 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self._dead: TrimtabError | None = None
         self._reader = asyncio.create_task(self._read_forever())
 
@@ -69,7 +95,7 @@ class WorkerClient:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=last_words,
-            limit=LINE_LIMIT_BYTES,
+            limit=READ_BYTES,
             start_new_session=True,  # Ctrl-C goes to the parent, which closes its workers
         )
         client = cls(process, last_words, silence_limit_s)
@@ -134,21 +160,18 @@ class WorkerClient:
         text: events hold the text that they add; marks: texts of special tokens that are wanted in it
         """
         call_id, inbox = await self._send("generate", request=request, text=text, marks=list((marks or {}).items()))
-        finished = False
+        end: dict[str, Any] | None = None
         try:
-            while not finished:
-                messages = [await self._receive(inbox)]
-                while not inbox.empty():
-                    messages.append(inbox.get_nowait())
+            while end is None:
+                messages = await inbox.take()
+                end = next((message for message in messages if "event" not in message), None)
                 group = [token_event_from(message["event"]) for message in messages if "event" in message]
-                finished = "event" not in messages[-1]
                 if group:
                     yield group
-                if finished:
-                    self._result(messages[-1])
+            self._result(end)
         finally:
-            del self._pending[call_id]
-            if not finished and self._dead is None:
+            self._over(call_id)
+            if end is None and self._dead is None:
                 await self._call("cancel", request_id=request.request_id)
 
     async def close(self) -> None:
@@ -159,11 +182,14 @@ class WorkerClient:
                     await self._call("close")
         await self.kill()
 
-    async def kill(self) -> None:
-        """End the worker at once. Idempotent."""
+    def _end_process(self) -> None:
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """End the worker at once. Idempotent."""
+        self._end_process()
         await self.process.wait()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
@@ -172,17 +198,18 @@ class WorkerClient:
     async def _call(self, op: str, **arguments: Any) -> Any:
         call_id, inbox = await self._send(op, **arguments)
         try:
-            return self._result(await self._receive(inbox))
+            return self._result((await inbox.take())[0])
         finally:
-            del self._pending[call_id]
+            self._over(call_id)
 
-    async def _send(self, op: str, **arguments: Any) -> tuple[int, "asyncio.Queue[dict[str, Any]]"]:
+    async def _send(self, op: str, **arguments: Any) -> tuple[int, _Inbox]:
         if self._dead is not None:
             raise self._dead
         self._next_id += 1
-        inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._pending[self._next_id] = inbox
+        inbox = self._pending[self._next_id] = _Inbox()
         call_id = self._next_id
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(self.silence_limit_s, self._look)
         assert self.process.stdin is not None
         # A broken pipe is noticed by the reader, which knows why.
         with contextlib.suppress(ConnectionError):
@@ -190,16 +217,23 @@ class WorkerClient:
             await self.process.stdin.drain()
         return call_id, inbox
 
-    async def _receive(self, inbox: "asyncio.Queue[dict[str, Any]]") -> dict[str, Any]:
-        asked_s = time.monotonic()
-        while (left_s := max(asked_s, self._heard_s) + self.silence_limit_s - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):  # wait_for of 3.11 may swallow a cancellation
-                    return await inbox.get()
+    def _over(self, call_id: int) -> None:
+        del self._pending[call_id]
+        if not self._pending and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self) -> None:
+        """Kill a worker that was silent for too long; the reader then tells all who wait. One timer for all calls: tokens set none."""
+        asked_s = min((inbox.asked_s for inbox in self._pending.values() if inbox.asked_s is not None), default=time.monotonic())
+        left_s = max(asked_s, self._heard_s) + self.silence_limit_s - time.monotonic()
+        if left_s > 0:
+            self._watch = asyncio.get_running_loop().call_later(left_s, self._look)
+            return
+        self._watch = None
         hung = EngineHung(f"The engine did not answer within {self.silence_limit_s:g} s and was stopped.")
         self._dead = self._dead or hung
-        await self.kill()
-        raise hung
+        self._end_process()
 
     def _result(self, message: dict[str, Any]) -> Any:
         if "dead" in message:
@@ -214,19 +248,24 @@ class WorkerClient:
 
     async def _read_forever(self) -> None:
         assert self.process.stdout is not None
+        parts: list[bytes] = []  # of a line whose end has not come
         try:
-            while line := await self.process.stdout.readline():
+            while data := await self.process.stdout.read(READ_BYTES):
                 self._heard_s = time.monotonic()
-                message = decode(line)
-                inbox = self._pending.get(message.get("id", -1))
-                if inbox is not None:
-                    inbox.put_nowait(message)
+                lines, newline, rest = data.rpartition(b"\n")
+                if newline:
+                    for message in decode_all(b"".join((*parts, lines))):
+                        inbox = self._pending.get(message.get("id", -1))
+                        if inbox is not None:
+                            inbox.put(message)
+                    parts = []
+                parts.append(rest)
         except ValueError:
             pass  # a torn line: the process died while writing
         code = await self.process.wait()
         self._dead = self._dead or EngineCrashed(f"The engine's process {ending(code)}.{self._said()}")
         for inbox in self._pending.values():
-            inbox.put_nowait({"dead": True})
+            inbox.put({"dead": True})
 
     def _said(self) -> str:
         with contextlib.suppress(OSError, ValueError):

@@ -21,19 +21,26 @@ from trimtab.core.files import to_plain
 from trimtab.engines.base import EngineInfo, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
 
 PROTOCOL_VERSION = 1
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """One line. Dataclasses become objects; NaN becomes null."""
-    return json.dumps(to_plain(message), separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+    return _to_json(to_plain(message)).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
     """Raises ValueError for anything but one JSON object."""
-    message = json.loads(line)
-    if not isinstance(message, dict):
-        raise ValueError("a message is one JSON object")
+    (message,) = decode_all(line.rstrip(b"\n"))
     return message
+
+
+def decode_all(lines: bytes) -> list[dict[str, Any]]:
+    """Messages of one or more lines, the last line's end left out, in one go. Raises ValueError as `decode` does."""
+    messages: list[Any] = json.loads(b"[%b]" % lines.replace(b"\n", b","))
+    if not all(isinstance(message, dict) for message in messages):
+        raise ValueError("a message is one JSON object")
+    return messages
 
 
 def score_request_from(plain: Mapping[str, Any]) -> ScoreRequest:
@@ -70,7 +77,7 @@ def event_line(call_id: int, event: TokenEvent, text: str = "") -> bytes:
     for name, value in (("done", event.done), ("error", event.error), ("top", event.top), ("text", text)):
         if value:
             plain[name] = value
-    return json.dumps({"id": call_id, "event": plain}, separators=(",", ":")).encode() + b"\n"
+    return _to_json({"id": call_id, "event": plain}).encode() + b"\n"
 
 
 def token_event_from(plain: Mapping[str, Any]) -> TokenEvent:

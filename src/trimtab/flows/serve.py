@@ -165,7 +165,6 @@ async def _serve(
     from trimtab.record.captures import Captures
     from trimtab.record.identities import Keyring
     from trimtab.serve.access import Access
-    from trimtab.serve.access_log import access_line
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
     from trimtab.serve.base import Replica
     from trimtab.serve.dispatch import Dispatcher
@@ -204,7 +203,7 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         if in_use is not None:
             stack.callback(in_use.release)
-        told: list[OnEnded] = [lambda record, journey: access_log.info("%s", access_line(record))]
+        told: list[OnEnded] = [_accessed]
         traces = Traces.from_environment()
         if traces is not None:
             stack.callback(traces.close)
@@ -264,6 +263,13 @@ def joules_meter() -> Callable[[], float | None] | None:
         return joules_between(before, last)
 
     return read
+
+
+def _accessed(record: Mapping[str, Any], journey: "Journey") -> None:
+    if access_log.isEnabledFor(logging.INFO):
+        from trimtab.serve.access_log import access_line
+
+        access_log.info("%s", access_line(record))
 
 
 def _traced(traces: "Traces", record: Mapping[str, Any], journey: "Journey") -> None:

@@ -43,7 +43,7 @@ class AuditLog:
         self._home = home
         self._segment_bytes = segment_bytes
         self._log: ChainLog | None = None
-        self._digest_key = _digest_key(home)
+        self._digester = hmac.new(_digest_key(home), digestmod="sha256")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
         self._waiting: list[_Waiting] = []
         self._is_writing = False
@@ -87,21 +87,29 @@ class AuditLog:
         soon: nobody waits for it, so it may wait up to SOON_S for others to be written with
         Raises AuditUnavailable: the record is not in the log. If the caller is cancelled, the record is written all the same.
         """
-        if self._is_closed:
-            raise AuditUnavailable(f"The log in {self.folder} is closed.")
-        body = msgspec.json.encode({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}, order="deterministic")
+        await self.begin(record, soon=soon)
+
+    def begin(self, record: Mapping[str, Any], *, soon: bool = False) -> "asyncio.Future[None]":
+        """As `append`, for those who have something else to do meanwhile: what is awaited then returns or raises as it does."""
         loop = asyncio.get_running_loop()
-        if self._sync_s:
-            self._written(loop, body)
-            return
         future: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((body, future))
-        if not self._is_writing:
-            if soon:
-                self._timer = self._timer or loop.call_later(SOON_S, self._start, loop)
-            else:
-                self._start(loop)
-        await future
+        body = msgspec.json.encode({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}, order="deterministic")
+        if self._is_closed:
+            future.set_exception(AuditUnavailable(f"The log in {self.folder} is closed."))
+        elif self._sync_s:
+            try:
+                self._written(loop, body)
+                future.set_result(None)
+            except Exception as error:
+                future.set_exception(error)
+        else:
+            self._waiting.append((body, future))
+            if not self._is_writing:
+                if soon:
+                    self._timer = self._timer or loop.call_later(SOON_S, self._start, loop)
+                else:
+                    self._start(loop)
+        return future
 
     async def close(self) -> None:
         """Write what waits, sign the end, give the folder free. Idempotent."""
@@ -124,7 +132,7 @@ class AuditLog:
 
         A plain digest of a short text gives it away to whoever tries likely texts; this one only to whoever holds the key too.
         """
-        return hmac.new(self._digest_key, digestmod="sha256")
+        return self._digester.copy()
 
     def _written(self, loop: asyncio.AbstractEventLoop, body: bytes) -> None:
         """Write a record now, and have it synced with all that follow within `sync_s`."""
@@ -149,9 +157,9 @@ class AuditLog:
             self._timer = None
         if not self._is_writing:
             self._is_writing = True
-            loop.call_soon(self._begin, loop)
+            loop.call_soon(self._write_batch, loop)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _write_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._waiting = self._waiting, []
         if not batch:
             self._is_writing = False
@@ -170,7 +178,7 @@ class AuditLog:
                 future.set_exception(AuditUnavailable(str(error)) if isinstance(error, AuditUnavailable) else error)
         if self._sign_timer is None:
             self._sign_timer = loop.call_later(SIGN_S, self._sign_soon, loop)
-        self._begin(loop)
+        self._write_batch(loop)
 
     def _sign_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sign_timer = None

@@ -68,7 +68,8 @@ class ChoiceReader:
             if event.token_id is not None:
                 self.n_tokens += 1
                 self.n_reasoning += self._reader.is_in_thought
-                self._note_logprob(event)
+                if self.wants_names:
+                    self._note_logprob(event)
             self._n_raw += len(event.text)
             passed = self._stops.push(event.text)
             self._n_passed += len(passed)
@@ -77,16 +78,15 @@ class ChoiceReader:
             done = event.done
             if done or self._stops.has_stopped or calls_over:
                 break
-        piece = Piece()
+        finish = ""
         if done or self._stops.has_stopped or calls_over:
             if not calls_over:
                 rest = self._stops.finish()
                 self._n_passed += len(rest)
                 deltas += [*self._reader.push(rest), *self._reader.finish()]
-            piece.finish = self._finish("" if self._stops.has_stopped or calls_over else done)
-        piece.delta = merged(deltas)
-        piece.logprobs = self._told_logprobs(is_end=bool(piece.finish))
-        self.has_ended = bool(piece.finish)
+            finish = self._finish("" if self._stops.has_stopped or calls_over else done)
+        self.has_ended = bool(finish)
+        piece = Piece(delta=merged(deltas), logprobs=self._told_logprobs(is_end=self.has_ended), finish=finish)
         if self.is_whole:
             self._pieces.append(piece)
         return piece
@@ -105,6 +105,8 @@ class ChoiceReader:
 
     def _told_logprobs(self, *, is_end: bool) -> list[TokenLogprob]:
         """Those whose text went out. What a stop string swallowed is never told."""
+        if not self._logprobs:
+            return []
         if is_end and not self._stops.has_stopped:
             told, self._logprobs = self._logprobs, []
             return told
@@ -151,6 +153,8 @@ class ChoiceReader:
 
 def merged(deltas: Sequence[Delta]) -> Delta:
     """Deltas as one: texts joined, calls by their index."""
+    if len(deltas) == 1:
+        return deltas[0]
     found: Delta = {}
     calls: dict[int, dict[str, Any]] = {}
     for delta in deltas:

@@ -26,6 +26,37 @@ REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 log = logging.getLogger("trimtab.serve")
 
 
+class _HeadWithBody:
+    """Stands before a connection until the head of an answer is out. The head waits for what else is written in the same turn of the event
+    loop and goes out with it: each write is a packet, and wakes the client.
+    """
+
+    def __init__(self, cycle: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._cycle, self._transport, self._loop = cycle, cycle.transport, loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._cycle.response_started:  # `100 Continue`
+            self._transport.write(data)
+        elif self._head:
+            self._send(data)
+        else:
+            self._head = data
+            self._loop.call_soon(self._send)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    def _send(self, more: bytes = b"") -> None:
+        if self._cycle.transport is self:
+            self._cycle.transport = self._transport
+            self._transport.write(self._head + more)
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection."""
 
@@ -53,7 +84,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self.cycle.transport = _HeadWithBody(self.cycle, self.loop)  # type: ignore[assignment]
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Refusal(400, "This is no valid HTTP request.", code="invalid_http"))

@@ -80,7 +80,7 @@ class Door:
         if case is None:
             raise Refusal(404, f"There is no case {case_id!r}.", code="case_not_found", param="id")
         found: dict[str, Any] = to_plain(case)
-        await self.notes.write({"event": "case", **found})
+        await self.notes.settled(self.notes.begin({"event": "case", **found}))
         return found
 
     async def _inspected(self, site: Site, admitted: Admitted, journey: Journey) -> Admitted:

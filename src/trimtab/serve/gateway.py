@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -159,10 +160,9 @@ class Gateway:
                 body = await asyncio.to_thread(screen.whole, body) if guards.waits_on_output else screen.whole(body)
                 journey.verdicts.extend(screen.verdicts)
             body = encode(response_object(parsed, body) if parsed.kind == "response" else body)
-        if noted is not None:
-            await noted
+        await self.notes.settled(noted)
         journey.sends(body)
-        self._end(journey)
+        asyncio.get_running_loop().call_soon(self._close(journey))  # once the answer is out
         return Whole(status=200, headers=self._headers(journey), body=body)
 
     async def _streamed(self, call: Call, admitted: Admitted, journey: Journey, noted: "asyncio.Future[None] | None") -> Stream:
@@ -173,8 +173,7 @@ class Gateway:
             await asyncio.wait({first}, timeout=HEAD_WAIT_S)
             if first.done():
                 first.result()  # a refusal gets its own status
-            if noted is not None:
-                await noted
+            await self.notes.settled(noted)
         except BaseException:
             first.cancel()
             await asyncio.wait({first})
@@ -191,15 +190,16 @@ class Gateway:
                 await asyncio.wait({first}, timeout=KEEP_ALIVE_S)
             writer = Writer(admitted.parsed, admitted.guards)
             try:
-                async for frame in _with_first(first.result(), frames):
-                    for event in await asyncio.to_thread(writer.push, frame.body) if writer.waits else writer.push(frame.body):
-                        journey.sends(event)
-                        yield event
-                    if writer.is_blocked:
-                        break
-                for event in writer.end():
-                    journey.sends(event)
-                    yield event
+                frame: Frame | None = first.result()
+                while frame is not None:
+                    events = await asyncio.to_thread(writer.push, frame.body) if writer.waits else writer.push(frame.body)
+                    if events:
+                        journey.sends(events)
+                        yield events
+                    frame = None if writer.is_blocked else await anext(frames, None)
+                if last := writer.end():
+                    journey.sends(last)
+                    yield last
             finally:
                 journey.verdicts.extend(writer.verdicts)
         except Exception as error:
@@ -262,9 +262,12 @@ class Gateway:
     # Endings
 
     def _end(self, journey: Journey, error: BaseException | None = None) -> None:
-        """Tell the meter, the limits and the log, once a request."""
-        if journey.is_over:
-            return
+        """Tell the limits, the meter and the log, once a request."""
+        if not journey.is_over:
+            self._close(journey, error)()
+
+    def _close(self, journey: Journey, error: BaseException | None = None) -> Callable[[], None]:
+        """End a journey and tell the limits, whose next headers say it. What is returned tells the meter and the log."""
         journey.is_over = True
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             journey.status, journey.error = (504, "timeout") if journey.is_late() else (499, "client_gone")
@@ -276,6 +279,10 @@ class Gateway:
         usage = journey.usage or Usage(prompt=0, completion=journey.n_tokens)
         seconds = time.monotonic() - journey.began_s
         first_s = None if journey.first_token_s is None else journey.first_token_s - journey.began_s
+        self.door.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
+        return partial(self._tell, journey, usage, seconds, first_s)
+
+    def _tell(self, journey: Journey, usage: Usage, seconds: float, first_s: float | None) -> None:
         self.meter.request_ended(
             model=journey.model,
             version=journey.version,
@@ -288,7 +295,6 @@ class Gateway:
             is_stream=journey.is_stream,
             queue_s=journey.queue_s,
         )
-        self.door.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
         record = ended_record(journey, usage, seconds, first_s)
         self.notes.begin(record, soon=True)
         for tell in self.on_ended:
@@ -331,8 +337,7 @@ class Gateway:
         )
         self.site = site
         await self.dispatcher.reconfigure(site)
-        if note is not None:
-            await note
+        await self.notes.settled(note)
 
     async def reconfigure(self, declared: Site, guards: Mapping[str, Guards]) -> None:
         """Take another configuration. Requests under way end as they began; listening addresses stay."""
@@ -358,9 +363,3 @@ def _evidence_of(adapter: Adapter) -> dict[str, Any]:
 
 def _refusal_of(error: BaseException) -> Refusal:
     return error if isinstance(error, Refusal) else internal_error()
-
-
-async def _with_first(first: Frame, rest: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
-    yield first
-    async for frame in rest:
-        yield frame

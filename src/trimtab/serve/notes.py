@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,39 +20,36 @@ class Notes:
     audit: AuditLog | None
     meter: Meter
     refuses: bool
-    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    _writing: set["asyncio.Future[None]"] = field(default_factory=set)
 
-    def begin(self, record: Mapping[str, Any], *, soon: bool = False) -> "asyncio.Task[None] | None":
-        """Begin to write a record. Awaited, it raises Refusal (503) where the policy says so. soon: nobody awaits it."""
-        if self.audit is None:
+    def begin(self, record: Mapping[str, Any], *, soon: bool = False) -> "asyncio.Future[None] | None":
+        """Begin to write a record; None: there is nothing to wait for. soon: nobody will wait for it."""
+        writing = self.audit.begin(record, soon=soon) if self.audit is not None else None
+        if writing is None or (writing.done() and writing.exception() is None):
             return None
-        task = asyncio.ensure_future(self._written(self.audit.append(record, soon=soon)))
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
+        self._writing.add(writing)
+        writing.add_done_callback(self._ended)
+        return writing
 
-    async def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record and wait until it is durable. Raises as `begin` does."""
-        task = self.begin(record)
-        if task is not None:
-            await task
-
-    async def finish(self) -> None:
-        """Wait until everything that was to be noted is."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _written(self, writing: Awaitable[None]) -> None:
+    async def settled(self, writing: "asyncio.Future[None] | None") -> None:
+        """Wait until a record is durable. Raises Refusal (503) where the policy says so."""
         try:
-            await writing
+            if writing is not None:
+                await writing
         except AuditUnavailable as error:
-            self.meter.audit_failed()
             if self.refuses:
                 why = "The audit log cannot be written; nothing is served until it can."
                 raise Refusal(503, why, code="audit_unavailable", retry_after_s=10) from error
-            log.error("served without a record in the audit log: %s", error)
 
-    def _forget(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # told where it was awaited, and by the meter
+    async def finish(self) -> None:
+        """Wait until everything that was to be noted is."""
+        if self._writing:
+            await asyncio.wait(self._writing)
+
+    def _ended(self, writing: "asyncio.Future[None]") -> None:
+        self._writing.discard(writing)
+        error = None if writing.cancelled() else writing.exception()
+        if isinstance(error, AuditUnavailable):
+            self.meter.audit_failed()
+            if not self.refuses:
+                log.error("served without a record in the audit log: %s", error)

@@ -59,6 +59,7 @@ class Model:
 
 Answer = tuple[tuple[int, float], ...]
 """(token, log-probability) of each token."""
+Pieces = AsyncGenerator[tuple[ChoiceReader, Piece], None]
 
 
 class WorkerReplica:
@@ -140,16 +141,21 @@ class WorkerReplica:
             usage_follows=wish.include_usage,
         )
         n_told = 0
-        async with contextlib.aclosing(self._pieces(client, model, requests, readers)) as pieces:
-            async for reader, piece in pieces:
-                if not call.stream or (piece.is_empty and n_told):
-                    continue
-                n_tokens = sum(one.n_tokens for one in readers)
-                choice = reader.chunk_choice(piece)
-                is_last = not wish.include_usage and all(one.has_ended for one in readers)
-                usage = Usage(prompt=n_prompt, completion=n_tokens) if is_last else None
-                yield Frame(body=envelope.chunk([choice]), n_tokens=n_tokens - n_told, usage=usage)
-                n_told = n_tokens
+        has_begun = False
+        work = [self._choice_pieces(client, model, request, reader) for request, reader in zip(requests, readers, strict=True)]
+        try:
+            async with contextlib.aclosing(_together(work) if len(work) > 1 else work[0]) as pieces:
+                async for reader, piece in pieces:
+                    has_begun = True
+                    if not call.stream or (piece.is_empty and n_told):
+                        continue
+                    n_tokens = sum(one.n_tokens for one in readers)
+                    is_last = bool(piece.finish) and not wish.include_usage and all(one.has_ended for one in readers)
+                    usage = Usage(prompt=n_prompt, completion=n_tokens) if is_last else None
+                    yield Frame(body=envelope.chunk([reader.chunk_choice(piece)]), n_tokens=n_tokens - n_told, usage=usage)
+                    n_told = n_tokens
+        except EngineRefused as error:
+            raise self._refused(error, wish, has_begun=has_begun) from error
         n_tokens, n_reasoning = sum(one.n_tokens for one in readers), sum(one.n_reasoning for one in readers)
         usage = Usage(prompt=n_prompt, completion=n_tokens)
         if not call.stream:
@@ -257,77 +263,26 @@ class WorkerReplica:
         family = BARE if wish.is_forced else model.family
         return AnswerReader(family, tools=wish.tools, in_thought=prompt.in_thought, may_think=model.may_think)
 
-    async def _pieces(
-        self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
-    ) -> AsyncGenerator[tuple[ChoiceReader, Piece], None]:
-        """Pieces of all choices as they come. Raises Refusal for a request that the engine refuses, or gives up later."""
-        has_begun = False
-        try:
-            if len(requests) == 1:
-                async with contextlib.aclosing(self._choice_pieces(client, model, requests[0], readers[0])) as pieces:
-                    async for piece in pieces:
-                        has_begun = True
-                        yield readers[0], piece
-                return
-            async with contextlib.aclosing(self._together(client, model, requests, readers)) as both:
-                async for one in both:
-                    has_begun = True
-                    yield one
-        except EngineRefused as error:
-            if has_begun:
-                raise Refusal(500, f"The engine gave up: {error}", code="engine_error", retry_after_s=1) from error
-            raise self._refused(error, readers[0].wish) from error
-
-    def _refused(self, error: EngineRefused, wish: Wish) -> Refusal:
-        """An engine's refusal, with the field that asked for it where that is known."""
+    def _refused(self, error: EngineRefused, wish: Wish, *, has_begun: bool) -> Refusal:
+        """An engine's refusal, with the field that asked for it where that is known; later than that it gave up."""
+        if has_begun:
+            return Refusal(500, f"The engine gave up: {error}", code="engine_error", retry_after_s=1)
         ability = next((name for name in ABILITIES if f"({name}:" in str(error)), "")
         schema = "tool_choice" if wish.is_forced else "response_format"
         param = {"json_schema": schema, "top_logprobs": "top_logprobs", "adapter": "model"}.get(ability)
         return Refusal(400, str(error), code="unsupported_parameter" if param else "invalid_request", param=param)
 
-    async def _choice_pieces(
-        self, client: WorkerClient, model: Model, request: GenerateRequest, reader: ChoiceReader
-    ) -> AsyncGenerator[Piece, None]:
+    async def _choice_pieces(self, client: WorkerClient, model: Model, request: GenerateRequest, reader: ChoiceReader) -> Pieces:
+        """Pieces of one choice as they come."""
         marks = model.marks if reader.kind == "chat" else {}
         async with contextlib.aclosing(client.generate_groups(request, text=True, marks=marks)) as groups:
             async for events in groups:
                 self._n_groups += 1
                 if reader.wants_names:
                     await self._learn_names(client, events)
-                yield reader.push(events)
+                yield reader, reader.push(events)
                 if reader.has_ended:
                     return
-
-    async def _together(
-        self, client: WorkerClient, model: Model, requests: Sequence[GenerateRequest], readers: Sequence[ChoiceReader]
-    ) -> AsyncGenerator[tuple[ChoiceReader, Piece], None]:
-        """Several choices side by side. If one fails all end, and so they do if nobody wants them any more."""
-        came: asyncio.Queue[tuple[ChoiceReader, Piece] | BaseException | None] = asyncio.Queue()
-
-        async def follow(request: GenerateRequest, reader: ChoiceReader) -> None:
-            try:
-                async with contextlib.aclosing(self._choice_pieces(client, model, request, reader)) as pieces:
-                    async for piece in pieces:
-                        came.put_nowait((reader, piece))
-                came.put_nowait(None)
-            except Exception as error:
-                came.put_nowait(error)
-
-        tasks = [asyncio.create_task(follow(request, reader)) for request, reader in zip(requests, readers, strict=True)]
-        try:
-            n_left = len(tasks)
-            while n_left:
-                match await came.get():
-                    case None:
-                        n_left -= 1
-                    case BaseException() as error:
-                        raise error
-                    case one:
-                        yield one
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _learn_names(self, client: WorkerClient, events: Sequence[TokenEvent]) -> None:
         """Texts of single tokens, asked for once."""
@@ -360,6 +315,36 @@ class WorkerReplica:
             if event.token_id is not None:
                 found.append((event.token_id, float("nan") if event.logprob is None else event.logprob))
         return tuple(found)
+
+
+async def _together(work: Sequence[Pieces]) -> Pieces:
+    """Several choices side by side. If one fails all end, and so they do if nobody wants them any more."""
+    came: asyncio.Queue[tuple[ChoiceReader, Piece] | BaseException | None] = asyncio.Queue()
+
+    async def follow(choice: Pieces) -> None:
+        try:
+            async with contextlib.aclosing(choice) as pieces:
+                async for one in pieces:
+                    came.put_nowait(one)
+            came.put_nowait(None)
+        except Exception as error:
+            came.put_nowait(error)
+
+    tasks = [asyncio.create_task(follow(choice)) for choice in work]
+    try:
+        n_left = len(tasks)
+        while n_left:
+            match await came.get():
+                case None:
+                    n_left -= 1
+                case BaseException() as error:
+                    raise error
+                case one:
+                    yield one
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _told_to_nobody(task: "asyncio.Task[Any]") -> None:

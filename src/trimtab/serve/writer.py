@@ -31,12 +31,13 @@ class Writer:
         """Whether nothing more of this answer will go out."""
         return self._screen is not None and self._screen.all_blocked
 
-    def push(self, body: Mapping[str, Any] | bytes) -> list[bytes]:
-        if isinstance(body, bytes):
-            return [sse(body)]
+    def push(self, body: Mapping[str, Any] | bytes) -> bytes:
+        """The events that a frame makes; empty while guards hold it back."""
+        if isinstance(body, bytes) or (self._screen is None and self._events is None):
+            return sse(body)
         chunks = self._screen.push(body) if self._screen is not None else [body]
         events = self._events
-        return [event for chunk in chunks for event in (events.push(chunk) if events is not None else [sse(chunk)])]
+        return b"".join(event for chunk in chunks for event in (events.push(chunk) if events is not None else [sse(chunk)]))
 
-    def end(self) -> list[bytes]:
-        return self._events.end() if self._events is not None else [DONE]
+    def end(self) -> bytes:
+        return b"".join(self._events.end()) if self._events is not None else DONE

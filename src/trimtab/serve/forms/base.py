@@ -65,9 +65,9 @@ class Reader:
     def _run(self, *, is_end: bool) -> list[Delta]:
         deltas: list[Delta] = []
         while True:
-            before = (self._state, len(self._buffer))
-            deltas += self._state(is_end)
-            if (self._state, len(self._buffer)) == before:
+            state, length = self._state, len(self._buffer)
+            deltas += state(is_end)
+            if self._state == state and (len(self._buffer) == length or not (self._buffer or is_end)):
                 return deltas
 
     # States that forms share

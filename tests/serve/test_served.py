@@ -64,6 +64,7 @@ def test_whole_and_streamed_answers_are_the_servers(gateway: Start) -> None:
             for stream in (False, True):
                 named = ours.chat.completions.with_raw_response.create(model="客服 100%", messages=ASK, max_tokens=2, stream=stream)
                 assert unquote(named.headers["x-trimtab-model"]) == "客服 100%"
+                assert list(named.parse())
     assert whole.choices[0].message.content == direct.choices[0].message.content
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == whole.choices[0].message.content
     assert raw.headers["x-trimtab-version"]

@@ -16,13 +16,19 @@ WORDS = ("the", "small", "boat", "turned", "slowly", "into", "wind", "and", "old
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, liked):
     root = tmp_path_factory.mktemp("demands")
     write_tiny_gguf(root / "model.gguf", architecture="qwen2", seed=1, weight_type="Q4_1")
     rows = [{"id": f"t{n}", "text": " ".join(WORDS[(n * 5 + k * (1 + n % 3)) % len(WORDS)] for k in range(24))} for n in range(60)]
     (root / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "shelf.toml").write_text('[[entry]]\nrecipe = "llamacpp-q8_0"\n')
+    (root / "own.toml").write_text(liked.policy.replace('"said"', '"mine"'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
+        patch.setattr("trimtab.flows.parts.space.SHELF", root / "shelf.toml")
+        patch.setattr("trimtab.flows.parts.tuning.axes_for", lambda engine, workload, n_cores: {})
+        for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # what is demanded is settled after the timing
+            patch.setattr(f"trimtab.flows.parts.search.{name}", 3.0)
         yield root
 
 
@@ -30,11 +36,12 @@ def search(folder, out, slo):
     return optimize(
         str(folder / "model.gguf"),
         suites=[str(folder / "mine.jsonl")],
+        policy=str(folder / "own.toml"),
         workload="32/8@1,2",
         engines=["llamacpp"],
         slo=slo,
         objective="throughput",
-        time_limit_s=60,
+        time_limit_s=120,
         out=folder / out,
     )
 

@@ -82,6 +82,14 @@ def test_zero_points_by_hand() -> None:
     assert _order(scales, scales[::-1]).tolist() == [1, 0]
 
 
+@pytest.fixture(scope="module")
+def sixteen_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, Path, np.ndarray]:
+    """A source, a cache that has its 16-bit directory, and the logits of that."""
+    folder = tmp_path_factory.mktemp("sixteen")
+    source = tiny(folder)
+    return source, folder / "cache", logits(make(family.FP16, source, folder / "cache").path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
@@ -94,10 +102,8 @@ def test_zero_points_by_hand() -> None:
         {"mode": "int4_sym", "group_size": 32, "calibration": True, "calibration_tokens": 300, "awq": True, "scale_estimation": True},
     ],
 )
-def test_nncf_modes(tmp_path: Path, parameters: dict[str, object]) -> None:
-    source = tiny(tmp_path)
-    cache = tmp_path / "cache"
-    reference = logits(make(family.FP16, source, cache).path)
+def test_nncf_modes(sixteen_bits: tuple[Snapshot, Path, np.ndarray], parameters: dict[str, object]) -> None:
+    source, cache, reference = sixteen_bits
     made = make(recipe(**parameters), source, cache, calibration=[TEXT * 20])
     error = np.sqrt(((logits(made.path) - reference) ** 2).mean()) / reference.std()
     assert 0 < error < (0.1 if "int8" in str(parameters["mode"]) else 0.5)

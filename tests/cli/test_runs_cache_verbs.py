@@ -60,7 +60,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     (Path("runs") / "torn" / "run.json").write_text("{")
     listed = said(capsys, "runs list")
     assert max(len(line) for line in listed.splitlines()) <= 80
-    for text in ("runs/done", "pass openvino", "int8-asym", "unfinished", "damaged", "m.gguf, chat"):
+    for text in ("runs/done", "pass openvino", "int8-asym", "unfinished", "damaged", "m.gguf (optimize, chat)"):
         assert text in listed
     assert {row["state"] for row in json.loads(said(capsys, "runs list runs --json"))["runs"]} == {"finished", "unfinished", "damaged"}
     done = said(capsys, "runs show runs/done")
@@ -68,7 +68,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "webbrowser file://" in " ".join(done.split())
     assert json.loads(said(capsys, "runs show runs/done --json")) == decisions.decision()
     half = " ".join(said(capsys, "runs show runs/half").split())
-    for text in ("unfinished", "Steps finished: 1 (screen 1)", "llamacpp q8_0 screened out too slow"):
+    for text in ("unfinished", "Steps finished: 1 (screen 1)", "llamacpp q8_0 looked at too slow"):
         assert text in half
     assert (
         "trimtab optimize models/m.gguf --workload chat --policy strict --engine llamacpp --slo 'memory<2GiB' --seed 3 --out runs/half"

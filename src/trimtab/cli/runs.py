@@ -247,7 +247,7 @@ def _runs_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> "Table":
     for row in rows:
         when = str(row["started"] or "")[:16].replace("T", " ")
         model = " vs ".join(_name(part) for part in str(row["model"]).split(" vs "))
-        asked = "" if row["state"] == "damaged" else line(", ".join(filter(None, (f"{row['verb']} {model}", row["workload"]))), 100)
+        asked = "" if row["state"] == "damaged" else line(f"{model} ({', '.join(filter(None, (row['verb'], row['workload'])))})", 100)
         answer = _answer(row)
         lows = "\n".join(_low(level, low) for level, low in (row.get("speedup_low") or {}).items())
         if wide:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.cli.answers import prices_view
+from trimtab.decide.standing import lost_on_screen
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of
 from trimtab.record.measured import ranked
@@ -29,7 +30,7 @@ MOST_REASONS = 2
 WORDS = {"pass": ("PASS", "green"), "fail": ("FAIL", "red"), "inconclusive": ("INCONCLUSIVE", "yellow")}
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 DEMAND_WORDS = {"pass": "met", "fail": "missed"}
-STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "screened out", "timed": "timed"}
+STATUS_WORDS = {"dropped": "not tried", "infeasible": "cannot run", "screened": "looked at", "timed": "timed"}
 
 
 def decision_view(decision: Plain, files: Mapping[str, str]) -> Iterator[RenderableType]:
@@ -162,7 +163,7 @@ def candidates_table(decision: Plain, *, wide: bool) -> Table:
     chosen_id, baseline_id = id_of(decision.get("chosen")), id_of(decision.get("baseline"))
     for row in sorted(rows, key=lambda row: _order(row, chosen_id)):
         chosen, baseline = row["id"] == chosen_id, row["id"] == baseline_id
-        state = _state(row, chosen=chosen, baseline=baseline)
+        state = _state(row, decision, chosen=chosen, baseline=baseline)
         cells: list[RenderableType] = [id_of(row) if wide else Text.assemble(id_of(row), "\n", state)]
         for level in levels:
             time, over = _time(row, level), times(1) if baseline else _over_baseline(decision, row, level, chosen)
@@ -210,8 +211,8 @@ def _loss(row: Plain) -> str:
     return fixed(-delta, 3, signed=True) if is_number(delta) else ""
 
 
-def _state(row: Plain, *, chosen: bool, baseline: bool) -> Text:
-    """How far a candidate came, in two words at most."""
+def _state(row: Plain, decision: Plain, *, chosen: bool, baseline: bool) -> Text:
+    """How far a candidate came, in three words at most."""
     mark, style = MARKS.get(str(row.get("verdict")), ("", ""))
     word = (
         "kept"
@@ -220,9 +221,16 @@ def _state(row: Plain, *, chosen: bool, baseline: bool) -> Text:
         if chosen
         else "baseline"
         if baseline
-        else str(row.get("verdict") or STATUS_WORDS.get(str(row.get("status")), ""))
+        else str(row.get("verdict") or _status_word(row, decision))
     )
     return Text(f"{mark} {word}".strip(), style=style)
+
+
+def _status_word(row: Plain, decision: Plain) -> str:
+    """What became of a candidate that was not certified. A short turn is all that was seen of one that is only screened."""
+    if row.get("status") == "screened":
+        return "loses too much" if lost_on_screen(row, decision) else "no finalist"
+    return STATUS_WORDS.get(str(row.get("status")), "")
 
 
 def why_list(decision: Plain) -> RenderableType:

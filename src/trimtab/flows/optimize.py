@@ -22,7 +22,7 @@ from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.afterwards import retime, time_at_worst, worst_sentences
 from trimtab.flows.parts.capacity import measure_capacity
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
-from trimtab.flows.parts.choice import choose, passed, reasons_for, slo_rows, to_certify
+from trimtab.flows.parts.choice import choose, note_not_shown, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import settle, time_alone
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
@@ -312,6 +312,7 @@ def _finish(search: Search, capacity: Any, worst: dict[str, Any] | None) -> dict
     base = search.baseline
     chosen, verdict = choose(search)
     own = next((row for row in passed(search) if row.plan.engine == base.plan.engine), None)
+    note_not_shown(search, chosen)
     reasons = [*reasons_for(search, chosen, own), *worst_sentences(worst)]
     certified = (chosen.certified if chosen else None) or next((row.certified for row in search.rows.values() if row.certified), None)
     over = chosen.timed.ratios if chosen and chosen.timed else {}

@@ -39,6 +39,24 @@ def is_shown(search: Search, row: Row) -> bool:
     return search.baseline.slo_verdict == "fail" or gain_ends(search, row)[0] > 0.0
 
 
+def not_shown(search: Search) -> list[tuple[Row, str]]:
+    """What passed and was not shown to be better than the baseline, each with what it lacks."""
+    found = []
+    for row in passed(search):
+        if not is_shown(search, row):
+            low, high = gain_ends(search, row)
+            gained = f"{exp(gain(search, row)):.2f}× [{exp(low):.2f}×, {exp(high):.2f}×]" if high < inf else "too few rounds were timed"
+            found.append((row, f"not shown to be {BETTER[search.aim.objective]} than the baseline: {gained}"))
+    return found
+
+
+def note_not_shown(search: Search, chosen: Row | None) -> None:
+    """Where the baseline is kept, say of what passed first that it was not shown to be better: its gates are not why it lost."""
+    if chosen is search.baseline:
+        for row, lack in not_shown(search):
+            row.reasons.insert(0, f"It was {lack}.")
+
+
 def _best_first(search: Search, rows: Sequence[Row]) -> list[Row]:
     """By the objective; one that surely meets all demands goes before one of which that cannot be told."""
     return sorted(rows, key=lambda row: (row.slo_verdict != "pass", -gain(search, row)))
@@ -74,15 +92,10 @@ def reasons_for(search: Search, chosen: Row | None, own: Row | None) -> list[str
         reasons = _nothing_fits(search)
     elif chosen is search.baseline:
         reasons = [f"The baseline is kept: nothing {BETTER[search.aim.objective]} was shown to be no worse."]
-        for row in passed(search):
-            if is_shown(search, row):
-                continue
-            low, high = gain_ends(search, row)
-            found = f"{exp(gain(search, row)):.2f}× [{exp(low):.2f}×, {exp(high):.2f}×]" if high < inf else "too few rounds were timed"
-            reasons.append(
-                f"{row.plan.id} passed every required gate, but was not shown to be {BETTER[search.aim.objective]} than the baseline: "
-                f"{found}; a longer --time-limit or a quieter machine may tell."
-            )
+        reasons += [
+            f"{row.plan.id} passed every required gate, but was {lack}; a longer --time-limit or a quieter machine may tell."
+            for row, lack in not_shown(search)
+        ]
     else:
         among = " and misses no demand" if search.aim.slo else ""
         reasons = [f"{chosen.plan.id} is {best} that passed every required gate{among}."]

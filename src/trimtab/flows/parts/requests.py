@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from trimtab.core.deployment import Settings
+from trimtab.core.errors import EngineRefused, InputError
 from trimtab.core.workload import Workload
 from trimtab.engines.client import WorkerClient
 from trimtab.flows.parts.opening import Opened, default_engine
@@ -10,14 +11,23 @@ from trimtab.plan.requests import MARK_TOKENS, OverLong, fitted, sampled, with_l
 
 
 async def counted(opened: Opened, workload: Workload, engine: str) -> Workload:
-    """The workload with the true lengths of a user's own prompts in the model's template. Raises InfeasibleError, MissingError."""
+    """The workload with the true lengths of a user's own prompts in the model's template.
+
+    Raises InputError for a prompt that the template does not take, InfeasibleError, MissingError.
+    """
     if not any(request.messages for request in workload.requests):
         return workload
     client = await WorkerClient.start(engine, opened.snapshot, Settings())
     try:
-        texts = [
-            await client.render([{"role": role, "content": content} for role, content in request.messages]) for request in workload.requests
-        ]
+        texts = []
+        for number, request in enumerate(workload.requests, 1):
+            try:
+                texts.append(await client.render([{"role": role, "content": content} for role, content in request.messages]))
+            except EngineRefused as error:
+                raise InputError(
+                    f"Prompt {number} of {workload.name} cannot be put to the model: {error} Change it, or give lengths instead, "
+                    "such as --workload 512/128@1,4."
+                ) from error
         lengths = [len(ids) + MARK_TOKENS for ids in await client.tokenize(texts, parse_special=True)]
     finally:
         await client.close()

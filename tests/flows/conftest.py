@@ -1,5 +1,6 @@
 """What tests of whole verbs share: a tiny model with items on which a loss can be told, and a run certified on them."""
 
+import functools
 import json
 import shutil
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 from trimtab.core.deployment import Settings
 from trimtab.engines.base import ScoreRequest
 from trimtab.flows.compare import compare
+from trimtab.flows.parts import reference
 from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -58,9 +60,17 @@ def liked():
     return SimpleNamespace(policy=POLICY, write=write_what_the_model_likes)
 
 
-@pytest.fixture(scope="module")
-def certified(tmp_path_factory):
-    """A model, its certified run under `run`, and the lock alone under `alone`."""
+@pytest.fixture(scope="session", autouse=True)
+def rates_measured_once():
+    """This machine's rates are measured once, not once in the state of each module: it takes seconds, and tests/measure proves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "measure_rates", functools.cache(reference.measure_rates))
+        yield
+
+
+@pytest.fixture(scope="session")
+def certified_once(tmp_path_factory):
+    """What `certified` gives, without its state being the one in use."""
     root = tmp_path_factory.mktemp("certified")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
@@ -71,7 +81,15 @@ def certified(tmp_path_factory):
             f"llamacpp:{root / 'model.gguf'}", f"llamacpp:{root / 'model.gguf'}?threads=1", suites=[str(root / "said.jsonl")],
             policy=str(root / "own.toml"), workload="64/16@1,2", timing=False, out=root / "run",
         )  # fmt: skip
-        assert decision["verdict"] == "pass", decision["reasons"]
-        (root / "alone").mkdir()
-        shutil.copy(root / "run" / "deploy.toml", root / "alone" / "deploy.toml")
-        yield root
+    assert decision["verdict"] == "pass", decision["reasons"]
+    (root / "alone").mkdir()
+    shutil.copy(root / "run" / "deploy.toml", root / "alone" / "deploy.toml")
+    return root
+
+
+@pytest.fixture(scope="module")
+def certified(certified_once):
+    """A model, its certified run under `run`, and the lock alone under `alone`; made once for all modules, which write beside them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_HOME", str(certified_once / "state"))
+        yield certified_once

@@ -17,9 +17,9 @@ from trimtab.flows.parts.timing import Timed
 CHAT = Workload(name="w", prompt_tokens=48, output_tokens=8, concurrency=(1, 2))
 
 
-def timed(e2e_ratio=1.0):
+def timed(e2e_ratio=1.0, e2e_ms=1000.0):
     ratio = {"ratio": e2e_ratio, "low": e2e_ratio, "high": e2e_ratio, "n_rounds": 3}
-    points = [{"concurrency": level, "e2e_ms": {"p50": 1000.0 / e2e_ratio}} for level in (1, 2)]
+    points = [{"concurrency": level, "e2e_ms": {"p50": e2e_ms / e2e_ratio}} for level in (1, 2)]
     return Timed(
         measurement={"points": points, "load_s": 1.0, "cold_ttft_ms": 900.0},
         ratios={"base": {level: {"e2e_ms_p50": ratio} for level in "12"}},
@@ -126,12 +126,13 @@ def test_what_is_said_of_worst_cases():
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_real_workers_are_timed_again_with_full_slots_and_beside_a_neighbour(tmp_path):
+def test_real_workers_are_timed_again_with_full_slots_and_beside_a_neighbour(tmp_path, monkeypatch):
     pytest.importorskip("llama_cpp")
     from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
     from trimtab.flows.parts.reference import PromptMaker
     from trimtab.testing.tiny_models import write_tiny_gguf
 
+    monkeypatch.setattr(afterwards, "STARTING_S", 0.5)  # as the model is, so that there is time for all of it within a few seconds
     write_tiny_gguf(tmp_path / "model.gguf", architecture="qwen2", seed=1, weight_type="Q4_1")
     opened = open_model(str(tmp_path / "model.gguf"), cache_dir=tmp_path, offline=True)
     settings = Settings(slots=2, context_tokens=128)
@@ -146,9 +147,11 @@ def test_real_workers_are_timed_again_with_full_slots_and_beside_a_neighbour(tmp
         search = searched(
             {"base": None, "a": "pass"},
             candidates=candidates,
-            seconds_left=60.0,
+            seconds_left=6.0,
             reference=SimpleNamespace(candidate=candidates["base"]),
         )
+        for row, ratio in zip(search.rows.values(), (1.0, 2.0), strict=True):
+            row.timed = timed(ratio, e2e_ms=50.0)
         with PromptMaker(candidates["base"], CHAT) as prompts:
             found = await afterwards._retime(search, [search.rows["base"], search.rows["a"]], prompts)
         return found, await time_at_worst(search)

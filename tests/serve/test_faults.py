@@ -504,8 +504,8 @@ def test_reloads_under_load_drop_no_request(gateway: Start, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_stream_whose_model_loads_long_is_kept_alive(gateway: Start) -> None:
     """Comments come in time, and the official client passes them over."""
-    limits = "from trimtab.serve import gateway; gateway.HEAD_WAIT_S = 1.0; gateway.KEEP_ALIVE_S = 0.5"
-    running = gateway(site_of_process("--after", "4"), before=limits)
+    limits = "from trimtab.serve import gateway; gateway.HEAD_WAIT_S = 0.5; gateway.KEEP_ALIVE_S = 0.25"
+    running = gateway(site_of_process("--after", "2.5"), before=limits)
     body = json.dumps({"model": "chat", "messages": ASK, "stream": True}).encode()
     found: list[Any] = []
 

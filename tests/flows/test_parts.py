@@ -16,7 +16,7 @@ from trimtab.evaluate.screen import ScreenResult
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.parts import requests
 from trimtab.flows.parts.evidence import looped, parity_controls
-from trimtab.flows.parts.exam import load_suites, policy_for
+from trimtab.flows.parts.exam import load_suites, policy_for, suite_names
 from trimtab.flows.parts.reference import common_settings
 from trimtab.flows.parts.screening import pick_finalists, why_screened_out
 from trimtab.flows.parts.session import run_sync
@@ -82,6 +82,15 @@ def test_the_users_own_items_get_a_gate_and_absent_ones_lose_theirs():
     assert {gate.kind for gate in policy.gates if not gate.suite} == {"parity", "generation"}
     assert notes[0].startswith("no items were asked for that these gates are about: text, cloze, choice")
     assert any("gate mine: added" in note for note in notes)
+
+
+def test_suites_stand_with_commas_but_a_file_may_hold_one(tmp_path):
+    path = tmp_path / "a,b.txt"
+    path.write_text("Some words that are long enough to score.\n")
+    assert suite_names(["core, bias", str(path), "recall:512"]) == ["core", "bias", str(path), "recall:512"]
+    assert [suite.name for suite in load_suites(["tools,recall", str(path)])] == ["tools", "recall", "a,b"]
+    with pytest.raises(InputError, match="'tools,' holds an empty name"):
+        load_suites(["tools,"])
 
 
 def test_one_item_id_in_two_suites_is_refused(tmp_path):

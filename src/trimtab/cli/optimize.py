@@ -43,7 +43,7 @@ from trimtab.cli.options import Common, State, common, option
     multiple=True,
     default=("core",),
     show_default=True,
-    help="Items to compare on: a suite's name or a JSONL file. May be repeated.",
+    help="Items to compare on: a suite's name or a JSONL file; several with commas. May be repeated.",
 )
 @option("--objective", metavar="WHAT", help="What is to be best: latency, throughput, memory, energy or cost. [default: latency]")
 @option("--slo", metavar="TERMS", help="What must hold, with commas between: ttft_p95<400ms,memory<1GiB,throughput>20tok/s.")

@@ -1,5 +1,6 @@
 """Recipes of family `openvino` on tiny models."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_q8_0_is_near_and_small(tmp_path: Path) -> None:
     reference = logits(sixteen.path)
     assert np.sqrt(((logits(eight.path) - reference) ** 2).mean()) < 0.05 * reference.std()
     assert (eight.path / "openvino_model.bin").stat().st_size < 0.7 * (sixteen.path / "openvino_model.bin").stat().st_size
+
+
+@pytest.mark.parametrize("parameters", [{"mode": "int8_asym"}, {"mode": "int4_asym", "group_size": 32}], ids=lambda found: found["mode"])
+def test_the_same_weights_have_the_same_digest_whatever_was_built_before(tmp_path: Path, parameters: dict[str, object]) -> None:
+    """A lock names the digest. The second build finds the fp16 directory that the first one made, and OpenVINO has counted on meanwhile."""
+    source = tiny(tmp_path)
+    first = make(recipe(**parameters), source, tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two", ignore=lambda _, names: [name for name in names if name == first.path.name])
+    second = make(recipe(**parameters), source, tmp_path / "two")
+    assert second.path != first.path
+    assert first.digest == second.digest
+    assert np.array_equal(logits(first.path), logits(second.path))
 
 
 def test_exact_needs_q4_1(tmp_path: Path) -> None:

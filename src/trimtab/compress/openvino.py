@@ -19,9 +19,10 @@ import importlib.metadata
 import io
 import json
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ DEFAULT_CALIBRATION_TOKENS = 4096
 CALIBRATION_WINDOW_TOKENS = 256
 MODEL_NAMES = ("openvino_model.bin", "openvino_model.xml")
 PRODUCT_RECORD = "product.json"
+NAMED_BY_PLACE = "operations that packing adds are named by their place"
 F16 = Recipe(name="llamacpp-f16", family="gguf", engine="llamacpp", parameters={"type": "F16"}, bits_per_weight=16.0)
 Q8_0 = Recipe(name="llamacpp-q8_0", family="gguf", engine="llamacpp", parameters={"type": "Q8_0"}, bits_per_weight=8.5)
 READER_INPUTS = {"fp16": F16, "q8_0": Q8_0}
@@ -50,16 +52,18 @@ FP16 = Recipe(name="openvino-fp16", family="openvino", engine="openvino", parame
 def version(recipe: Recipe) -> str:
     """See RecipeBuilder."""
     names = ["openvino", "openvino-genai", "openvino-tokenizers"]
-    if recipe.parameters.get("mode") in NNCF_MODES:
+    packed = recipe.parameters.get("mode") in NNCF_MODES
+    if packed:
         names.append("nncf")
     if recipe.parameters.get("mode") not in GGUF_MODES or recipe.parameters.get("tensors"):
         names.append("llama-cpp-python")
     try:
-        return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+        libraries = " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     except importlib.metadata.PackageNotFoundError as error:
         raise MissingError(
             f"Recipe {recipe.name!r} needs a library that is not installed ({error}).", "pip install 'trimtab[openvino]'"
         ) from error
+    return f"{libraries}; {NAMED_BY_PLACE}" if packed else libraries
 
 
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:
@@ -166,15 +170,28 @@ def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[s
         )
         options |= {method: True for method in METHODS if parameters.get(method)}
     model = openvino.Core().read_model(str(base / "openvino_model.xml"))
+    before = {node.get_friendly_name() for node in model.get_ordered_ops()}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             packed = _compress_by_type(recipe, model, options) if parameters.get("tensors") else _pack(model, parameters["mode"], options)
     except (RuntimeError, ValueError, nncf.errors.ValidationError, nncf.errors.UnsupportedModelError) as error:
         raise InfeasibleError(f"NNCF cannot compress this model by recipe {recipe.name!r}: {_last_sentence(error)}.") from error
+    _name_by_place(packed, before)
     openvino.save_model(packed, str(out_dir / "openvino_model.xml"), compress_to_fp16=False)
     for path in base.iterdir():
         if path.is_file() and path.name not in (*MODEL_NAMES, PRODUCT_RECORD):
             shutil.copyfile(path, out_dir / path.name)
+
+
+def _name_by_place(model: Any, before: Collection[str]) -> None:
+    """Name by its place what packing added and OpenVINO named by a counter of the process.
+
+    The counter depends on whether the fp16 directory was made in the same process, and with it the digest of the very same weights would.
+    """
+    for number, node in enumerate(model.get_ordered_ops()):
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        if name not in before and re.fullmatch(rf"{re.escape(kind)}_\d+", name):
+            node.set_friendly_name(f"packed_{kind}_{number}")
 
 
 def _pack(model: Any, mode: str, options: dict[str, Any], ignored: Sequence[str] = ()) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from trimtab.core.errors import EngineCrashed, InfeasibleError, InputError
 from trimtab.core.site import Rollout, ServedModel, Site, Version
 from trimtab.serve.base import Call, Frame, Ready, Refusal, Replica
-from trimtab.serve.dispatch import Dispatcher, Rhythm, read_ahead
+from trimtab.serve.dispatch import SETTLING_LOOKS, Dispatcher, Rhythm, read_ahead
 
 MIB = 2**20
 QUICK = Rhythm(look_s=0.01, probe_s=0.03, busy_probe_s=10.0, probe_limit_s=0.2, load_limit_s=0.5, stop_limit_s=1.0)
@@ -26,7 +26,7 @@ class Puppet:
         self.fails: Exception | None = None
         self.probe_fails: Exception | None = None
         self.dies_with: Exception | None = None
-        self.n_starts = self.n_stops = self.n_probes = 0
+        self.n_starts = self.n_stops = self.n_probes = self.n_looks = 0
 
     async def start(self) -> Ready:
         self.n_starts += 1
@@ -46,6 +46,7 @@ class Puppet:
             raise self.probe_fails
 
     def memory_bytes(self) -> int | None:
+        self.n_looks += 1
         return self.memory
 
     async def stop(self) -> None:
@@ -231,6 +232,25 @@ def test_a_replica_that_grows_is_replaced_when_its_requests_have_ended() -> None
             assert len(stage.puppets) == 2
 
     on_stage(Stage(site("a")), play)
+
+
+def test_what_a_replica_takes_is_learned_while_it_works_where_nobody_says_it() -> None:
+    """Weights that are mapped come in, and caches fill, with the first requests: that is no leak."""
+    (model,) = site("a").models
+    unknown = dataclasses.replace(model, versions=(dataclasses.replace(model.versions[0], memory_bytes=None),))
+
+    async def play(stage: Stage) -> None:
+        def status() -> str:
+            return str(stage.dispatcher.snapshot()["versions"][0]["replicas"][0]["status"])
+
+        async with stage.dispatcher.lease("a", wait_s=5.0):
+            stage.puppets[0].memory = 500 * MIB
+            await until(lambda: stage.puppets[0].n_looks > SETTLING_LOOKS + 4)
+            assert status() == "ready"
+            stage.puppets[0].memory = 900 * MIB
+            await until(lambda: status() == "retired")
+
+    on_stage(Stage(Site(models=(unknown,))), play)
 
 
 def test_two_models_in_memory_for_one_take_turns() -> None:

@@ -47,6 +47,9 @@ from trimtab.serve.scheduling import (
 
 GROWTH_SHARE, GROWTH_BYTES = 1.5, 256 * 2**20
 """A replica is replaced once it takes more than this share of what is expected of it, and more than so many bytes above that."""
+SETTLING_LOOKS = 6
+"""Where nobody says what is expected, it is the most that it took in so many looks while it worked: mapped weights and caches come in
+with requests."""
 
 log = logging.getLogger("trimtab.serve")
 
@@ -326,12 +329,14 @@ class Dispatcher:
         rhythm = self._rhythm
         probed_s = self._clock() - rhythm.probe_s
         expected = max(entry.plan.version.memory_bytes or 0, ready.memory_bytes or 0)
-        limit = max(GROWTH_SHARE * expected, expected + GROWTH_BYTES)
+        n_settling = 0 if entry.plan.version.memory_bytes else SETTLING_LOOKS
         while True:
             used = await asyncio.to_thread(replica.memory_bytes)  # reading it takes milliseconds
             if used is not None:
                 self.tell(Measured(entry.number, used))
-                if ready.memory_bytes is not None and used > limit:
+                if n_settling:
+                    expected, n_settling = max(expected, used), n_settling - (entry.n_running > 0)
+                if ready.memory_bytes is not None and used > max(GROWTH_SHARE * expected, expected + GROWTH_BYTES):
                     log.warning("%s: replica %d grew to %d MiB and is replaced", entry.plan.id, entry.number, used // 2**20)
                     self.tell(Unfit(entry.number, f"it grew to {used:,} bytes, expected were {expected:,}"))
                     return

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
+from trimtab.evaluate.suites import core, registry
 from trimtab.flows.optimize import optimize
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -21,24 +22,36 @@ def bits_as_rates(builds, ms):
     return {(place, kind): BITS[kind] for build in builds for place, kind in build}
 
 
+def some_texts():
+    """The shipped texts that losses are measured on, fewer of them; what else certifies is no part of this."""
+    return tuple(item for item in core.core_items() if item.suite == "text")[:12]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, liked):
     root = tmp_path_factory.mktemp("mixed")
     write_tiny_gguf(root / "model.gguf", architecture="llama", seed=1, weight_type="F16", feed_forward_size=256, context_tokens=4096)
+    (root / "own.toml").write_text(liked.policy.replace('"said"', '"text"'))
+    (root / "shelf.toml").write_text('[[entry]]\nrecipe = "llamacpp-q8_0"\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
+        patch.setitem(registry.SHIPPED, "core", (core.VERSION, some_texts))
+        patch.setattr("trimtab.flows.parts.space.SHELF", root / "shelf.toml")
+        patch.setattr("trimtab.flows.parts.tuning.axes_for", lambda engine, workload, n_cores: {})
         patch.setattr("trimtab.flows.parts.mixed.MARGIN_SHARES", (1e6,))  # random weights lose much: some mix is to be tried
         # On a model as small as this, timings are noise: what they would say of a type is its bits, so that some mix is to be tried.
         patch.setattr("trimtab.flows.parts.mixed.fit_rates", bits_as_rates)
         patch.setattr("trimtab.flows.parts.mixed.keep_s", lambda search: 0.0)  # a slow machine looks at the mixes too
         patch.setattr("trimtab.flows.parts.mixed.N_BANDS", 1)
-        patch.setattr("trimtab.flows.parts.search.TIMING_S", 5.0)  # most of the time of a run is spent on narrow intervals
+        for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # most of the time of a run is spent on narrow intervals
+            patch.setattr(f"trimtab.flows.parts.search.{name}", 3.0)
         yield root
 
 
 def search(folder, out):
     return optimize(
         str(folder / "model.gguf"),
+        policy=str(folder / "own.toml"),
         workload="32/8@1",
         engines=("llamacpp",),
         time_limit_s=300,

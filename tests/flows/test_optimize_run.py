@@ -10,12 +10,18 @@ pytest.importorskip("openvino_genai")
 from trimtab.core.errors import InputError
 from trimtab.flows.events import Event
 from trimtab.flows.optimize import optimize
+from trimtab.plan.axes import axes_for
 from trimtab.record.deploy import read_deploy_toml
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 WORDS = ("the", "small", "boat", "turned", "slowly", "into", "wind", "and", "old", "sailor", "watched", "water", "near", "shore")
+
+
+def first_axis(engine, workload, n_cores):
+    """One setting of each engine: with all of them a run has no end but its time limit."""
+    return dict([next(iter(axes_for(engine, workload, n_cores).items()))])
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,9 @@ def folder(tmp_path_factory):
     (root / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
+        patch.setattr("trimtab.flows.parts.tuning.axes_for", first_axis)
+        for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # nothing here needs narrow intervals
+            patch.setattr(f"trimtab.flows.parts.search.{name}", 4.0)
         yield root
 
 

@@ -87,42 +87,46 @@ def test_another_vocabulary_cannot_be_compared_and_says_so(folder, tmp_path):
 
 
 def test_a_killed_run_goes_on(folder, tmp_path):
-    """kill -9 at several moments; the run that is left alone ends with the same gates as one that was never killed."""
+    """kill -9 whenever more is known; the run that is left alone goes on there and ends with the same gates as one never killed."""
     command = [
         sys.executable, "-m", "trimtab", "compare", f"llamacpp:{folder / 'qwen.gguf'}", f"llamacpp:{folder / 'other.gguf'}",
         "--suite", str(folder / "mine.jsonl"), "--workload", "64/16@1,2", "--no-timing", "--out", str(tmp_path / "run"), "--json", "-q",
     ]  # fmt: skip
     own = os.environ | {"TRIMTAB_HOME": str(tmp_path / "state")}  # nothing is known beforehand
-    for seconds in (1.5, 3.0, 4.5):
+
+    def n_known():
+        return sum(path.is_file() for path in (tmp_path / "state" / "cache" / "results").rglob("*"))
+
+    for more in (1, 3, 5):
+        n_enough = n_known() + more
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=own)
-        time.sleep(seconds)
+        while n_known() < n_enough:
+            assert process.poll() is None, "there was less to do than to be killed in"
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     assert done.returncode in (1, 4), done.stderr
     after_kills = json.loads(done.stdout)
+    assert after_kills["work"]["known"] >= 6
     undisturbed = run(folder, "qwen.gguf", "other.gguf", tmp_path / "calm")
     # Served answers are sampled while others run, so only what is scored is the same to the last digit.
     assert after_kills["gates"][0] == undisturbed["gates"][0]
 
 
-def test_a_pass_needs_a_gate_that_can_fail_and_writes_a_lockfile(folder, liked, tmp_path):
-    liked.write(folder / "qwen.gguf", tmp_path / "said.jsonl")
-    (tmp_path / "own.toml").write_text(liked.policy)
-
-    def judged(b, out):
-        return compare(
-            f"llamacpp:{folder / 'qwen.gguf'}", f"llamacpp:{b}", suites=[str(tmp_path / "said.jsonl")], policy=str(tmp_path / "own.toml"),
-            workload="64/16@1,2", timing=False, out=tmp_path / out,
-        )  # fmt: skip
-
-    same = judged(f"{folder / 'qwen.gguf'}?threads=1", "same")
+def test_a_pass_needs_a_gate_that_can_fail_and_writes_a_lockfile(certified_once, tmp_path, monkeypatch):
+    same = json.loads((certified_once / "run" / "decision.json").read_text())
     assert same["verdict"] == "pass", same["reasons"]
     assert same["gates"][0]["positive_control"]["caught"]
-    lock = read_deploy_toml(tmp_path / "same" / "deploy.toml")
+    lock = read_deploy_toml(certified_once / "run" / "deploy.toml")
     assert (lock.build.engine, lock.settings.threads, lock.verdict) == ("llamacpp", 1, "pass")
 
-    worse = judged(f"{folder / 'qwen.gguf'}?recipe=q2_k", "worse")
+    monkeypatch.setenv("TRIMTAB_HOME", str(certified_once / "state"))
+    model = f"llamacpp:{certified_once / 'model.gguf'}"
+    worse = compare(
+        model, f"{model}?recipe=q2_k", suites=[str(certified_once / "said.jsonl")], policy=str(certified_once / "own.toml"),
+        workload="64/16@1,2", timing=False, out=tmp_path / "worse",
+    )  # fmt: skip
     assert worse["verdict"] == "fail", worse["reasons"]
     assert worse["gates"][0]["high"] < -0.02
     assert not (tmp_path / "worse" / "deploy.toml").exists()

@@ -146,6 +146,15 @@ def test_evidence_from_elsewhere_passes_only_with_a_control_and_a_floor(tmp_path
     assert compare_logs(a, b, margin=1e-6, **options)["verdict"] != "pass"
 
 
+def test_what_logs_show_is_written_as_a_page_too(tmp_path):
+    a, b = plain(tmp_path / "a.jsonl", 1, 0.0), plain(tmp_path / "b.jsonl", 2, 0.0)
+    found = compare_logs(a, b, out=tmp_path / "new" / "out")
+    assert json.loads((tmp_path / "new" / "out" / "decision.json").read_text()) == json.loads(json.dumps(found))
+    page = (tmp_path / "new" / "out" / "report.html").read_text(encoding="utf-8")
+    assert "no positive control" in page
+    assert 'id="gates"' in page
+
+
 def test_logs_that_do_not_belong_together(tmp_path):
     a = plain(tmp_path / "a.jsonl", 1, 0.0)
     other = str(written(tmp_path / "o.jsonl", [{"id": 1, "suite": "u", "value": 1}]))

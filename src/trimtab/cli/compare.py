@@ -34,7 +34,11 @@ LOG_ENDINGS = (".jsonl", ".json", ".eval")
 )
 @option("--answer", default="", help="The answer to look at. [default: what the model itself says, greedily]")
 @option("--chat/--plain", default=True, show_default=True, help="The prompt is a user's message in the chat template, or plain text.")
-@option("--logs", is_flag=True, help="A and B are logs of lm-eval, of Inspect, or JSON lines: judge what was measured elsewhere.")
+@option(
+    "--logs",
+    is_flag=True,
+    help="A and B are logs of lm-eval, of Inspect, or JSON lines: judge what was measured elsewhere; with --out also as a page.",
+)
 @option("--noise", multiple=True, help="With --logs: a log of A's own model under other numerics. May be repeated.")
 @option("--control", default="", help="With --logs: a log of something known to be worse, so that it is known that the gates can fail.")
 @option("--margin", type=float, help="With --logs: of all gates. [default: 0.1 nats, or 0.02 of a share]")
@@ -89,8 +93,8 @@ def compare(
 
     _check(a, b, logs=logs, for_logs=bool(noise or control or margin is not None), answer=answer, on=on)
     if logs:
-        decision = compare_logs(a, b, noise=noise, control=control, margin=margin)
-        emit(common, decision, decision_view(decision, {}))
+        decision = compare_logs(a, b, noise=noise, control=control, margin=margin, out=out)
+        emit(common, decision, decision_view(decision, files_of(out) if out is not None else {}))
         return EXIT_BY_VERDICT[decision["verdict"]]
     if on:
         with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:

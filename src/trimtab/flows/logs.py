@@ -7,11 +7,13 @@ from typing import Any
 from trimtab.core.decision import CandidateResult
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Evidence
-from trimtab.core.files import to_plain
+from trimtab.core.files import canonical_json, to_plain, write_atomic
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.decide import decide
 from trimtab.decide.policies import policy_sha256
 from trimtab.evaluate.logs import Log, read_log
+from trimtab.record.disk import sentences
+from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 from trimtab.record.shown import evidence_for
 
@@ -25,8 +27,10 @@ MARGINS = {
 MIN_CLUSTERS = 30
 
 
-def compare_logs(a: str, b: str, *, noise: Sequence[str] = (), control: str = "", margin: float | None = None) -> dict[str, Any]:
-    """Is the run logged in B no worse than that in A? decision.json as JSON types.
+def compare_logs(
+    a: str, b: str, *, noise: Sequence[str] = (), control: str = "", margin: float | None = None, out: Path | None = None
+) -> dict[str, Any]:
+    """Is the run logged in B no worse than that in A? decision.json as JSON types; with `out` it is written there, with report.html.
 
     noise: logs of A's own model under other numerics (another batch size, another seed of the engine), for the floor of noise
     control: a log of something that is known to be worse, such as 2-bit weights; without it no gate is known to be able to fail
@@ -57,7 +61,12 @@ def compare_logs(a: str, b: str, *, noise: Sequence[str] = (), control: str = ""
             noise={path: read_log(Path(path)).outcomes for path in noise},
         ),
     )
-    return _document(a, b, reference, candidate, policy, decision)
+    document = _document(a, b, reference, candidate, policy, decision)
+    if out is not None:
+        with sentences(out, "write"):
+            write_atomic(out / "decision.json", canonical_json(document) + "\n")
+        write_report(out / "report.html", document)
+    return document
 
 
 def _gate(suite: str, reference: Log, margin: float | None) -> GateSpec:

@@ -25,6 +25,7 @@ def failed(tmp_path_factory, liked):
         liked.write(model, root / "said.jsonl", n_texts=200)
         patch.setattr("trimtab.flows.parts.remedies.suites_with_twins", lambda names: ["core"])  # the items here name no groups
         patch.setattr("trimtab.flows.parts.remedies.N_BANDS", 1)
+        patch.setattr("trimtab.flows.parts.remedies.TWIN_TOKENS", 2048)
 
         def judge(margin, out):
             text = liked.policy.replace("margin = 0.02", f"margin = {margin}").replace("max_attempts = 1", "max_attempts = 4")

@@ -74,7 +74,7 @@ def test_without_colours_there_are_none(verdict: str) -> None:
 
 def test_what_disturbed_and_what_was_left_out_is_said() -> None:
     decision = decisions.decision() | {
-        "noise": {"noisy": True, "why": "another job took a core"},
+        "noise": {"noisy": True, "why": "The machine was noisy: another job took a core"},
         "skipped": [{"what": "engine openvino", "why": "is not installed"}],
         "seconds": 319.4,
         "work": {"computed": 3, "known": 9},

@@ -89,7 +89,8 @@ def answer(decision: Plain) -> Panel:
         told.add(id_of(deployment))
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
-        lines.append(Text(f"The machine was noisy while timing: {line(noise.get('why') or 'the cause is not known')}", style="yellow"))
+        why = line(noise.get("why") or "the cause is not known").removeprefix("The machine was noisy: ")
+        lines.append(Text(f"The machine was noisy while timing: {why}", style="yellow"))
     return Panel(Group(*lines), title=Text(f" {word} ", style=f"bold {style}"), title_align="left", border_style=style, padding=(0, 1))
 
 

@@ -26,7 +26,8 @@ def explain(decision: Mapping[str, Any]) -> str:
         sentences += [ended(reason) for reason in decision.get("reasons") or ()]
     noise = decision.get("noise") or {}
     if noise.get("noisy"):
-        sentences.append(f"The machine was noisy while timing: {ended(noise.get('why') or 'the cause is not known')}")
+        why = str(noise.get("why") or "the cause is not known").removeprefix("The machine was noisy: ")
+        sentences.append(f"The machine was noisy while timing: {ended(why)}")
     return " ".join(sentences)
 
 

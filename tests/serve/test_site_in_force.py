@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -68,7 +69,11 @@ def test_tls_no_cors_and_what_a_reload_changes(gateway: Callable[..., Running], 
         with urllib.request.urlopen(urllib.request.Request(f"{running.admin_url}/reload", b"", method="POST"), timeout=10) as response:
             assert response.status == 200
         answer()
-        (kept,) = [json.loads(line) for file in (running.home / "captures").iterdir() for line in file.read_text().splitlines()]
+        give_up_s = time.monotonic() + 30
+        while not (lines := [line for file in running.home.glob("captures/*") for line in file.read_text().splitlines()]):
+            assert time.monotonic() < give_up_s, "a capture is kept once the answer is out"
+            time.sleep(0.05)
+        (kept,) = map(json.loads, lines)
         assert BODY["messages"][0]["content"] in kept["input"]
     code, said = running.end()
     assert code == 0

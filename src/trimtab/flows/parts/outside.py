@@ -14,7 +14,7 @@ from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item, Outcome
 from trimtab.flows.parts.evidence import SCORER_VERSION
-from trimtab.flows.parts.exam import Exam
+from trimtab.flows.parts.exam import Exam, suite_names
 from trimtab.flows.parts.session import Session
 
 ENTRY_POINTS = "trimtab.outside"
@@ -50,7 +50,7 @@ def split_names(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     for text in texts:
         places = [place for tool in tools if (place := f",{text}".find(f",{tool}:")) >= 0]
         first = min(places, default=len(text))
-        own += [name for name in text[:first].split(",") if name]
+        own += suite_names([head]) if (head := text[:first].strip(",")) else []
         others += [text[first:]] if places else []
     return own, others
 

@@ -38,8 +38,8 @@ ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3
 TIMING_S = 100.0
 """Seconds of the interleaved session; its interval is as narrow as they allow."""
-NEEDED_TIMING_S, NEEDED_ROUNDS = 60.0, 2
-"""What tells two deployments apart: so much, or so many rounds of long requests."""
+NEEDED_TIMING_S = 60.0
+"""What tells two deployments apart, where their least rounds do not take longer."""
 TIMING_SHARE = 0.5
 """Of the time there is for timing, where it is more than that or percentiles are demanded: the chosen one is timed again afterwards."""
 LEAST_TIMING_S = 15.0
@@ -264,7 +264,8 @@ async def build_all(search: Search) -> None:
 
 def keep_s(search: Search) -> float:
     """Seconds to keep for one more look and for what comes after screening; while nothing is there to certify, the least that is of use."""
-    if any(row.probe and row.probe.ratio > 1.0 and not row.reasons for row in search.rows.values() if row is not search.baseline):
+    fastest = fastest_probe(search)
+    if fastest is not None and fastest.ratio > 1.0:
         longest_look_s = max(row.look_s for row in search.rows.values())
         return longest_look_s + needed_timing_s(search) + certify_s(search, ONE_CERTIFY)
     return certify_s(search, 1.0) + LEAST_TIMING_S
@@ -364,11 +365,15 @@ def rounds_s(probes: Iterable[Probe | None], workload: Workload, n_rounds: int) 
     return (1 + n_rounds) * n_requests * sum(probe.e2e_ms / 1000 for probe in probes if probe is not None)
 
 
+def fastest_probe(search: Search) -> Probe | None:
+    """Short turns of the fastest that may win, the baseline left out."""
+    usable = [row.probe for row in search.rows.values() if row.probe and not row.reasons and row is not search.baseline]
+    return max(usable, key=lambda probe: probe.ratio, default=None)
+
+
 def needed_timing_s(search: Search) -> float:
     """Seconds that tell the baseline and the fastest so far apart, at most what the plan has for timing."""
-    usable = [row.probe for row in search.rows.values() if row.probe and not row.reasons and row is not search.baseline]
-    fastest = max(usable, key=lambda probe: probe.ratio, default=None)
-    needed_s = rounds_s([search.baseline.probe, fastest], search.workload, NEEDED_ROUNDS)
+    needed_s = rounds_s([search.baseline.probe, fastest_probe(search)], search.workload, LEAST_ROUNDS)
     planned_s = search.budget.timing_s_per_entrant * search.budget.n_entrants
     return max(NEEDED_TIMING_S, min(needed_s, planned_s))
 

@@ -42,6 +42,8 @@ HEAVY = {
     "uvicorn": {"serve"},
     "msgspec": {"serve", "record"},
     "cryptography": {"record"},
+    "sqlalchemy": {"record"},
+    "fsspec": {"record"},
 }
 
 

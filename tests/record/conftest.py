@@ -1,4 +1,4 @@
-"""Lets the tests of this room import the sample decision that stands beside them, and a disk that is soon full."""
+"""Lets the tests of this room import what stands beside them; a disk that is soon full, a PostgreSQL server, places for ledgers."""
 
 import os
 import subprocess
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2] / "benchmarks" / "parts")]
+
+from postgres_server import Server, find_binaries, server  # noqa: E402
 
 
 @pytest.fixture
@@ -21,3 +23,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a small tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server of these tests' own, where one is installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("needs the PostgreSQL server (on Debian: apt-get install postgresql)")
+    with server(binaries, is_durable=False) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a ledger may begin, in each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    running: Server = request.getfixturevalue("postgres")
+    return running.url(running.new_database())

@@ -55,15 +55,7 @@ class Checkpoint:
 
     def is_signed_by(self, public_hex: str) -> bool:
         """Whether the signature is right and of this key."""
-        from cryptography.exceptions import InvalidSignature
-
-        if self.key != public_hex:
-            return False
-        try:
-            _public_key(public_hex).verify(bytes.fromhex(self.signature), self.signed_bytes())
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return self.key == public_hex and is_signature(public_hex, self.signature, self.signed_bytes())
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ class Signer:
                 raise InputError(f"{path} is not an Ed25519 key; put the right one back from a backup.")
         return cls(key, key.public_key().public_bytes_raw().hex())
 
-    def signed(self, *, log: str, folder: Path, size: int, head: str, is_closed: bool) -> Checkpoint:
+    def signed(self, *, log: str, folder: Path | str, size: int, head: str, is_closed: bool) -> Checkpoint:
         """A checkpoint of now."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         bare = Checkpoint(log=log, folder=str(folder), size=size, head=head, at=at, is_closed=is_closed, key=self.public_hex, signature="")
@@ -103,7 +95,7 @@ class Signer:
 class Anchor:
     """The file of one log's checkpoints, open for writing. last: the newest."""
 
-    def __init__(self, path: Path, signer: Signer, folder: Path, last: Checkpoint) -> None:
+    def __init__(self, path: Path, signer: Signer, folder: Path | str, last: Checkpoint) -> None:
         self.path = path
         self.signer = signer
         self.folder = folder
@@ -139,9 +131,9 @@ class Anchor:
             self._handle = None
 
 
-def new_anchor(home: Path, folder: Path) -> Anchor:
-    """Names a log that is about to begin. Raises InputError or MissingError."""
-    signer, log = Signer.of(home), secrets.token_hex(16)
+def new_anchor(home: Path, folder: Path | str, *, log: str = "") -> Anchor:
+    """For a log that is about to begin. log: its own name, made here if empty. Raises InputError or MissingError."""
+    signer, log = Signer.of(home), log or secrets.token_hex(16)
     first = signer.signed(log=log, folder=folder, size=0, head="0" * 64, is_closed=False)
     path = home / "anchors" / f"{log}.json"
     with sentences(path, "write"):
@@ -149,7 +141,7 @@ def new_anchor(home: Path, folder: Path) -> Anchor:
     return Anchor(path, signer, folder, first)
 
 
-def anchor_of_log(home: Path, log: str, folder: Path) -> Anchor | None:
+def anchor_of_log(home: Path, log: str, folder: Path | str) -> Anchor | None:
     """The anchor of a log under `home`; None if there is none. Raises InputError (signed by another key, damaged)."""
     path = home / "anchors" / f"{log}.json"
     return _opened(home, path, folder) if log.isalnum() and path.exists() else None
@@ -161,7 +153,7 @@ def anchor_of_folder(home: Path, folder: Path) -> Anchor | None:
     return _opened(home, found[-1][0], folder) if found else None
 
 
-def anchors_of_folder(home: Path, folder: Path) -> list[tuple[Path, Checkpoint]]:
+def anchors_of_folder(home: Path, folder: Path | str) -> list[tuple[Path, Checkpoint]]:
     """Files and newest checkpoints of all logs that were kept in this folder, by time. Raises InputError, MissingError."""
     found = [(path, read_anchor(path)) for path in (home / "anchors").glob("*.json")]
     return sorted(((path, last) for path, last in found if last.folder == str(folder)), key=lambda pair: pair[1].at)
@@ -204,7 +196,7 @@ def public_key_of(path: Path) -> str:
         return key.public_bytes_raw().hex()
 
 
-def _opened(home: Path, path: Path, folder: Path) -> Anchor:
+def _opened(home: Path, path: Path, folder: Path | str) -> Anchor:
     signer, last = Signer.of(home), read_anchor(path)
     if not last.is_signed_by(signer.public_hex):
         raise InputError(f"The checkpoint {path} is not signed by this installation's key; put {home / 'anchors'} back from a backup.")
@@ -243,10 +235,17 @@ def _make_key(path: Path) -> None:
         write_atomic(path.with_name("signing.pub.pem"), public)
 
 
-def _public_key(public_hex: str) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+def is_signature(public_hex: str, signature_hex: str, data: bytes) -> bool:
+    """Whether an Ed25519 signature is right, of this key and over these bytes. Raises MissingError without the package."""
+    with _needs_cryptography():
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex)).verify(bytes.fromhex(signature_hex), data)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Synthetic runs: outcomes, probes and generations with known truth, from a seed."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 
 from trimtab.core.evidence import Evidence, GenerationCheck, Outcome, ParityProbe
 from trimtab.core.policy import GateSpec, Policy
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 GROUPS = ("gender:men", "gender:women", "origin:north", "origin:south", "origin:west")
 

@@ -1,8 +1,8 @@
 """A release: one judged deployment with its evidence, what it is meant for, and what became of it in a ledger."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
 
 from trimtab.core.decision import Verdict
 
@@ -48,7 +48,10 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What `NAME@NUMBER` stands for; it never changes, what happens to it is in the ledger.
+    """What `NAME@NUMBER` stands for. Its evidence never changes; what happens to it is in the ledger.
+
+    Until it serves for the first time, a later `release` entry of the same id may complete its use and licences. The last one counts, and
+    approvals given before it do not.
 
     verdict, decision_sha256, policy, policy_sha256: of the decision it rests on (sha256 of the file decision.json)
     deployment_sha256, weights_sha256: what is served; lock_sha256: of the file deploy.toml
@@ -75,6 +78,17 @@ class Release:
     def id(self) -> str:
         """`support-chat@3`"""
         return f"{self.name}@{self.number}"
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """From the body of a `release` entry; what else stands in it is passed over. Raises KeyError, TypeError."""
+        use = {key: tuple(value) if isinstance(value, list) else value for key, value in body["use"].items()}
+        read = {
+            "evidence": tuple(Blob(**one) for one in body["evidence"]),
+            "licences": tuple(Licence(**one) for one in body["licences"]),
+            "use": IntendedUse(**use),
+        }
+        return cls(**{**{one.name: body[one.name] for one in fields(cls)}, **read})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ VERBS = {
     "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
     "serve": ("trimtab.cli.serve", "Answer requests: an OpenAI-compatible server for what was certified."),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
+    "release": ("trimtab.cli.release", "Who approved what, on which evidence; what serves now, and what served then."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),
     "verify": ("trimtab.cli.verify", "Is what was kept still what was written? Logs, and who signed them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),

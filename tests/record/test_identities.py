@@ -94,6 +94,22 @@ def test_revoked_is_for_good(tmp_path: Path) -> None:
     assert revoke_key("web", home=tmp_path).id == again.id
 
 
+def test_keys_may_lie_where_nobody_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cluster mounts a secret: read by the gateway from there, while its home is elsewhere."""
+    _, secret = add_key("web", home=tmp_path / "made")
+    mounted = tmp_path / "mounted" / "keys.json"
+    mounted.parent.mkdir()
+    mounted.write_bytes((tmp_path / "made" / "access" / "keys.json").read_bytes())
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
+    assert Keyring().find(secret) is None
+    monkeypatch.setenv("TRIMTAB_KEYS", str(mounted))
+    found = Keyring().find(secret)
+    assert found is not None
+    assert [key.name for key in list_keys()] == [found.name] == ["web"]
+    assert Keyring(tmp_path / "home").find(secret) is None
+    assert not (tmp_path / "home" / "access").exists()
+
+
 def test_another_process_is_seen_within_a_second(tmp_path: Path) -> None:
     _, secret = add_key("web", home=tmp_path)
     ring = Keyring(tmp_path)

@@ -1,4 +1,4 @@
-"""API keys: who may ask which model for what, how much, and until when. One file, `TRIMTAB_HOME/access/keys.json`.
+"""API keys: who may ask which model for what, how much, and until when. One file: TRIMTAB_KEYS, else `TRIMTAB_HOME/access/keys.json`.
 
 A secret is 256 random bits, shown once and kept as its sha256. A slow hash, as passwords need it, would buy nothing: it makes guessing
 dear, and 256 random bits cannot be guessed at any price; it would only be paid on every request.
@@ -91,7 +91,7 @@ class Keyring:
     """
 
     def __init__(self, home: Path | None = None) -> None:
-        self._path = _path(home or state_dir())
+        self._path = _path(home)
         self._by_digest: dict[str, tuple[Key, Secret]] = {}
         self._seen: tuple[int, int, int] | None = None
         self._looked_s = float("-inf")
@@ -141,7 +141,7 @@ class Keyring:
 
 def list_keys(home: Path | None = None) -> list[Key]:
     """All keys ever made, revoked ones too, in the order they were made. Raises InputError, MissingError."""
-    return _read(_path(home or state_dir()))
+    return _read(_path(home))
 
 
 def add_key(
@@ -165,7 +165,7 @@ def add_key(
     now_unix_s = time.time()
     if expires_unix_s is not None and expires_unix_s <= now_unix_s:
         raise InputError("The key would have expired already; choose a later time.")
-    path = _path(home or state_dir())
+    path = _path(home)
     with _locked(path):
         keys = _read(path)
         if any(key.name == name and key.state(now_unix_s) == "active" for key in keys):
@@ -190,7 +190,7 @@ def rotate_key(which: str, *, overlap_s: float, home: Path | None = None) -> tup
 
     Raises InputError, MissingError.
     """
-    path = _path(home or state_dir())
+    path = _path(home)
     now_unix_s = time.time()
     with _locked(path):
         keys = _read(path)
@@ -210,7 +210,7 @@ def rotate_key(which: str, *, overlap_s: float, home: Path | None = None) -> tup
 
 def revoke_key(which: str, *, home: Path | None = None) -> Key:
     """End a key with all its secrets, for good. It stays in the list. Raises InputError, MissingError."""
-    path = _path(home or state_dir())
+    path = _path(home)
     now_unix_s = time.time()
     with _locked(path):
         keys = _read(path)
@@ -220,8 +220,10 @@ def revoke_key(which: str, *, home: Path | None = None) -> Key:
     return changed
 
 
-def _path(home: Path) -> Path:
-    return home / "access" / "keys.json"
+def _path(home: Path | None) -> Path:
+    """Of a home that is named; else what TRIMTAB_KEYS names, which may be read-only, as a cluster mounts it; else of TRIMTAB_HOME."""
+    given = os.environ.get("TRIMTAB_KEYS", "") if home is None else ""
+    return Path(given).expanduser() if given else (home or state_dir()) / "access" / "keys.json"
 
 
 def _digest(secret: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import importlib
 import io
+import keyword
 import os
 import sys
 import tempfile
@@ -31,6 +32,8 @@ VERBS = {
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
     "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
     "serve": ("trimtab.cli.serve", "Answer requests: an OpenAI-compatible server for what was certified."),
+    "export": ("trimtab.cli.export", "What was certified as an artifact, an image, a bundle, a manifest or a card."),
+    "import": ("trimtab.cli.import_", "A package as a folder again, checked: what a registry or a colleague gave you."),
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "release": ("trimtab.cli.release", "Who approved what, on which evidence; what serves now, and what served then."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),
@@ -49,7 +52,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = getattr(importlib.import_module(VERBS[cmd_name][0]), cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = getattr(importlib.import_module(VERBS[cmd_name][0]), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -131,9 +131,14 @@ async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
     # What builds weights brings half a second of imports along, and most sites name servers and no locks.
     from trimtab.flows.parts.locked import build_locked, found_source, read_lock
     from trimtab.flows.parts.opening import open_model
+    from trimtab.flows.parts.packed import packed_candidate
 
     lock = read_lock(path)
     caches = cache_dir()
+    packed = packed_candidate(lock, path, caches=caches)
+    if packed is not None:
+        _warn_of_build(path, lock, packed)
+        return Prepared(lock=lock, candidate=packed)
     opened = open_model(found_source(lock.source, path), cache_dir=caches, offline=offline)
     candidate = await build_locked(opened, lock, path, caches=caches, offline=offline)
     changed = [
@@ -147,9 +152,13 @@ async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
     ]
     if changed:
         raise InputError(f"{path}: {' and '.join(changed)} are not what was certified; `trimtab check {path}` says what changed.")
+    _warn_of_build(path, lock, candidate)
+    return Prepared(lock=lock, candidate=candidate)
+
+
+def _warn_of_build(path: Path, lock: DeployLock, candidate: Candidate) -> None:
     if lock.build != candidate.build:
         log.warning("%s was certified on %s, this is %s; `trimtab check` measures it again", path, lock.build, candidate.build)
-    return Prepared(lock=lock, candidate=candidate)
 
 
 async def _serve(

@@ -1,0 +1,54 @@
+"""What `trimtab export` can make, by name. A new format is one line here and one function.
+
+A manifest is a function(Serving) -> Mapping[file name, bytes], a card a function(Release, decision, lock) -> Mapping[file name, bytes],
+where decision is decision.json as read and lock the text of deploy.toml. Both are pure: same input, same bytes.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from trimtab.core.release import Release, Serving
+
+Files = Mapping[str, bytes]
+
+PACKAGES: Mapping[str, str] = {
+    "modelpack": "the weights and their evidence as a CNCF ModelPack artifact, in an OCI layout",
+    "image": "a container image that serves it: engine, weights, gateway, configuration",
+    "bundle": "a folder that installs, verifies and serves it with no network",
+}
+MANIFESTS: Mapping[str, tuple[str, str]] = {
+    "knative": ("trimtab.package.manifests.knative:knative", "a Knative Service that scales to zero"),
+    "kserve": (
+        "trimtab.package.manifests.kserve:kserve",
+        "a KServe InferenceService, and an LLMInferenceService where vLLM opens the weights",
+    ),
+    "kubernetes": ("trimtab.package.manifests.kubernetes:kubernetes", "Deployment, Service, configuration, volume and network policy"),
+    "compose": ("trimtab.package.manifests.compose:compose", "a Compose file with its configuration"),
+    "systemd": ("trimtab.package.manifests.systemd:systemd", "a hardened systemd unit, its environment and how to install it"),
+    "vllm": ("trimtab.package.manifests.vllm:vllm", "a configuration of `vllm serve`"),
+    "modelfile": ("trimtab.package.manifests.modelfile:modelfile", "an Ollama Modelfile for GGUF weights"),
+}
+CARDS: Mapping[str, tuple[str, str]] = {}
+"""Name -> (module:function, what it is in half a line)."""
+
+
+def format_lines() -> dict[str, str]:
+    """All formats, each with what it is."""
+    named = {**MANIFESTS, **CARDS}
+    return {**PACKAGES, **{name: line for name, (_, line) in named.items()}}
+
+
+def manifest_files(name: str, serving: Serving) -> Files:
+    """The files of a manifest format."""
+    return cast(Files, _function(MANIFESTS[name][0])(serving))
+
+
+def card_files(name: str, release: Release, decision: Mapping[str, Any], lock: str) -> Files:
+    """The files of a card format."""
+    return cast(Files, _function(CARDS[name][0])(release, decision, lock))
+
+
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    return cast(Callable[..., Any], getattr(importlib.import_module(module), name))

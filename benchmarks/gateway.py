@@ -48,16 +48,20 @@ START_S = 90.0
 @contextlib.contextmanager
 def server(command: list[str], port: int, **environment: str) -> Iterator[int]:
     """A server process that answers on its port, until the block ends."""
-    with kept(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace") as process:
+    with (
+        tempfile.TemporaryFile() as words,  # a pipe that nobody reads holds a server up once it is full
+        kept(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=words) as process,
+    ):
         ends_s = time.monotonic() + START_S
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             if process.poll() is not None or time.monotonic() > ends_s:
-                assert process.stderr is not None
                 assert process.stdin is not None
                 process.stdin.close()
-                raise RuntimeError(f"{command[:4]} did not start: {process.stderr.read()[-1000:]}")
+                process.wait()
+                words.seek(0)
+                raise RuntimeError(f"{command[:4]} did not start: {words.read()[-1000:].decode(errors='replace')}")
             time.sleep(0.1)
         yield port
 

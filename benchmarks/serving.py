@@ -186,7 +186,7 @@ def wait_until_gone(running: Running) -> None:
     ends_s = time.monotonic() + 60
     while time.monotonic() < ends_s:
         with urllib.request.urlopen(f"{running.url}/models", timeout=10) as response:
-            if json.load(response)["data"][0]["state"] == "unloaded":
+            if json.load(response)["data"][0]["state"] == "sleeping":
                 return
         time.sleep(0.1)
     raise RuntimeError("the model did not leave")

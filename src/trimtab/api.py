@@ -367,7 +367,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Levels of a model on suites, with intervals; with a reference also its changes. See `trimtab evaluate`.
 
-    Returns evaluation.json (schema trimtab.evaluation/1). Raises InputError, MissingError, InfeasibleError.
+    Returns evaluation.json (schema trimtab.evaluation/1); of suites=["guard-parity"], which asks the guards of the site.toml `model`,
+    guard-parity.json (schema trimtab.guard-parity/1). Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.evaluate import evaluate as flow
 

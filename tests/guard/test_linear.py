@@ -51,7 +51,8 @@ def test_shipped_weights(name):
 
 def test_shipped_guards_block_no_group_more_often_than_another():
     guards = Guards([GuardUse(name="hazards", side="in"), GuardUse(name="injection", side="in")])
-    texts = [one for number, one in enumerate(shipped_counterparts()) if number % 24 < 8]
+    templates = list(dict.fromkeys(one.template for one in shipped_counterparts()))[::8]
+    texts = [one for one in shipped_counterparts() if one.template in templates]
     gaps = false_block_gaps(texts, is_blocked_by(guards))
     assert len(gaps) > 80
     assert max(abs(one.gap) for one in gaps) == 0.0

@@ -272,7 +272,7 @@ def test_idle_replicas_leave_by_themselves() -> None:
     async def play(stage: Stage) -> None:
         async with stage.dispatcher.lease("a", wait_s=5.0):
             pass
-        await until(lambda: stage.dispatcher.states() == {"a": "unloaded"} and stage.puppets[0].n_stops == 1)
+        await until(lambda: stage.dispatcher.states() == {"a": "sleeping"} and stage.puppets[0].n_stops == 1)
 
     on_stage(Stage(site("a", idle_s=0.05)), play)
 

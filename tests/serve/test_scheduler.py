@@ -88,11 +88,34 @@ def test_an_idle_replica_leaves_after_its_time_and_the_minimum_stays() -> None:
     scheduler.on(Ended(1), 1.0)
     assert scheduler.next_s == 11.0
     assert scheduler.on(Ticked(), 10.9) == []
+    assert scheduler.state_of("a") == "ready"
     assert scheduler.on(Ticked(), 11.0) == [Stop(replica, "nobody asked for it")]
+    assert scheduler.state_of("a") == "sleeping"
     kept = Scheduler([plan("a", least=1, idle_s=10.0)])
     assert kept.on(Ticked(), 0.0) == [Start(1, plan("a", least=1, idle_s=10.0))]
     kept.on(Loaded(1, 2, None), 1.0)
     assert kept.on(Ticked(), 1e6) == []
+
+
+def test_asleep_is_what_left_by_itself_and_only_until_it_is_asked_for() -> None:
+    scheduler = Scheduler([plan("a", idle_s=10.0), plan("b", idle_s=10.0)], memory_bytes=10)
+    assert scheduler.state_of("a") == "unloaded", "not loaded since the start"
+    first = up(scheduler, "a", 1, 0.0)
+    scheduler.on(Ended(1), 1.0)
+    scheduler.on(asked(2, "b"), 2.0)
+    assert scheduler.state_of("a") == "unloaded", "it made room for another"
+    scheduler.on(Gone(first), 2.0)
+    scheduler.on(Loaded(2, 2, None), 3.0)
+    scheduler.on(Ended(2), 4.0)
+    scheduler.on(Ticked(), 14.0)
+    scheduler.on(Gone(2), 14.0)
+    assert scheduler.state_of("b") == "sleeping"
+    assert scheduler.on(asked(3, "b"), 15.0) == [Start(3, plan("b", idle_s=10.0))]
+    assert scheduler.state_of("b") == "loading"
+    scheduler.on(LoadFailed(3, "it does not fit", may_pass=False), 16.0)
+    assert scheduler.state_of("b") == "failed"
+    scheduler.on(Ticked(), 1000.0)
+    assert scheduler.state_of("b") == "unloaded", "whether it would still come up is not known"
 
 
 def test_an_idle_replica_makes_room_at_once_and_a_busy_one_after_its_turn() -> None:
@@ -360,6 +383,7 @@ class Histories(RuleBasedStateMachine):
         self.ended: set[int] = set()
         self.replicas: dict[int, dict[str, Any]] = {}
         self.all_numbers: set[int] = set()
+        self.asleep: set[str] = set()
         self.is_draining = False
 
     @initialize(least=st.sampled_from([0, 1]), most=st.integers(1, 3))
@@ -377,6 +401,7 @@ class Histories(RuleBasedStateMachine):
         if isinstance(action, Start):
             assert action.replica not in self.all_numbers, "a number is used once"
             self.all_numbers.add(action.replica)
+            self.asleep.discard(action.plan.id)
             self.replicas[action.replica] = {
                 "state": "loading",
                 "version": action.plan.id,
@@ -392,6 +417,9 @@ class Histories(RuleBasedStateMachine):
             assert one["state"] in ("loading", "ready"), "stopped once"
             assert one["n"] == 0 or action.why in ("killed", "the server shuts down"), "never a busy one"
             one["state"] = "stopping"
+            others = [each["state"] for each in self.replicas.values() if each["version"] == one["version"]]
+            if "loading" not in others and "ready" not in others and action.why == "nobody asked for it":
+                self.asleep.add(one["version"])
         elif isinstance(action, Grant):
             version, _ = self.waiting.pop(action.request)
             one = self.replicas[action.replica]
@@ -488,11 +516,19 @@ class Histories(RuleBasedStateMachine):
             plan(one.id, one.memory_bytes, least=one.min_replicas, most=one.max_replicas, queue_limit=4, idle_s=idle_s)
             for one in self.plans
         )
-        self.tell(Reconfigured(tuple(one for number, one in enumerate(changed) if number in which), BUDGET, 5.0))
+        plans = tuple(one for number, one in enumerate(changed) if number in which)
+        self.asleep &= {one.id for one in plans}
+        self.tell(Reconfigured(plans, BUDGET, 5.0))
 
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
         assert all(deadline_s > self.now_s for _, deadline_s in self.waiting.values())
+
+    @invariant()
+    def asleep_is_what_left_by_itself(self) -> None:
+        for lane in self.scheduler.facts(self.now_s)["versions"]:
+            if not lane["leaving"]:
+                assert (self.scheduler.state_of(lane["version"]) == "sleeping") == (lane["version"] in self.asleep)
 
     @invariant()
     def every_request_is_in_one_place(self) -> None:

@@ -3,9 +3,11 @@
 import datetime
 import ipaddress
 import json
+import socket
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +80,19 @@ def test_tls_no_cors_and_what_a_reload_changes(gateway: Callable[..., Running], 
     code, said = running.end()
     assert code == 0
     assert "only a restart changes: audit_sync_ms\n" in said
+
+
+def test_a_client_that_keeps_tls_open_does_not_hold_up_the_end(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    listen = '[listen]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\n'
+    before = "import trimtab.serve.connections as c; c.CLOSE_S = 0.2"
+    running = gateway(f'{listen}[[models]]\nname = "chat"\nurl = "http://127.0.0.1:9/v1"\nslots = 4\n', before=before)
+    host, port = urllib.parse.urlsplit(running.url).netloc.split(":")
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with socket.create_connection((host, int(port))) as plain, trusted.wrap_socket(plain, server_hostname=host) as kept:
+        kept.sendall(b"GET /v1/models HTTP/1.1\r\nhost: here\r\n\r\n")
+        assert kept.recv(100).startswith(b"HTTP/1.1 200")
+        began_s = time.monotonic()
+        code, _ = running.end()
+        assert code == 0
+        assert time.monotonic() - began_s < 15

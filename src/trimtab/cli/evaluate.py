@@ -26,7 +26,7 @@ FOUND_P = 0.05
     multiple=True,
     default=("core",),
     show_default=True,
-    help="Items: a suite's name or a file, or lm-eval:TASK; several with commas. May be repeated.",
+    help="Items: a suite's name or a file, or lm-eval:TASK; several with commas. May be repeated. guard-parity asks a site's guards.",
 )
 @option("--reference", default="", help="Also score this model on the same items, and show the changes item by item.")
 @option(
@@ -61,15 +61,20 @@ def evaluate(
 ) -> int:
     """How good, fair and safe a model is on suites of items, with intervals. There is no verdict: that takes a policy, see `compare`.
 
+    With --suite guard-parity MODEL is a site.toml, or `guards` for those that ship: are harmless texts about every group let through alike?
+    Exit codes then: 0 yes, 1 no, 4 cannot tell.
+
     \b
     trimtab evaluate m.gguf --suite core,bias
     trimtab evaluate m.gguf --suite "lm-eval:arc_easy,bbq?limit=500" --reference m-f16.gguf
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
+    trimtab evaluate site.toml --suite guard-parity
     """
     from trimtab.cli.closely import why_view
     from trimtab.cli.compare import short_name
-    from trimtab.cli.output import emit
+    from trimtab.cli.guard_parity import parity_view
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.core.files import write_atomic
     from trimtab.flows.evaluate import evaluate as flow
@@ -100,6 +105,9 @@ def evaluate(
             seed=common.seed,
             on_event=on_event,
         )
+    if "verdict" in document:
+        emit(common, document, parity_view(document, folder))
+        return EXIT_BY_VERDICT[document["verdict"]]
     if eval_results is not None:
         write_atomic(eval_results, eval_results_yaml(document))
     emit(common, document, evaluation_view(document, folder))

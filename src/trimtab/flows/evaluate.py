@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
+from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
@@ -36,6 +37,7 @@ from trimtab.record.run import EVALUATION_SCHEMA, now
 
 DEFAULT_LIMIT_S = 3600.0
 CONTEXT_TOKENS = 1024
+GUARD_PARITY = "guard-parity"
 EVERYTHING = Policy(name="none", version="1", gates=())
 
 
@@ -54,11 +56,19 @@ def evaluate(
     """Score a model (and a reference) on all items of the suites, write `out`, and return evaluation.json as JSON types.
 
     model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`
-    suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool
+    suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool; `guard-parity`, alone, asks the guards of
+        the site.toml that `model` names, and its document is another one (flows/parts/guard_parity.py)
     Raises InputError, MissingError; InfeasibleError if one of them cannot run.
     """
-    names = engine_names()
     own, others = split_names(suites)
+    limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
+    if GUARD_PARITY in own:
+        if reference or len(own) + len(others) > 1:
+            raise InputError(f"{GUARD_PARITY} asks guards, not a model; run it alone, without other suites and without a reference.")
+        from trimtab.flows.parts.guard_parity import guard_parity
+
+        return guard_parity(model, out=out, limit_s=limit_s, on_event=on_event)
+    names = engine_names()
     return run_sync(
         _evaluate(
             parse_spec(model, names),
@@ -69,7 +79,7 @@ def evaluate(
             out=out,
             fresh=fresh,
             offline=offline,
-            limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
+            limit_s=limit_s,
             seed=seed,
             on_event=on_event,
         )

@@ -1,7 +1,7 @@
 """Do guards block harmless texts of one group more often than of others? The same sentences about every group are asked.
 
-Not a suite of `trimtab evaluate`: a suite's items are scored on a model, these on guards. `benchmarks/guards.py` runs it on the shipped
-templates and on Jigsaw's.
+`trimtab evaluate --suite guard-parity` asks the guards of a site about the shipped templates and judges the answers
+(flows/parts/guard_parity.py); `benchmarks/guards.py` runs them, and Jigsaw's, through `false_block_gaps`.
 """
 
 import tomllib

@@ -65,6 +65,10 @@ class Guards:
         self.waits_on_input = any(one.guard.waits for one in self._in)
         self.waits_on_output = any(one.guard.waits for one in self._out)
 
+    def names(self, side: Side) -> tuple[str, ...]:
+        """The guards of one side, in the order in which they are asked."""
+        return tuple(one.guard.name for one in self._of(side))
+
     def inspect(self, texts: Sequence[str], side: Side = "in") -> Inspected:
         """Judge whole texts. Spans of a verdict are characters of the text as it was given; of a guard that waits, of the redacted one."""
         state = list(texts)

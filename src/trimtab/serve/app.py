@@ -21,7 +21,7 @@ from trimtab.core.files import to_plain
 from trimtab.core.site import Listen
 from trimtab.record.identities import Key
 from trimtab.serve.base import Refusal
-from trimtab.serve.connections import IDLE_S, LOOK_EVERY, Connection, raise_file_limit
+from trimtab.serve.connections import CLOSE_S, IDLE_S, LOOK_EVERY, Connection, raise_file_limit
 from trimtab.serve.door import Incoming
 from trimtab.serve.errors import error_body, error_headers, internal_error
 from trimtab.serve.gateway import Gateway, Stream, Whole
@@ -325,11 +325,26 @@ def _server(app: ASGIApp, **tls: Any) -> Any:
 
         async def on_tick(self, counter: int) -> bool:
             if counter % LOOK_EVERY == 0:
-                now_s = asyncio.get_running_loop().time()
-                for connection in list(self.server_state.connections):
-                    if isinstance(connection, Connection):
-                        connection.look(now_s)
+                self.look()
             return bool(await super().on_tick(counter))
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            looking = asyncio.create_task(self.keep_looking())  # no more ticks come
+            try:
+                await super().shutdown(sockets)
+            finally:
+                looking.cancel()
+
+        async def keep_looking(self) -> None:
+            while True:
+                self.look()
+                await asyncio.sleep(CLOSE_S / 4)
+
+        def look(self) -> None:
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now_s)
 
     config = uvicorn.Config(
         app,

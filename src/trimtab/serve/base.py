@@ -12,6 +12,7 @@ from trimtab.core.errors import TrimtabError
 
 Kind = Literal["chat", "completion", "embedding"]
 ReplicaState = Literal["unloaded", "loading", "ready", "sleeping", "failed"]
+"""sleeping: it was ready, and left when nobody asked for it. unloaded: not loaded since the start, or gone for another reason."""
 
 
 class Refusal(TrimtabError):

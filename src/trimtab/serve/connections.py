@@ -18,6 +18,8 @@ SEND_S = 60.0
 """A client that takes nothing of its answer for so long is cut."""
 IDLE_S = 75.0
 """A connection on which no request has come whole up to its body for so long is closed."""
+CLOSE_S = 2.0
+"""A connection that was closed and has nothing left to send is cut after so long: TLS waits half a minute for the client to close too."""
 HEAD_BYTES = 64 * 2**10
 LOOK_EVERY = 50
 """Ticks of uvicorn, which are 0.1 s."""
@@ -66,6 +68,7 @@ class Connection(HttpToolsProtocol):
     _seen_cycle: Any = None
     _moved_s = 0.0
     _idle_since_s = 0.0
+    _closing_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,12 +111,22 @@ class Connection(HttpToolsProtocol):
             log.info("a client took nothing for %g s and is cut; %d bytes were left", SEND_S, n_bytes)
             self.transport.abort()
             return
+        if self.transport.is_closing():
+            self._end_closed(now_s)
+            return
         cycle = self.cycle
         is_answering = cycle is not None and not cycle.response_complete
         if is_answering or cycle is not self._seen_cycle:
             self._seen_cycle, self._idle_since_s = cycle, now_s
-        elif now_s - self._idle_since_s > IDLE_S and not self.transport.is_closing():
+        elif now_s - self._idle_since_s > IDLE_S:
             self.transport.close()
+
+    def _end_closed(self, now_s: float) -> None:
+        """Cut what was closed long enough ago, if all that was to be sent is out."""
+        if self._closing_since_s is None:
+            self._closing_since_s = now_s
+        elif now_s - self._closing_since_s > CLOSE_S and self._n_unsent_bytes == 0:
+            self.transport.abort()
 
 
 def raise_file_limit() -> None:

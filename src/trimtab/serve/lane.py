@@ -55,6 +55,7 @@ class Lane:
     memory_bytes: of a replica, as planned or as measured, whichever is more
     n_failures: loads and short lives that failed in a row; retry_s: not before then is the next try; why: the last failure
     is_refusing: it failed for good, as far as one can tell, so those who come before retry_s are told why at once
+    is_asleep: its last replica left because nobody asked for it, and nothing has happened since
     """
 
     plan: Plan
@@ -69,6 +70,7 @@ class Lane:
     retry_s: float = float("-inf")
     why: str = ""
     is_refusing: bool = False
+    is_asleep: bool = False
     is_prefetched: bool = False
 
     @property
@@ -139,7 +141,9 @@ class Lane:
             return "ready"
         if "loading" in statuses:
             return "loading"
-        return "failed" if self.why and now_s < self.retry_s else "unloaded"
+        if self.why and now_s < self.retry_s:
+            return "failed"
+        return "sleeping" if self.is_asleep else "unloaded"
 
     def facts(self, now_s: float) -> dict[str, Any]:
         """Plain values for whoever looks."""

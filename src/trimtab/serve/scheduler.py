@@ -227,7 +227,7 @@ class Scheduler:
             self._lanes[plan.id] = lane
         self._leaving = [lane for lane in before if lane not in self._lanes.values()]
         for lane in self._leaving:
-            lane.is_leaving = True
+            lane.is_leaving, lane.is_asleep = True, False
         over = -self._free_bytes() - self._coming_bytes()
         for replica in self._victims(over, lambda _: True, all_or_none=False) or () if over > 0 else ():
             self._leave(replica, "retired")
@@ -290,6 +290,7 @@ class Scheduler:
                 self._stop(replica, "the server shuts down")
             elif replica.status == "ready" and self._is_over_due(replica):
                 self._stop(replica, "nobody asked for it")
+                lane.is_asleep = lane.n_live == 0
 
     def _share_memory(self) -> bool:
         """Start versions that need their first replica or their minimum, and make room for them. Returns whether who waits lacks memory."""
@@ -419,7 +420,7 @@ class Scheduler:
     def _start(self, lane: Lane) -> None:
         replica = Replica(next(self._numbers), lane, lane.memory_bytes, self._now_s)
         lane.replicas.append(replica)
-        lane.is_prefetched = False
+        lane.is_prefetched = lane.is_asleep = False
         self._replicas[replica.number] = replica
         self._out.append(Start(replica.number, lane.plan))
 
@@ -431,7 +432,7 @@ class Scheduler:
         """It takes no more requests."""
         replica.status = status
         if replica.lane.n_live == 0:
-            replica.lane.lost_s = self._now_s
+            replica.lane.lost_s, replica.lane.is_asleep = self._now_s, False
 
     def _forget(self, replica: Replica) -> None:
         del self._replicas[replica.number]

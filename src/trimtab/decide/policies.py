@@ -43,6 +43,21 @@ def load_policy(name_or_path: str | Path) -> Policy:
     return policy
 
 
+def policy_of_document(document: Mapping[str, Any]) -> Policy:
+    """The policy as a decision.json holds it, with its `sha256`. Raises InputError if it is not whole, or not the one of that digest."""
+    where = "of decision.json"
+    table = {key: value for key, value in document.items() if key != "sha256"}
+    gates, looks = table.pop("gates", None), table.pop("looks", None)
+    if not isinstance(gates, list) or not all(isinstance(gate, Mapping) for gate in gates) or not isinstance(looks, list):
+        raise InputError(f"The policy {where} has no gates or no looks.")
+    specs = tuple(_build(GateSpec, gate, f"{where}, gate {gate.get('name', '?')!r}") for gate in gates)
+    policy: Policy = _build(Policy, {**table, "gates": specs, "looks": tuple(looks)}, where)
+    if policy_sha256(policy) != document.get("sha256"):
+        raise InputError(f"The policy {where} is not the one of its sha256.")
+    check_policy(policy)
+    return policy
+
+
 def catalog_gate(suite: str) -> GateSpec | None:
     """The gate of a sub-suite that no policy names, from catalog/gates.toml; None if there is none."""
     table = _catalog_gates().get(suite)

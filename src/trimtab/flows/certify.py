@@ -17,7 +17,7 @@ from trimtab.decide.remedies import gates_to_mend
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
+from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, suite_names
 from trimtab.flows.parts.lock_checks import SHOWN_DIGITS, read_beside
@@ -166,8 +166,7 @@ async def _certify_run(
                 swapped=bench.swapped_for(candidate),
             )
             reasons = list(certified.decision.reasons)
-            write_items(session, candidate, certified.candidate)
-            write_items(session, bench.reference, certified.reference)
+            write_judged(session, candidate, bench.reference, certified)
         except InfeasibleError as error:
             reasons = [f"The deployment cannot run here: {error}"]
         mended = None

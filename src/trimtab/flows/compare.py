@@ -17,7 +17,7 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
+from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
     Opened,
@@ -175,8 +175,7 @@ async def _compare(
                 session, bench, candidate, attempt=1, concurrency=max(workload.concurrency), swapped=bench.swapped_for(candidate)
             )
             reasons = list(certified.decision.reasons)
-            write_items(session, candidate, certified.candidate)
-            write_items(session, reference, certified.reference)
+            write_judged(session, candidate, reference, certified)
         except InfeasibleError as error:
             reasons = [f"B cannot run here: {error}"]
         verdict = certified.decision.verdict if certified else "fail"

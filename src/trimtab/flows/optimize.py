@@ -24,7 +24,7 @@ from trimtab.flows.parts.capacity import measure_capacity
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
 from trimtab.flows.parts.choice import choose, note_not_shown, passed, reasons_for, slo_rows, to_certify
 from trimtab.flows.parts.demands import settle, time_alone
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_items
+from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.mixed import mix_types
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
@@ -301,8 +301,7 @@ async def _attempt(search: Search, row: Row, attempt: int) -> bool:
         return False
     decision = row.certified.decision
     row.verdict = decision.verdict
-    write_items(search.session, row.candidate, row.certified.candidate)
-    write_items(search.session, search.reference.candidate, row.certified.reference)
+    write_judged(search.session, row.candidate, search.reference.candidate, row.certified)
     search.note(row, "certified", *decision.reasons)
     return decision.verdict == "pass"
 

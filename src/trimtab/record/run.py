@@ -4,6 +4,7 @@ run.json          what the run is: digests it is bound to, inputs, versions, see
 journal.jsonl     one line a finished step, with the digest of its result: a killed run resumes after the last  trimtab.step/1
 candidates.jsonl  one line a change of a candidate; the last line of an id counts                               trimtab.candidate/1
 items/*.parquet   outcomes of one deployment on one suite                                                       trimtab.outcomes/1
+items/*           and what else its judgement rests on (record/observed.py)
 decision.json     the answer                                                                                    trimtab.decision/1
 deploy.toml       the lockfile (record/deploy.py);  report.html  the page (record/report.py)
 """
@@ -312,7 +313,7 @@ def remove_run(path: Path, *, dry_run: bool = False) -> Removed:
 
 _WRITTEN = re.compile(
     r"(run\.json|journal\.jsonl|candidates\.jsonl|decision\.json|evaluation\.json|deploy\.toml|(report|items)\.html|\.lock|\..+\.part"
-    r"|items/[A-Za-z0-9_.-]+\.parquet|items/\..+\.part|cache/[a-z][a-z0-9_]*/[0-9a-f]{2}/([0-9a-f]{64}|\..+\.part))"
+    r"|items/[A-Za-z0-9_.-]+\.(parquet|json)|items/\..+\.part|cache/[a-z][a-z0-9_]*/[0-9a-f]{2}/([0-9a-f]{64}|\..+\.part))"
 )
 _FOLDERS = re.compile(r"items|cache(/[a-z][a-z0-9_]*(/[0-9a-f]{2})?)?")
 

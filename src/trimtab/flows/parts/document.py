@@ -25,6 +25,7 @@ from trimtab.flows.parts.timing import Timed
 from trimtab.record.deploy import DeployLock, LockedReference, write_deploy_toml
 from trimtab.record.items import NAME as ITEMS_PAGE
 from trimtab.record.items import Side, write_items_page
+from trimtab.record.observed import write_observed
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 from trimtab.record.shown import evidence_for
@@ -140,6 +141,15 @@ def write_items(session: Session, candidate: Candidate, outcomes: Sequence[Outco
     """One parquet file for each sub-suite."""
     for suite in dict.fromkeys(outcome.suite for outcome in outcomes):
         session.run.put_outcomes(candidate.deployment.digest, suite, [outcome for outcome in outcomes if outcome.suite == suite])
+
+
+def write_judged(session: Session, candidate: Candidate, reference: Candidate, certified: Certified) -> None:
+    """All that the decision on a candidate rests on, so that it can be computed again (flows/parts/recompute.py)."""
+    write_items(session, candidate, certified.candidate)
+    kept = {outcome.item_id: outcome for outcome in stored_outcomes(session.run.path, reference.deployment.digest)}
+    if any(kept.get(outcome.item_id) != outcome for outcome in certified.reference):  # another candidate may have been looked at longer
+        write_items(session, reference, certified.reference)
+    write_observed(session.run.path, candidate.deployment.digest, certified.evidence)
 
 
 def lock_of(

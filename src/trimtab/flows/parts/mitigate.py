@@ -16,7 +16,7 @@ from trimtab.core.workload import Workload
 from trimtab.decide.remedies import gates_named, policy_for_remedies
 from trimtab.evaluate.screen import ScreenResult
 from trimtab.flows.parts.certify import Certified, certify
-from trimtab.flows.parts.document import subject, write_items
+from trimtab.flows.parts.document import subject, write_judged
 from trimtab.flows.parts.evidence import outcomes_on
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.remedies import Mending, Remedy, remedies_for
@@ -140,7 +140,7 @@ async def _judge(
         )
     except InfeasibleError as error:
         return dataclasses.replace(seen, why_not=f"it cannot run: {error}")
-    write_items(session, candidate, certified.candidate)
+    write_judged(session, candidate, mending.bench.reference, certified)
     return dataclasses.replace(seen, certified=certified, policy=by)
 
 

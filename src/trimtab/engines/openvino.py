@@ -255,6 +255,9 @@ class OpenVinoEngine(Engine):
     def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
         return self._texts.tokenize(texts, parse_special=parse_special)
 
+    def least_tokens(self, text: str) -> int:
+        return self._texts.least_tokens(text)
+
     def detokenize(self, ids: Sequence[int]) -> str:
         if any(not 0 <= token < self._read.vocab_size for token in ids):
             raise EngineRefused(f"A token id lies outside the vocabulary of {self._read.vocab_size}.")

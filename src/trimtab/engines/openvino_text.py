@@ -13,7 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from trimtab.core.errors import EngineRefused
+from trimtab.engines.least_tokens import byte_weights, least_tokens
+from trimtab.engines.openvino_vocab import spellings
 
 NEVER_MATCHES = b"(?!)"
 NO_CUT_TOKENS = 2**31 - 1
@@ -57,6 +62,17 @@ class TextModels:
                 found[place] = ids[1:] if self.bos_id is not None and ids[:1] == [self.bos_id] else ids
         return found
 
+    def least_tokens(self, text: str) -> int:
+        """So many tokens `tokenize` gives for a text at least; 0 = this tokenizer tells nothing of that."""
+        return least_tokens(text.encode(), self._byte_weights)
+
+    @cached_property
+    def _byte_weights(self) -> npt.NDArray[np.float64]:
+        model, _core = self._read_tokenizer()
+        weights = byte_weights(spellings(model))
+        weights[0] = 0.0  # zeros at the end of a text are lost on the way to the tokenizer
+        return weights
+
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return str(self._decoder.decode(list(ids), skip_special_tokens=True)) if ids else ""
@@ -98,15 +114,19 @@ class TextModels:
         ids = self.genai.encode("a", add_special_tokens=True).input_ids.data[0]
         return bos if len(ids) and ids[0] == bos and bos >= 0 else None
 
-    def _compile(self, parse_special: bool) -> Any:
-        """The tokenizer without its cut; without parse_special the marker pattern is replaced by one that matches nothing."""
-        import numpy as np
+    def _read_tokenizer(self) -> tuple[Any, Any]:
+        """The tokenizer model, and the openvino.Core that knows its operations and must live as long."""
         import openvino
-        from openvino import opset13
 
         core = openvino.Core()
         core.add_extension(str(importlib.import_module("openvino_tokenizers")._ext_path))
-        model = core.read_model(str(self._folder / "openvino_tokenizer.xml"))
+        return core.read_model(str(self._folder / "openvino_tokenizer.xml")), core
+
+    def _compile(self, parse_special: bool) -> Any:
+        """The tokenizer without its cut; without parse_special the marker pattern is replaced by one that matches nothing."""
+        from openvino import opset13
+
+        model, core = self._read_tokenizer()
         for node, index, constant in cuts(model):
             limit = np.full(constant.data.shape, NO_CUT_TOKENS, constant.data.dtype)
             node.input(index).replace_source_output(opset13.constant(limit).output(0))

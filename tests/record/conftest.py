@@ -41,4 +41,6 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     running: Server = request.getfixturevalue("postgres")
-    return running.url(running.new_database())
+    running.run("DROP SCHEMA public CASCADE")
+    running.run("CREATE SCHEMA public")
+    return running.url("postgres")

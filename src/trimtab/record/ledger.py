@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from trimtab.record.ledger_database import Database
 
-_SETTLE_S = 1.0  # so long may a writer need between its commit and its checkpoint
+_SETTLE_S = 0.3  # so long may a writer need between its commit and its checkpoint
 
 
 class Append(Protocol):
@@ -62,7 +62,7 @@ class Ledger:
 
     def __init__(self, database: "Database", home: Path) -> None:
         self.where = database.place.shown
-        self.id = database.id or ""
+        self.id = database.id
         self.warnings: list[str] = []
         self._database = database
         self._home = home

@@ -39,7 +39,7 @@ class Database:
         self.place = place
         self._engine = engine
         self._file = _identity(place.path)
-        self.id: str | None = None
+        self.id = ""
 
     @classmethod
     def open(cls, url: str, *, default: Path, may_begin: Callable[[str], None]) -> Self:
@@ -56,9 +56,10 @@ class Database:
         try:
             database._migrate(may_begin)
             with database.reading() as connection:
-                database.id = connection.execute(select(_IDS.c.id)).scalars().one_or_none()
-            if not re.fullmatch(r"[0-9a-f]{32}", database.id or ""):
+                names = connection.execute(select(_IDS.c.id)).scalars().all()
+            if len(names) != 1 or not re.fullmatch(r"[0-9a-f]{32}", names[0] or ""):
                 raise DamagedLedger(f"The ledger {place.shown} has no name of its own; put it back from a backup.")
+            database.id = names[0]
         except BaseException:
             database.close()
             raise
@@ -242,8 +243,11 @@ def _sqlite(path: Path) -> sqlite3.Connection:
         if may_write:
             _use_log(connection)
         connection.execute("PRAGMA synchronous = FULL")
-    except BaseException:
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
+    except BaseException as error:
         connection.close()
+        if isinstance(error, UnicodeDecodeError):  # a damaged table of contents, which stands in SQLite's message
+            raise sqlite3.DatabaseError("Could not decode to UTF-8") from error
         raise
     return connection
 

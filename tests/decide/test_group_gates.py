@@ -21,6 +21,8 @@ from trimtab.decide.group_gates import (
 )
 from trimtab.decide.group_rates import axis_rates
 from trimtab.decide.mitigation import accuracy_change, decided, fit_thresholds, reweighing
+from trimtab.stats.multiplicity import holm
+from trimtab.stats.proportions import p_difference_outside, rate_difference
 
 
 def spec(metric: str = "selection_rate", max_gap: float = 0.1) -> GapSpec:
@@ -107,6 +109,30 @@ def test_a_cell_that_is_too_small_is_told_with_its_n_and_forbids_a_pass_unless_t
     assert judge_gap(spec(), rate_evidence(table, spec(), lenient), lenient, required=True).verdict == "pass"
     rate = next(group for group in axis_rates(table, ("sex", "race"), 30).groups if group.group == "M, B").rates["selection_rate"]
     assert (rate.value, rate.n) == (None, 7)
+
+
+def test_many_groups_are_judged_as_each_pair_would_be_by_itself() -> None:
+    random = np.random.default_rng(8)
+    names = [f"g{k:02d}" for k in range(12)]
+    cells = {(one, other): tuple(map(int, random.multinomial(60, [0.3, 0.1, 0.2, 0.4]))) for one in names for other in "AB"}
+    table, rules, gate = counted(cells), policy(), spec("tpr", 0.05)  # type: ignore[arg-type]
+    found = rate_evidence(table, gate, rules)
+    sizes = {
+        (" x ".join(axis), name): (counts.tp or 0, (counts.tp or 0) + (counts.fn or 0))
+        for axis in table.axes
+        for name, counts in table.confusions(axis).items()
+    }
+    large = [axis for (axis, _), (_, n) in sizes.items() if n >= rules.min_group]
+    assert len(found.names) == sum(n * (n - 1) // 2 for n in (large.count(axis) for axis in set(large)))
+    adjusted = holm([p_difference_outside(*sizes[axis, one], *sizes[axis, other], 0.05) for axis, one, other, _ in found.names])
+    result = judge_gap(gate, found, rules, required=True)
+    assert (result.verdict == "fail") == any(p < rules.alpha for p in adjusted)
+    for place in range(0, len(found.names), 7):
+        pair = found.pair(place)
+        alone = rate_difference(*sizes[pair.axis, pair.one], *sizes[pair.axis, pair.other], 0.9)
+        assert (pair.value, pair.low, pair.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert result.worst is not None
+    assert max(-result.worst.low, result.worst.high) == max(found.reach)
 
 
 def test_a_gate_that_searches_seldom_fails_equal_groups() -> None:

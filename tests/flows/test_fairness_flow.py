@@ -353,6 +353,9 @@ def test_counts_are_those_of_a_plain_loop(tmp_path: Path, rows: list[tuple[Any, 
         for name, lines in table.split(axis):
             own = [row for row in rows if ", ".join(row["gh".index(column)] for column in axis) == name]
             now, was = table.confusion(lines), table.confusion(lines, before=True)
+            assert table.confusions(axis)[name] == now
+            everyone = table.confusion(np.ones(table.n.size, dtype=bool))
+            assert everyone.without(now) == table.confusion(~lines)
             assert (now.n, now.selected) == (len(own), sum(row[4] >= threshold for row in own))
             assert now.tp == sum(row[4] >= threshold and row[3] for row in own)
             assert (was.selected, was.fp) == (sum(row[2] for row in own), sum(row[2] and not row[3] for row in own))

@@ -21,6 +21,14 @@ def test_benjamini_hochberg_on_the_example_of_its_authors() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=25))
+def test_holm_is_that_of_its_definition_in_the_order_given(values: list[float]) -> None:
+    def adjusted(p: float) -> float:
+        return max(min(1.0, q * sum(other >= q for other in values)) for q in values if q <= p)
+
+    assert holm(values) == pytest.approx([adjusted(p) for p in values])
+
+
+@given(st.lists(st.floats(0, 1), max_size=25))
 def test_benjamini_hochberg_is_scipys(values: list[float]) -> None:
     expected = false_discovery_control(values).tolist() if values else []
     assert benjamini_hochberg(values) == pytest.approx(expected)

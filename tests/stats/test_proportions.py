@@ -10,8 +10,10 @@ from trimtab.core.measurement import Interval
 from trimtab.stats.proportions import (
     combined_difference,
     p_difference_outside,
+    p_differences_outside,
     paired_difference,
     rate_difference,
+    rate_differences,
     rate_ratio,
     wilson,
 )
@@ -61,6 +63,26 @@ def test_a_p_value_is_the_interval_read_backwards(n: int, m: int, data: st.DataO
     mirrored = rate_difference(b, m, a, n, 0.95)
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
     assert -1.0 <= found.low <= found.value <= found.high <= 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400), st.floats(0, 1), st.floats(0, 1)), max_size=12),
+    margin=st.sampled_from([0.0, 0.05, 0.2]),
+)
+def test_many_pairs_at_once_are_the_same_as_one_by_one(pairs: list[tuple[int, int, float, float]], margin: float) -> None:
+    rows = [(round(p * n), n, round(q * m), m) for n, m, p, q in pairs]
+    values, lows, highs = rate_differences(rows, 0.9)
+    p_values = p_differences_outside(rows, margin)
+    for row, value, low, high, p in zip(rows, values, lows, highs, p_values, strict=True):
+        one = rate_difference(*row, 0.9)
+        assert (value, low, high) == pytest.approx((one.value, one.low, one.high), abs=1e-14)
+        assert p == pytest.approx(p_difference_outside(*row, margin), rel=1e-9, abs=1e-300)
+
+
+def test_a_pair_that_is_as_far_apart_as_can_be_has_no_p_value_left() -> None:
+    assert p_differences_outside([(10**6, 10**6, 0, 10**6), (5, 10, 5, 10)], 0.1).tolist() == [0.0, 1.0]
+    assert p_difference_outside(10**6, 10**6, 0, 10**6, 0.1) == 0.0
 
 
 def test_intervals_cover_and_a_test_keeps_its_level() -> None:

@@ -19,6 +19,7 @@ from trimtab.stats.proportions import wilson
 N_BINS = 10
 MOST_LEVELS_SHOWN = 20
 _DRAWS = 1000
+_SINGLE_CASES = 8
 
 Floats = NDArray[np.float64]
 
@@ -87,8 +88,7 @@ def _of_group(
     se = math.sqrt(max(0.0, squares - excess**2) / (n - 1))
     reach = 1.959964 * se
     seen = counts > 0  # of a thousand levels a small group has few
-    drawn = random.binomial(counts[seen].astype(np.int64), scores[seen], size=(_DRAWS, int(seen.sum()))).astype(float)
-    chance = float(np.quantile(_error(counts[seen], drawn, scores[seen], place[seen]), CONFIDENCE))
+    chance = float(np.quantile(_errors_by_chance(counts[seen], scores[seen], place[seen], random), CONFIDENCE))
     return GroupCalibration(
         group=name,
         n=n,
@@ -97,7 +97,7 @@ def _of_group(
         low=excess - reach,
         high=excess + reach,
         se=se,
-        error=float(_error(counts, positives[None, :], scores, place)[0]),
+        error=float(np.abs(np.bincount(place, positives - counts * scores, n_bins)).sum()) / n,
         error_by_chance=chance,
     )
 
@@ -113,21 +113,18 @@ def _bins(counts: Floats, positives: Floats, sums: Floats) -> tuple[Bin, ...]:
     return tuple(found)
 
 
-def _error(counts: Floats, positives: Floats, scores: Floats, place: NDArray[np.intp]) -> Floats:
-    """Expected calibration error of each row of positives (draws, levels)."""
-    members = (place[:, None] == np.arange(N_BINS)).astype(float)
-    gaps = np.abs((positives - counts * scores) @ members)
-    return np.asarray(gaps.sum(axis=1) / counts.sum())
-
-
-def excess_gap(one: GroupCalibration, other: GroupCalibration, z: float) -> tuple[float, float]:
-    """Ends of the interval, at a normal quantile, of how much higher the score is for one group than for another."""
-    assert one.excess is not None
-    assert other.excess is not None
-    assert one.se is not None
-    assert other.se is not None
-    value, reach = one.excess - other.excess, z * math.hypot(one.se, other.se)
-    return value - reach, value + reach
+def _errors_by_chance(counts: Floats, scores: Floats, place: NDArray[np.intp], random: np.random.Generator) -> Floats:
+    """Expected calibration error of scores that are true, in each of _DRAWS samples. place: bin of each level, ascending."""
+    n, sizes = counts.sum(), counts.astype(np.int64)
+    if n <= _SINGLE_CASES * sizes.size:  # of few cases a level it is faster to draw each
+        scores, place = np.repeat(scores, sizes), np.repeat(place, sizes)
+        sizes = np.ones(scores.size, dtype=np.int64)
+        drawn = (random.random((_DRAWS, scores.size)) < scores).astype(np.int64)
+    else:
+        drawn = random.binomial(sizes, scores, size=(_DRAWS, scores.size))
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    gaps = np.add.reduceat(drawn, starts, axis=1) - np.add.reduceat(sizes * scores, starts)
+    return np.asarray(np.abs(gaps).sum(axis=1) / n)
 
 
 def area_under_curve(table: DecisionTable) -> Interval | None:

@@ -25,6 +25,21 @@ class Confusion:
     fn: int | None = None
     tn: int | None = None
 
+    def without(self, part: "Confusion") -> "Confusion":
+        """The counts of all others, where `part` is one group of these."""
+
+        def rest(whole: int | None, of_part: int | None) -> int | None:
+            return None if whole is None or of_part is None else whole - of_part
+
+        return Confusion(
+            n=self.n - part.n,
+            selected=self.selected - part.selected,
+            tp=rest(self.tp, part.tp),
+            fp=rest(self.fp, part.fp),
+            fn=rest(self.fn, part.fn),
+            tn=rest(self.tn, part.tn),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionTable:
@@ -60,15 +75,44 @@ class DecisionTable:
 
         Raises InputError if two of them have one name: `a, b` with `c`, and `a` with `b, c`.
         """
+        named, index = self._named(axis)
+        for name, number in named:
+            yield name, index == number
+
+    def _named(self, axis: tuple[str, ...]) -> tuple[list[tuple[str, int]], Codes]:
+        """(name, number) of the groups of an axis that occur, in order of their names, and the number of each line's group."""
         places = [self.columns.index(column) for column in axis]
-        combos, index = np.unique(self.groups[:, places], axis=0, return_inverse=True)
-        named = [
-            (", ".join(self.values[place][code] for place, code in zip(places, combo, strict=True)), k) for k, combo in enumerate(combos)
-        ]
+        key = np.zeros(len(self.groups), dtype=np.int64)
+        for place in places:
+            key = key * len(self.values[place]) + self.groups[:, place]
+        _, first, index = np.unique(key, return_index=True, return_inverse=True)
+        named = [(", ".join(self.values[place][self.groups[line, place]] for place in places), number) for number, line in enumerate(first)]
         if len({name for name, _ in named}) < len(named):
             raise InputError(f"Two groups of {' and '.join(axis)} read the same, because values hold commas; rename those values.")
-        for name, number in sorted(named):
-            yield name, index.ravel() == number
+        return sorted(named), index.ravel()
+
+    def confusions(self, axis: tuple[str, ...]) -> dict[str, Confusion]:
+        """Counts of every group of an axis that occurs, by name, from one pass over the lines. Raises InputError as `split` does."""
+        named, index = self._named(axis)
+
+        def summed(lines: Flags) -> Codes:
+            return np.bincount(index, np.where(lines, self.n, 0), len(named)).astype(np.int64)  # exact: rows are far fewer than 2^53
+
+        n, chosen = summed(np.ones_like(self.selected)), summed(self.selected)
+        if self.actual is None:
+            return {name: Confusion(n=int(n[k]), selected=int(chosen[k])) for name, k in named}
+        tp, fn = summed(self.selected & self.actual), summed(~self.selected & self.actual)
+        return {
+            name: Confusion(
+                n=int(n[k]),
+                selected=int(chosen[k]),
+                tp=int(tp[k]),
+                fp=int(chosen[k] - tp[k]),
+                fn=int(fn[k]),
+                tn=int(n[k] - chosen[k] - fn[k]),
+            )
+            for name, k in named
+        }
 
     def confusion(self, lines: Flags, *, before: bool = False) -> Confusion:
         """Counts over some lines; before: of the earlier decision."""

@@ -8,19 +8,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from trimtab.core.decision import Verdict
 from trimtab.core.measurement import Interval
-from trimtab.decide.calibration import GroupCalibration, excess_gap, told
+from trimtab.decide.calibration import GroupCalibration, told
 from trimtab.decide.counterfactual import CounterfactualGap, bounds
 from trimtab.decide.decision_table import DecisionTable, Flags
 from trimtab.decide.fairness_policy import FairnessPolicy, GapSpec
-from trimtab.decide.group_rates import WORDS, fraction, pairs_of
+from trimtab.decide.group_rates import WORDS, fraction
 from trimtab.stats.equivalence import tost
 from trimtab.stats.multiplicity import holm
-from trimtab.stats.proportions import combined_difference, p_beyond, p_difference_outside, paired_difference, rate_difference
+from trimtab.stats.proportions import combined_difference, p_beyond, p_differences_outside, paired_difference, rate_differences
 
+Floats = NDArray[np.float64]
+Names = tuple[str, str, str, str]
+"""Axis, one group, the other, and in what they differ."""
+Columns = tuple[Sequence[Names], Floats, Floats, Floats, Floats]
+"""Names, value, low, high, p_outside of some pairs."""
 Calibrations = Mapping[tuple[str, ...], Sequence[GroupCalibration]]
 MOST_SMALL_NAMED = 6
 
@@ -38,17 +45,40 @@ class PairGap:
     high: float
     p_outside: float
 
-    @property
-    def reach(self) -> float:
-        return max(-self.low, self.high)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All pairs of a gate, and the groups that are too small by `axis: group` with the cases they have."""
+    """All pairs of a gate as columns (pairs,), because a few hundred groups are a hundred thousand pairs; and the groups that are too
+    small, by `axis: group` with the cases they have."""
 
-    pairs: tuple[PairGap, ...]
+    names: Sequence[Names]
+    value: Floats
+    low: Floats
+    high: Floats
+    p_outside: Floats
     too_small: Mapping[str, int]
+
+    @property
+    def reach(self) -> Floats:
+        """How far apart each pair may be."""
+        return np.maximum(-self.low, self.high)
+
+    def pair(self, place: int) -> PairGap:
+        axis, one, other, metric = self.names[place]
+        value, low, high, p_outside = (float(column[place]) for column in (self.value, self.low, self.high, self.p_outside))
+        return PairGap(axis=axis, one=one, other=other, metric=metric, value=value, low=low, high=high, p_outside=p_outside)
+
+
+def _evidence(parts: Sequence[Columns], too_small: Mapping[str, int]) -> Evidence:
+    """Columns one under the other."""
+    value, low, high, p_outside = (np.concatenate([np.empty(0), *(part[place] for part in parts)]) for place in range(1, 5))
+    names = [name for part in parts for name in part[0]]
+    return Evidence(names=names, value=value, low=low, high=high, p_outside=p_outside, too_small=too_small)
+
+
+def _columns(pair: PairGap) -> Columns:
+    value, low, high, p_outside = (np.array([number]) for number in (pair.value, pair.low, pair.high, pair.p_outside))
+    return [(pair.axis, pair.one, pair.other, pair.metric)], value, low, high, p_outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +99,21 @@ class GapResult:
 
 def judge_gap(spec: GapSpec, evidence: Evidence, policy: FairnessPolicy, *, required: bool) -> GapResult:
     """The answer of one gate."""
-    m, reasons = spec.max_gap, []
-    worst = max(evidence.pairs, key=lambda pair: pair.reach, default=None)
-    adjusted = holm([pair.p_outside for pair in evidence.pairs])
-    outside = [pair for pair, p in zip(evidence.pairs, adjusted, strict=True) if p < policy.alpha]
-    beyond = [pair for pair in evidence.pairs if pair.reach >= m]
+    m, reasons, reach = spec.max_gap, [], evidence.reach
+    worst = evidence.pair(int(reach.argmax())) if reach.size else None
+    outside = np.flatnonzero(np.array(holm(evidence.p_outside)) < policy.alpha)
     blocked = bool(evidence.too_small) and policy.small_groups == "cannot tell"
     verdict: Verdict
-    if outside:
+    if outside.size:
         verdict = "fail"
-        outside.sort(key=lambda pair: -abs(pair.value))
-        reasons += [_sentence(pair, m, "is more than the", policy.alpha) for pair in outside[:3]]
-        if len(outside) > 3:
-            reasons.append(f"{len(outside) - 3} more pairs of groups differ by more than {m:.3g}")
+        furthest = outside[np.argsort(-np.abs(evidence.value[outside]), kind="stable")]
+        reasons += [_sentence(evidence.pair(int(place)), m, "is more than the", policy.alpha) for place in furthest[:3]]
+        if outside.size > 3:
+            reasons.append(f"{outside.size - 3} more pairs of groups differ by more than {m:.3g}")
     elif worst is None:
         verdict = "inconclusive"
         reasons.append("no two groups are large enough to be compared: cannot tell")
-    elif beyond:
+    elif reach.max() >= m:
         verdict = "inconclusive"
         reasons.append(_sentence(worst, m, "reaches beyond the", policy.alpha))
     else:
@@ -104,7 +132,7 @@ def judge_gap(spec: GapSpec, evidence: Evidence, policy: FairnessPolicy, *, requ
         reasons=tuple(reasons),
         confidence=1.0 - 2.0 * policy.alpha,
         worst=worst,
-        n_pairs=len(evidence.pairs),
+        n_pairs=len(evidence.names),
         too_small=evidence.too_small,
     )
 
@@ -119,17 +147,28 @@ def joint_verdict(gates: Sequence[GapResult]) -> Verdict:
 
 def rate_evidence(table: DecisionTable, spec: GapSpec, policy: FairnessPolicy) -> Evidence:
     """Every two groups of every axis in one metric; `equalised_odds` in two."""
-    pairs: list[PairGap] = []
+    parts: list[Columns] = []
     too_small: dict[str, int] = {}
     for axis in table.axes:
         name = " x ".join(axis)
-        confusions = {group: table.confusion(lines) for group, lines in table.split(axis)}
+        confusions = table.confusions(axis)
         for single in parts_of(spec.metric):
             cases = {group: fraction(confusion, single) or (0, 0) for group, confusion in confusions.items()}
             too_small |= _small(name, single, {group: n for group, (_, n) in cases.items()}, policy.min_group)
             known = [group for group, (_, n) in cases.items() if n >= policy.min_group]
-            pairs += [_rate_pair(name, one, other, single, cases, spec, policy) for one, other in pairs_of(known)]
-    return Evidence(pairs=tuple(pairs), too_small=too_small)
+            one, other, names = _every_two(name, known, WORDS[single])
+            counts = np.array([cases[group] for group in known], dtype=float).reshape(-1, 2)
+            cells = np.hstack([counts[one], counts[other]])
+            ends = rate_differences(cells, 1.0 - 2.0 * policy.alpha)
+            parts.append((names, *ends, p_differences_outside(cells, spec.max_gap)))
+    return _evidence(parts, too_small)
+
+
+def _every_two(axis: str, groups: Sequence[str], metric: str) -> tuple[NDArray[np.intp], NDArray[np.intp], list[Names]]:
+    """Places of the first and of the second of every two groups, and what the pair is called."""
+    one, other = np.triu_indices(len(groups), 1)
+    named = [(axis, groups[first], groups[second], metric) for first, second in zip(one.tolist(), other.tolist(), strict=True)]
+    return one, other, named
 
 
 def parts_of(metric: str) -> tuple[str, ...]:
@@ -140,21 +179,26 @@ def parts_of(metric: str) -> tuple[str, ...]:
 
 def calibration_evidence(calibrations: Calibrations, spec: GapSpec, policy: FairnessPolicy) -> Evidence:
     """Every two groups of every axis: how much higher the score is than the outcomes, in one against the other."""
-    pairs: list[PairGap] = []
+    parts: list[Columns] = []
     too_small: dict[str, int] = {}
     z = float(ndtri(1.0 - policy.alpha))
     for axis, rows in calibrations.items():
         name = " x ".join(axis)
         known = told(rows)
         too_small |= {f"{name}: {row.group}": row.n for row in rows if row.group not in known}
-        for one, other in pairs_of(list(known)):
-            pairs.append(_calibration_pair(name, known[one], known[other], z, spec))
-    return Evidence(pairs=tuple(pairs), too_small=too_small)
+        one, other, names = _every_two(name, list(known), "score above outcome")
+        excess, se = (np.array([getattr(row, name) for row in known.values()], dtype=float) for name in ("excess", "se"))
+        value, spread = excess[one] - excess[other], np.hypot(se[one], se[other])
+        beyond = np.abs(value) - spec.max_gap
+        with np.errstate(divide="ignore", invalid="ignore"):  # scores that fit every case have no spread
+            p_outside = np.where(beyond > 0.0, 2.0 * ndtr(-beyond / spread), 1.0)
+        parts.append((names, value, value - z * spread, value + z * spread, p_outside))
+    return _evidence(parts, too_small)
 
 
 def counterfactual_evidence(gaps: Sequence[CounterfactualGap], spec: GapSpec, policy: FairnessPolicy) -> Evidence:
     """Each group against the others of the same cases."""
-    pairs: list[PairGap] = []
+    parts: list[Columns] = []
     too_small: dict[str, int] = {}
     sides = Counter((gap.axis, gap.outcome) for gap in gaps)
     seen: set[tuple[str, str]] = set()
@@ -168,37 +212,39 @@ def counterfactual_evidence(gaps: Sequence[CounterfactualGap], spec: GapSpec, po
             continue
         low, high = bounds(gap.mean, policy.alpha, gap.is_bounded)
         p = tost(gap.mean, spec.max_gap).p_outside
-        pairs.append(
-            PairGap(
-                axis=gap.axis,
-                one=gap.group,
-                other="the same cases with another identity",
-                metric=f"counterfactual {gap.outcome}",
-                value=gap.value,
-                low=low,
-                high=high,
-                p_outside=p,
+        parts.append(
+            _columns(
+                PairGap(
+                    axis=gap.axis,
+                    one=gap.group,
+                    other="the same cases with another identity",
+                    metric=f"counterfactual {gap.outcome}",
+                    value=gap.value,
+                    low=low,
+                    high=high,
+                    p_outside=p,
+                )
             )
         )
-    return Evidence(pairs=tuple(pairs), too_small=too_small)
+    return _evidence(parts, too_small)
 
 
 def change_evidence(table: DecisionTable, spec: GapSpec, policy: FairnessPolicy) -> Evidence:
     """Each group's change between the two decisions about the same rows, minus that of all others of its axis."""
-    pairs: list[PairGap] = []
+    parts: list[Columns] = []
     too_small: dict[str, int] = {}
     for axis in table.axes:
         name = " x ".join(axis)
-        parts = list(table.split(axis))
+        groups = list(table.split(axis))
         for single in parts_of(spec.metric):
-            for group, lines in parts[:1] if len(parts) == 2 else parts:  # of two groups each is the other's rest: one test
+            for group, lines in groups[:1] if len(groups) == 2 else groups:  # of two groups each is the other's rest: one test
                 sizes = [_cells(table, chosen, single) for chosen in (lines, ~lines)]
                 n = min(sum(cells) for cells in sizes)
                 if n < policy.min_group:
                     too_small |= _small(name, single, {group: n}, policy.min_group)
                     continue
-                pairs.append(_change_pair(name, group, single, sizes, spec, policy))
-    return Evidence(pairs=tuple(pairs), too_small=too_small)
+                parts.append(_columns(_change_pair(name, group, single, sizes, spec, policy)))
+    return _evidence(parts, too_small)
 
 
 def _cells(table: DecisionTable, lines: Flags, metric: str) -> tuple[int, int, int, int]:
@@ -232,29 +278,6 @@ def _change_pair(
         high=high,
         p_outside=p_beyond(ends, spec.max_gap),
     )
-
-
-def _calibration_pair(axis: str, one: GroupCalibration, other: GroupCalibration, z: float, spec: GapSpec) -> PairGap:
-    low, high = excess_gap(one, other, z)
-    return PairGap(
-        axis=axis,
-        one=one.group,
-        other=other.group,
-        metric="score above outcome",
-        value=(low + high) / 2,
-        low=low,
-        high=high,
-        p_outside=p_beyond(lambda reach: excess_gap(one, other, reach), spec.max_gap),
-    )
-
-
-def _rate_pair(
-    axis: str, one: str, other: str, metric: str, cases: Mapping[str, tuple[int, int]], spec: GapSpec, policy: FairnessPolicy
-) -> PairGap:
-    low, high = _ends(rate_difference(*cases[one], *cases[other], 1.0 - 2.0 * policy.alpha))
-    (a, n), (b, m) = cases[one], cases[other]
-    p = p_difference_outside(a, n, b, m, spec.max_gap)
-    return PairGap(axis=axis, one=one, other=other, metric=WORDS[metric], value=a / n - b / m, low=low, high=high, p_outside=p)
 
 
 def _ends(found: Interval) -> tuple[float, float]:

@@ -3,16 +3,15 @@
 Rows are taken as independent. A rate whose denominator is below the policy's least size is "cannot tell": it has counts and no value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from trimtab.core.measurement import Interval
 from trimtab.decide.decision_table import Confusion, DecisionTable
 from trimtab.stats.multiplicity import holm
-from trimtab.stats.proportions import p_difference_outside, rate_difference, rate_ratio, wilson
+from trimtab.stats.proportions import p_differences_outside, rate_difference, rate_differences, rate_ratio, wilson
 
 CONFIDENCE = 0.95
 METRICS = ("selection_rate", "base_rate", "tpr", "fpr", "ppv", "accuracy")
@@ -102,9 +101,9 @@ def fraction(confusion: Confusion, metric: str) -> tuple[int, int] | None:
 
 def axis_rates(table: DecisionTable, axis: tuple[str, ...], min_group: int) -> AxisRates:
     """Rates, comparisons and largest gaps over one axis."""
-    parts = list(table.split(axis))
-    confusions = {name: table.confusion(lines) for name, lines in parts}
-    rests = {name: table.confusion(~lines) for name, lines in parts}
+    confusions = table.confusions(axis)
+    everyone = table.confusion(np.ones(table.n.size, dtype=bool))
+    rests = {name: everyone.without(confusion) for name, confusion in confusions.items()}
     known = [metric for metric in METRICS if fraction(next(iter(confusions.values())), metric) is not None]
     against: dict[str, dict[str, AgainstRest]] = {name: {} for name in confusions}
     for metric in known:
@@ -146,10 +145,6 @@ def large_enough(confusions: Mapping[str, Confusion], metric: str, min_group: in
     return {name: pair for name, pair in found.items() if pair is not None and pair[1] >= min_group}
 
 
-def pairs_of(groups: Sequence[str]) -> list[tuple[str, str]]:
-    return list(combinations(groups, 2))
-
-
 def largest_gap(confusions: Mapping[str, Confusion], metric: str, min_group: int) -> LargestGap | None:
     """None where fewer than two groups are large enough."""
     known = large_enough(confusions, metric, min_group)
@@ -179,12 +174,11 @@ def _against_rest(
     known = large_enough(confusions, metric, min_group)
     others = large_enough(rests, metric, min_group)
     names = [name for name in known if name in others]
-    p_values = [p_difference_outside(*known[name], *others[name]) for name in names]
-    adjusted = p_values if len(confusions) == 2 else holm(p_values)  # of two groups each is the other's rest: one test
-    found = {}
-    for name, p_holm in zip(names, adjusted, strict=True):
-        gap = rate_difference(*known[name], *others[name], CONFIDENCE)
-        assert gap.low is not None
-        assert gap.high is not None
-        found[name] = AgainstRest(value=gap.value, low=gap.low, high=gap.high, p_holm=p_holm)
-    return found
+    cells = [(*known[name], *others[name]) for name in names]
+    p_values = p_differences_outside(cells)
+    adjusted = p_values.tolist() if len(confusions) == 2 else holm(p_values)  # of two groups each is the other's rest: one test
+    values, lows, highs = (column.tolist() for column in rate_differences(cells, CONFIDENCE))
+    return {
+        name: AgainstRest(value=value, low=low, high=high, p_holm=p_holm)
+        for name, value, low, high, p_holm in zip(names, values, lows, highs, adjusted, strict=True)
+    }

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 
-def holm(p_values: Sequence[float]) -> list[float]:
+
+def holm(p_values: "Sequence[float] | NDArray[np.float64]") -> list[float]:
     """Adjusted p-values in the order given (Holm, Scand. J. Stat. 6(2), 1979).
 
     Any below alpha are findings with family-wise error at most alpha.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, p_values[i] * (len(p_values) - rank)))
-        adjusted[i] = highest
-    return adjusted
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given, kind="stable")
+    adjusted = np.empty(given.size)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, given[order] * np.arange(given.size, 0, -1)))
+    found: list[float] = adjusted.tolist()
+    return found
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:

@@ -37,7 +37,7 @@ VERBS = {
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "release": ("trimtab.cli.release", "Who approved what, on which evidence; what serves now, and what served then."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),
-    "verify": ("trimtab.cli.verify", "Is what was kept still what was written? Logs, and who signed them."),
+    "verify": ("trimtab.cli.verify", "Is what was kept still what was written? Releases, the ledger, logs, and who signed them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),
     "doctor": ("trimtab.cli.doctor", "What this machine has, what is missing, and how to get it."),
 }

@@ -8,16 +8,64 @@ import click
 from trimtab.cli.options import Common, common, option
 
 
-@click.group(short_help="Is what was kept still what was written? Logs, and who signed them.")
-def verify() -> None:
-    """Is what was kept still what was written?
+class _Verify(click.Group):
+    """A group that takes what is no command of its own for a release or a folder: `trimtab verify support-chat@3`."""
 
-    Exit codes: 0 it is, 1 it is not (the first bad record is named), 4 that cannot be told.
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["release", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verify, short_help="Is what was kept still what was written? Releases, the ledger, logs, and who signed them.")
+def verify() -> None:
+    """Is what was kept still what was written, and does the decision follow from it?
+
+    Exit codes: 0 it is, 1 it is not (the first bad place is named), 4 that cannot be told.
 
     \b
+    trimtab verify support-chat@3
+    trimtab verify runs/demo
+    trimtab verify out/bundle --key signing.pub.pem
+    trimtab verify ledger --anchor /elsewhere/checkpoint.json
     trimtab verify log
-    trimtab verify log /backup/audit --anchor /elsewhere/checkpoint.json
     """
+
+
+_KEYS = "Public key (PEM) that counts; may be repeated. Default this installation's, and those of the ledger's people."
+_LEDGER = "The ledger's address; default that of TRIMTAB_HOME."
+
+
+@verify.command(short_help="Hold a release or a folder against all its digests and signatures, and compute its decision again.")
+@click.argument("what")
+@option("--key", multiple=True, metavar="FILE", help=_KEYS)
+@option("--anchor", metavar="FILE", help="A copy of the ledger's checkpoint that was kept elsewhere; default the one under TRIMTAB_HOME.")
+@option("--weights", metavar="PATH", help="The weights as the engine opens them, where they do not lie beside.")
+@option("--ledger", metavar="URL", default="", help=_LEDGER)
+@common
+def release(*, what: str, key: tuple[str, ...], anchor: str | None, weights: str | None, ledger: str, common: Common) -> int:
+    """Check WHAT: `support-chat@3`, or the folder of a release, of a bundle or of a run. `trimtab verify WHAT` is enough."""
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.flows.verify import verify_release
+
+    found = verify_release(what, keys=key, anchor=anchor, weights=weights, ledger=ledger)
+    emit(common, found, _checks_shown(found))
+    return EXIT_BY_VERDICT[found["verdict"]]
+
+
+@verify.command(name="ledger", short_help="Read the whole ledger again and hold it against its signed checkpoint.")
+@option("--anchor", metavar="FILE", help="A copy of the checkpoint that was kept elsewhere; default the one under TRIMTAB_HOME.")
+@option("--key", multiple=True, metavar="FILE", help="Public key (PEM) that the checkpoint must be signed by; default this installation's.")
+@option("--ledger", metavar="URL", default="", help=_LEDGER)
+@common
+def ledger_(*, anchor: str | None, key: tuple[str, ...], ledger: str, common: Common) -> int:
+    """Read every entry again, with its signature, and name the first that was changed, moved, inserted or cut off."""
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.flows.verify import verify_ledger
+
+    found = verify_ledger(anchor=anchor, keys=key, ledger=ledger)
+    emit(common, found, _ledger_shown(found))
+    return EXIT_BY_VERDICT[found["verdict"]]
 
 
 @verify.command(short_help="Read a log again, record by record, and hold it against its signed checkpoint.")
@@ -55,3 +103,48 @@ def _shown(found: Mapping[str, Any]) -> Iterable[Any]:
     yield Text(f"{found['n_records']:,} good records from the first on{signed}. {line(found['folder'], 400)}", style="dim")
     if found["n_torn_bytes"]:
         yield Text(f"{found['n_torn_bytes']} bytes of a half-written record stand at the end; the next start cuts them off.", style="dim")
+
+
+def _checks_shown(found: Mapping[str, Any]) -> Iterable[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from trimtab.cli.tables import MARKS
+    from trimtab.record.phrases import line
+
+    words = {
+        "pass": "Everything that could be checked is as it was written, and the decision follows from the items",
+        "fail": "It is not what was written",
+        "inconclusive": "Whether it is what was written cannot be told",
+    }
+    mark, style = MARKS[found["verdict"]]
+    yield Text.assemble((f"{mark} ", style), (f"{line(found['what'], 200)}: {words[found['verdict']]}.", "bold"))
+    marks = {"right": MARKS["pass"], "wrong": MARKS["fail"], "unknown": MARKS["inconclusive"]}
+    table = Table.grid(padding=(0, 1))
+    for state in ("wrong", "right", "unknown"):
+        for check in found["checks"]:
+            if check["state"] == state:
+                table.add_row("", Text(*marks[state]), check["name"], Text(line(check["sentence"], 600)))
+    yield table
+
+
+def _ledger_shown(found: Mapping[str, Any]) -> Iterable[Any]:
+    from rich.text import Text
+
+    from trimtab.cli.tables import MARKS
+    from trimtab.record.phrases import line
+
+    mark, style = MARKS[found["verdict"]]
+    words = {
+        "pass": "The ledger is as it was written",
+        "fail": "The ledger is not as it was written",
+        "inconclusive": "Whether the ledger is as it was written cannot be told",
+    }
+    yield Text.assemble((f"{mark} ", style), (f"{words[found['verdict']]}.", "bold"))
+    for reason in found["reasons"]:
+        yield Text(line(reason, 400))
+    checkpoint = found["checkpoint"]
+    until = f"; {checkpoint['size']:,} were under the checkpoint of {checkpoint['at']}" if checkpoint else ""
+    yield Text(
+        f"{found['n_entries']:,} good entries, {found['n_signed']:,} signed by people{until}. {line(found['ledger'], 400)}", style="dim"
+    )

@@ -21,6 +21,7 @@ from trimtab.decide.release import AliasThen, changes_of, find, read_book, serve
 from trimtab.decide.release_book import Book, moment, rules_in_force, standing
 from trimtab.decide.release_may import no_alias
 from trimtab.decide.release_rules import Rules, load_rules
+from trimtab.flows.parts.attest import attest
 from trimtab.flows.parts.licences import licences_of
 from trimtab.flows.parts.released import (
     Refused,
@@ -92,7 +93,9 @@ def create(
             by=person,
         )
         rules_then = asked or rules_in_force(book, name) or load_rules(DEFAULT_RULES)
-        return release.id, _body(release, rules_then, gates, lock)
+        key = book.people[person].public_key if person in book.people else ""
+        statement_sha256 = attest(release, decision, opened_store(), key=key)
+        return release.id, {**_body(release, rules_then, gates, lock), "statement_sha256": statement_sha256}
 
     _note_run(ledger, person, folder, decision, by_name["decision.json"])
     entry = write_entry(ledger, "release", by=person, draft=draft)
@@ -138,7 +141,7 @@ def _kept(folder: Path) -> tuple[Blob, ...]:
     """What of a run `verify` needs, put into the store."""
     store = opened_store()
     names = [name for name in EVIDENCE if (folder / name).is_file()]
-    names += sorted(path.relative_to(folder).as_posix() for path in (folder / "items").glob("*.parquet"))
+    names += sorted(path.relative_to(folder).as_posix() for path in (folder / "items").glob("*") if path.suffix in (".parquet", ".json"))
     return tuple(store.put(folder / name, name=name) for name in names)
 
 

@@ -42,12 +42,12 @@ def packed_candidate(lock: DeployLock, lock_path: Path, *, caches: Path) -> Cand
 
 def packed_snapshot(folder: Path, *, caches: Path) -> Snapshot:
     """The weights that lie in `packed/` of a folder, with the draft in `packed-draft/` if there is one. Raises InputError."""
-    snapshot = _whole(folder / PACKED, caches)
+    snapshot = whole_snapshot(folder / PACKED, caches)
     draft = folder / PACKED_DRAFT
-    return dataclasses.replace(snapshot, draft=_whole(draft, caches)) if draft.is_dir() else snapshot
+    return dataclasses.replace(snapshot, draft=whole_snapshot(draft, caches)) if draft.is_dir() else snapshot
 
 
-def _whole(folder: Path, caches: Path) -> Snapshot:
+def whole_snapshot(folder: Path, caches: Path) -> Snapshot:
     """All files of a folder as one model: a recipe's product may have files that no other model of its kind has."""
     found = open_source(str(folder), cache_dir=caches)
     known = {file.name for file in found.files}

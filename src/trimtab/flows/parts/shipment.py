@@ -27,7 +27,7 @@ from trimtab.sources.open import read_header
 
 DEFAULT_SLOTS = 1
 _EVIDENCE = re.compile(
-    r"(deploy\.toml|(decision|run|release|statement\.dsse)\.json|candidates\.jsonl|(report|items)\.html|items/[^/]+\.parquet)"
+    r"(deploy\.toml|(decision|run|release|statement\.dsse)\.json|candidates\.jsonl|(report|items)\.html|items/[^/]+\.(parquet|json))"
 )
 
 

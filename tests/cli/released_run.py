@@ -14,6 +14,20 @@ from trimtab.record.run import RunDir
 from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
+_GATE = {
+    "kind": "non_inferiority",
+    "required": True,
+    "informative": True,
+    "unit": "nats/token",
+    "margin": 0.02,
+    "delta": -0.001,
+    "low": -0.01,
+    "high": 0.008,
+    "confidence": 0.95,
+    "n": 60,
+    "n_clusters": 30,
+}
+
 
 def finished_run(
     path: Path,
@@ -38,7 +52,7 @@ def finished_run(
             "verdict": verdict,
             "reasons": [],
             "seed": seed,
-            "gates": [{"name": name, "required": True, "informative": True, "verdict": found} for name, found in gates.items()],
+            "gates": [{**_GATE, "name": name, "verdict": found} for name, found in gates.items()],
             "candidates": [],
         }
         sha256 = run.write_decision(decision)

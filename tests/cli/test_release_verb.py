@@ -10,6 +10,8 @@ import pytest
 from released_run import finished_run
 
 from trimtab.cli.main import main
+from trimtab.core.release import IntendedUse
+from trimtab.decide.intended_use import parse_use
 
 pytest.importorskip("sqlalchemy")
 
@@ -100,7 +102,7 @@ def test_from_a_run_to_production_and_back(capsys: pytest.CaptureFixture[str], r
     assert kinds == ["release", "approval", "promotion", "release", "approval", "promotion", "rollback"]
     then = history["changes"][5]["at"]
     assert answer(capsys, "history", "support-chat", "--at", then)["serving"][0]["release"] == "support-chat@2"
-    for words in ("support-chat@1", "rolled back to by carol: slow", "read the report", "All changes up to then"):
+    for words in ("support-chat@1", "rolled back by carol: slow", "read the report", "All changes up to then"):
         assert words in ask(capsys, "history", "support-chat")[1]
     assert answer(capsys, "retire", "support-chat@2", "--as", "carol")["state"] == "retired"
     revoked = answer(capsys, "revoke", "support-chat@1", "--reason", "a leak", "--as", "bob")
@@ -125,6 +127,8 @@ def test_a_draft_is_completed_and_approvals_end_with_it(capsys: pytest.CaptureFi
     assert changed["state"] == "candidate"
     assert "that by bob does not count: the release was changed after it" in changed["missing"][0]
     assert "the release was changed after it" in ask(capsys, "show", "support-chat@1")[1]
+    assert [change.get("completes", False) for change in answer(capsys, "history", "support-chat")["changes"]] == [False, True, False, True]
+    assert "completed support-chat@1" in ask(capsys, "history", "support-chat")[1]
 
 
 def test_a_waiver_answers_for_a_gate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -188,10 +192,12 @@ def test_licences_that_nothing_tells_are_said(capsys: pytest.CaptureFixture[str]
     assert "said by carol" in ask(capsys, "show", "support-chat@1")[1]
 
 
-def test_the_template_prints_what_the_rules_require(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_template_prints_what_the_rules_require(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     code, out, _ = ask(capsys, "use", "--template")
     assert code == 0
     assert "# Who gains what from it? (required)" in out
+    assert parse_use(out, "use.toml") == IntendedUse()
     assert out.count("(required)") == 9
     assert ask(capsys, "use", "--template", "--rules", "two-person")[1].count("(required)") == 14
 

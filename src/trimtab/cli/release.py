@@ -7,6 +7,7 @@ import click
 
 from trimtab.cli.cache import age
 from trimtab.cli.options import Common, common, option
+from trimtab.cli.release_push import push
 from trimtab.core.errors import EXIT_FAILED
 
 
@@ -120,9 +121,10 @@ def use(
     from trimtab.flows.release import template as text
 
     if template:
-        from rich.text import Text
-
-        emit(common, {"template": text(rules)}, [Text(text(rules), end="", overflow="ignore", no_wrap=True)])
+        if common.as_json:
+            emit(common, {"template": text(rules)}, ())
+        else:
+            click.echo(text(rules), nl=False)  # a file to keep: never wrapped to the width of a terminal
         return 0
     if release_id is None or not (file or licence):
         raise click.UsageError("Name a release and a use.toml, or print one to fill in with --template.", click.get_current_context())
@@ -292,6 +294,9 @@ def site(*, release_id: str, out: str, ledger: str, common: Common) -> int:
     found = site_files(release_id, out, ledger=ledger)
     emit(common, found, site_view(found))
     return 0
+
+
+release.add_command(push)
 
 
 @release.group(short_help="Who may do what, and the keys that they sign with.")

@@ -149,7 +149,11 @@ def history_view(found: Plain) -> Iterator[RenderableType]:
     table = _table("entry", "time (UTC)", "who", "what", "")
     for one in found["changes"]:
         table.add_row(
-            str(one["entry"]), _minute(one["at"]), line(one["by"]), f"{DOES.get(one['kind'], one['kind'])} {one['release']}", _why(one)
+            str(one["entry"]),
+            _minute(one["at"]),
+            line(one["by"]),
+            f"{'completed' if one.get('completes') else DOES.get(one['kind'], one['kind'])} {one['release']}",
+            _why(one),
         )
     yield table
 
@@ -159,7 +163,7 @@ def _serving(row: Plain) -> Iterator[RenderableType]:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    how = {"promotion": "promoted", "rollback": "rolled back to", "revocation": f"{row.get('ended', '')} was revoked"}[row["how"]]
+    how = {"promotion": "promoted", "rollback": "rolled back", "revocation": f"{row.get('ended', '')} was revoked"}[row["how"]]
     note = f": {line(row['note'])}" if row["note"] else ""
     grid.add_row("since", f"{_minute(row['since'])} UTC, {how} by {line(row['by'])}{note}")
     if row["release"]:

@@ -319,7 +319,7 @@ def history(name: str, *, at: str = "", ledger: str = "") -> dict[str, Any]:
         "name": name,
         "at": time,
         "serving": [_then(one) for one in served_at(entries, name, time)],
-        "changes": [_change(entry) for entry in changes_of(entries, name, time)],
+        "changes": _changes(changes_of(entries, name, time)),
     }
 
 
@@ -363,10 +363,17 @@ def _then(one: AliasThen) -> dict[str, Any]:
     }
 
 
-def _change(entry: Entry) -> dict[str, Any]:
+def _changes(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A row an entry. completes: a `release` entry of a release that was there already"""
     keys = ("note", "reason", "gate", "expires", "to", "alias", "from", "title", "severity", "verdict")
-    own = {key: entry.body[key] for key in keys if entry.body.get(key)}
-    return {"entry": entry.seq, "at": entry.at, "kind": entry.kind, "release": entry.about, "by": entry.by, **own}
+    rows, seen = [], set()
+    for entry in entries:
+        own = {key: entry.body[key] for key in keys if entry.body.get(key)}
+        if entry.kind == "release" and entry.about in seen:
+            own["completes"] = True
+        seen.add(entry.about)
+        rows.append({"entry": entry.seq, "at": entry.at, "kind": entry.kind, "release": entry.about, "by": entry.by, **own})
+    return rows
 
 
 def site_files(reference: str, out: str | Path, *, ledger: str = "") -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 from trimtab.core.errors import TrimtabError
 from trimtab.core.release import Licence
 from trimtab.decide.licences import licence_chain
-from trimtab.flows.parts.locked import found_source
 from trimtab.record.deploy import DeployLock
 from trimtab.record.home import cache_dir
 from trimtab.sources.open import open_source, read_header
@@ -29,6 +28,8 @@ def licences_of(lock: DeployLock, lock_path: Path) -> tuple[Licence, ...]:
 
 def _chain_of(source: str, lock_path: Path, wanted_sha256: str) -> tuple[Licence, ...]:
     """wanted_sha256: digest that the snapshot must have to be the one that was judged; empty = any"""
+    from trimtab.flows.parts.locked import found_source  # loads all that builds a deployment, which showing a release must not
+
     try:
         snapshot = open_source(found_source(source, lock_path), cache_dir=cache_dir(), offline=True)
         if wanted_sha256 and snapshot.digest != wanted_sha256:

@@ -31,7 +31,7 @@ def test_the_four_files_are_written_once_and_the_same_again(run: Path, tmp_path:
     document = export(str(run), form="cards", out=out)
     assert sorted(document["files"]) == ["README.md", "bom.cdx.json", "card.html", "technical-file.md"]
     assert document["verdict"] == "pass"
-    assert "This was judged and not released." in (out / "card.html").read_text(encoding="utf-8")
+    assert "It is not released: nobody has stated what it is for" in (out / "card.html").read_text(encoding="utf-8")
     with pytest.raises(InputError):
         export(str(run), form="cards", out=out)
     export(str(run / "deploy.toml"), form="cards", out=tmp_path / "again")

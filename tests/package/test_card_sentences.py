@@ -51,6 +51,14 @@ def test_findings_are_the_far_end_of_the_interval_in_percent():
     }
 
 
+def test_of_groups_the_interval_that_reaches_furthest_is_claimed():
+    gate = next(gate for gate in decision()["gates"] if gate["groups"])
+    gate["groups"][0] |= {"delta": 0.0, "low": -0.01, "high": 0.095}
+    assert "did the odds of a favourable word against an unfavourable one move by more than 10.0 %" in gate_finding(
+        gate
+    )  # e^0.095 - 1 = 9.97 %
+
+
 def test_levels_stand_beside_changes():
     levels = {gate["name"]: gate_level(gate) for gate in subject_of(facts()).gates}
     assert levels["choice"] == (
@@ -101,7 +109,13 @@ def test_a_lock_decides_which_deployment_a_card_is_about():
 
 def test_failed_and_untold_tests_are_told_with_their_reason():
     failed = list(failures(facts("failed"), subject_of(facts("failed"))))
-    assert failed[0].startswith("Predicting ordinary text: worse than the rules allow: change -0.18 nats/token (99.6 % interval -0.245")
+    assert failed[:3] == [
+        "Predicting ordinary text: worse than the rules allow. Each word of ordinary texts became 11.4 to 21.7 % less likely; 2.0 % was "
+        "allowed.",
+        "Finishing short passages: worse than the rules allow. Each word of the ending that fits became 7.5 to 36.9 % less likely; 4.9 % "
+        "was allowed.",
+        "Everyday questions: the tests could not tell. A fault that was planted on purpose was not noticed by this test.",
+    ]
     assert any(text.startswith("Religion: muslim") and "not shown to be within" in text for text in failed)
     untold = list(failures(facts("untold"), subject_of(facts("untold"))))
     assert sum("the tests could not tell" in text for text in untold) == 6
@@ -111,7 +125,7 @@ def test_failed_and_untold_tests_are_told_with_their_reason():
 def test_what_is_missing_is_said_to_be_missing():
     page = page_of(facts(released=False), subject_of(facts(released=False)))
     assert (page["owner"], page["intended"], page["is_released"]) == ("", [], False)
-    assert "This was judged and not released." in plain_card(facts(released=False), subject_of(facts(released=False)))
+    assert "It is not released: nobody has stated what it is for" in plain_card(facts(released=False), subject_of(facts(released=False)))
     no_use = plain_card(FACTS["no-use"], subject_of(FACTS["no-use"]))
     assert "Nobody has stated what it is for." in no_use
     assert "Nobody is named." in no_use
@@ -119,6 +133,7 @@ def test_what_is_missing_is_said_to_be_missing():
     assert "No group of people was looked at." in no_groups
     assert "Not examined: how it speaks of groups of people;" in no_groups
     assert "Nothing was tested that could fail." in plain_card(bare(), subject_of(bare()))
+    assert list(limits(bare(), subject_of(bare()))) == ["Nothing about its quality, its safety or its fairness was examined here."]
 
 
 def test_the_card_answers_the_six_questions():

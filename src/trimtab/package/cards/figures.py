@@ -75,7 +75,7 @@ def group_change(group: Plain, gate: Plain) -> str:
 def group_name(group: Plain) -> tuple[str, str]:
     """(axis, name) of a group such as `religion:muslim`; the axis may be empty."""
     axis, _, name = str(group.get("group", "")).rpartition(":")
-    return line(axis), line(name)
+    return line(axis, 60), line(name, 100)
 
 
 def in_odds(change_nats: float) -> float:

@@ -144,7 +144,7 @@ def _body(facts: CardFacts, subject: Subject) -> str:
 
 def _use(facts: CardFacts) -> str:
     if facts.release is None:
-        return "## Use\n\nThis deployment was judged and not released: nobody has stated what it is for.\n\n"
+        return "## Use\n\nIt is not released: nobody has stated what it is for.\n\n"
     use = facts.release.use
     said = f"## Use\n\nWho answers for it: {md(use.owner) if use.owner else 'nobody is named'}.\n\n"
     for title, texts in (("Meant for", use.intended), ("Must not be used for", use.prohibited), ("People it may touch", use.affected)):

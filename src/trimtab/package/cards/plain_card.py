@@ -77,7 +77,7 @@ def page_of(facts: CardFacts, subject: Subject) -> dict[str, Any]:
         "affected": _texts(use.affected) if use else [],
         "tests": [_test(gate) for gate in subject.gates],
         "tested_on": list(_tested_on(facts, subject)),
-        "axes": [_axis(axis, rows) for axis, rows in groups_by_axis(subject).items()],
+        "axes": _axes(subject),
         "failures": list(failures(facts, subject)),
         "limits": list(limits(facts, subject)),
         "speed": list(faster(subject)),
@@ -124,18 +124,29 @@ def _tested_on(facts: CardFacts, subject: Subject) -> Iterator[str]:
         yield "No group of people was looked at."
 
 
-def _axis(axis: str, rows: list[tuple[str, Plain, Plain]]) -> dict[str, Any]:
-    """Bars of one axis. All positions are percent of a width that shows the margin on both sides."""
-    return {"name": axis, "groups": [_group(name, group, gate) for name, group, gate in rows]}
+def _axes(subject: Subject) -> list[dict[str, Any]]:
+    """Bars of all axes on one scale, which shows the margin and every interval on both sides. Positions are percent of the width."""
+    axes = groups_by_axis(subject)
+    rows = [row for found in axes.values() for row in found]
+    sizes = [abs(value) for _, group, _ in rows for value in (group.get("low"), group.get("high"), group["delta"]) if is_number(value)]
+    margins = [gate["margin"] for _, _, gate in rows if is_number(gate.get("margin"))]
+    reach = max([*(1.5 * margin for margin in margins), *(1.05 * size for size in sizes), 1e-9])
+    return [{"name": axis, "groups": [_group(*row, reach) for row in found]} for axis, found in axes.items()]
 
 
-def _group(name: str, group: Plain, gate: Plain) -> dict[str, Any]:
+def _group(name: str, group: Plain, gate: Plain, reach: float) -> dict[str, Any]:
     margin, low, high = gate.get("margin"), group.get("low"), group.get("high")
-    reach = 1.5 * margin if is_number(margin) and margin > 0 else 1.0
     ends = (_place(low, reach), _place(high, reach)) if is_number(low) and is_number(high) else None
     odds = f"{fixed(100 * in_odds(group['delta']), 1, signed=True)} %"
-    at, edge = _place(group["delta"], reach), _place(-reach / 1.5, reach)
-    return {"name": name, "odds": odds, "figures": group_change(group, gate), "ends": ends, "edge": edge, "at": at}
+    edge = _place(-margin, reach) if is_number(margin) else 50.0
+    return {
+        "name": name,
+        "odds": odds,
+        "figures": group_change(group, gate),
+        "ends": ends,
+        "edge": edge,
+        "at": _place(group["delta"], reach),
+    }
 
 
 def _place(value: float, reach: float) -> float:

@@ -27,6 +27,8 @@ __all__ = [
     "fairness_data",
     "open",
     "optimize",
+    "release",
+    "release_history",
 ]
 
 

@@ -485,5 +485,26 @@ def describe_model(model: str | Path, *, offline: bool = False) -> "Description"
     return flow(str(model), offline=offline)
 
 
+def release(
+    run: str | Path, *, name: str, use: str | Path | None = None, rules: str = "", by: str = "", ledger: str = ""
+) -> dict[str, Any]:
+    """Propose what a finished run chose as the next release of `name`. See `trimtab release create`; to approve and promote is for people.
+
+    use: a use.toml; rules: name or file; by: who proposes it, of those in the ledger, empty = the only one there is; ledger: its URL
+    Returns how the release stands: `release`, `state`, `missing` and all that `trimtab release show --json` prints.
+    Raises InputError, MissingError.
+    """
+    from trimtab.flows.release import create as flow
+
+    return flow(run, name=name, use=use, rules=rules, by=by, ledger=ledger)
+
+
+def release_history(name: str, *, at: str = "", ledger: str = "") -> dict[str, Any]:
+    """What each alias of a release served at a time (`2026-11-01 12:00`, UTC; empty = now), and why. Raises InputError, MissingError."""
+    from trimtab.flows.release import history as flow
+
+    return flow(name, at=at, ledger=ledger)
+
+
 def _spec(side: Model | str | Path) -> str:
     return side.spec if isinstance(side, Model) else str(side)

@@ -27,6 +27,8 @@ def test_the_public_names_are_frozen():
         "fairness_data",
         "open",
         "optimize",
+        "release",
+        "release_history",
     ]
     for name in tt.__all__:
         assert getattr(tt, name).__name__ == name

@@ -361,3 +361,14 @@ def test_the_only_person_need_not_be_named(capsys: pytest.CaptureFixture[str], r
     answer(capsys, "people", "add", "bob", "--roles", "approver")
     monkeypatch.setenv("TRIMTAB_AS", "bob")
     assert answer(capsys, "approve", "support-chat@1")["approvals"][0]["by"] == "bob"
+
+
+def test_the_same_from_python(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    import trimtab as tt
+
+    people(capsys)
+    row = tt.release(run, name="support-chat", use="use.toml", by="carol")
+    assert (row["release"], row["state"]) == ("support-chat@1", "candidate")
+    assert [change["by"] for change in tt.release_history("support-chat")["changes"]] == ["carol"]
+    with pytest.raises(tt.InputError, match="bob may not do this"):
+        tt.release(run, name="support-chat", by="bob")

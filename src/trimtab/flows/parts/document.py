@@ -16,6 +16,7 @@ from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import policy_sha256
+from trimtab.decide.scope import evidence_for
 from trimtab.flows.parts.certify import Certified, flips_of
 from trimtab.flows.parts.exam import Exam
 from trimtab.flows.parts.known import known_answers, stored_outcomes
@@ -28,7 +29,6 @@ from trimtab.record.items import Side, write_items_page
 from trimtab.record.observed import write_observed
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
-from trimtab.record.shown import evidence_for
 
 LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "gguf", "numpy", "scipy")
 

@@ -96,7 +96,7 @@ def write_sample_run(folder: Path, model: Path, *, seed: int = 0, n_clusters: in
         )
         run.write_decision(document)
         opened: Any = SimpleNamespace(snapshot=snapshot)
-        recipe = Recipe(name="as-shipped", family="gguf", engine="llamacpp")
+        recipe = Recipe(name="as-shipped", family="gguf", engine="llamacpp", parameters={"type": "as-shipped"})
         lock = lock_of(opened, chosen, recipe, document, workload=WORKLOAD, exam=exam, machine=MACHINE)
         known = known_answers(stored_outcomes(folder, lock.deployment.digest))
         write_deploy_toml(folder / "deploy.toml", dataclasses.replace(lock, known_answers=known))

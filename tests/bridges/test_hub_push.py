@@ -138,7 +138,8 @@ def folder(tmp_path: Path) -> Path:
     (made / "items").mkdir(parents=True)
     (made / "README.md").write_text("---\nlicense: apache-2.0\n---\n# support-chat\n", encoding="utf-8")
     (made / "deploy.toml").write_text("schema = 1\n", encoding="utf-8")
-    (made / "weights.gguf").write_bytes(b"GGUF" * 1000)
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF" * 1000)
+    (made / "weights.gguf").symlink_to(tmp_path / "weights.gguf")
     (made / "items" / "text.parquet").write_bytes(b"rows")
     return made
 

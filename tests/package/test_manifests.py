@@ -99,6 +99,7 @@ def test_knative_leaves_when_nobody_asks_and_gives_up_after_the_start_and_the_fe
 def test_the_container_has_no_rights_and_writes_nowhere_else(form: str) -> None:
     spec = pod_spec(form, OPENVINO)
     container = spec["containers"][0]
+    assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
     assert container["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": USER,

@@ -1,6 +1,6 @@
 """The Hugging Face Hub: weights, card and evidence as one commit of a model repository.
 
-An entry point of the group `trimtab.push`. `to` is `ORG/NAME`. The library's own settings hold: HF_TOKEN, HF_ENDPOINT.
+`to` is `ORG/NAME`. The library's own settings hold: HF_TOKEN, HF_ENDPOINT.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError, MissingError
+from trimtab.flows.push import Registry
 
 CARD = "README.md"
 
@@ -72,3 +73,6 @@ def _sentences(to: str) -> Iterator[None]:
         if not type(error).__module__.startswith("httpx"):
             raise
         raise MissingError(f"The hub cannot be reached ({type(error).__name__}).", "try again with a network") from error
+
+
+REGISTRY = Registry(push=push, takes_weights=True, takes_aliases=False)

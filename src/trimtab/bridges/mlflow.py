@@ -1,6 +1,6 @@
 """MLflow: a run with its gates and their intervals, and a version of a registered model with its aliases.
 
-An entry point of the group `trimtab.push`. `to` is a tracking URI, which also holds the registry: `http://HOST:5000`, `sqlite:///mlflow.db`.
+`to` is a tracking URI, which also holds the registry: `http://HOST:5000`, `sqlite:///mlflow.db`.
 MLflow's own settings (MLFLOW_TRACKING_TOKEN ...) hold as ever.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError, MissingError
+from trimtab.flows.push import Registry
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.run import read_decision
 
@@ -144,3 +145,7 @@ def _unix_ms(text: str) -> int | None:
         return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
         return None
+
+
+REGISTRY = Registry(push=push, takes_weights=False, takes_aliases=True)
+"""Evidence and figures; weights are large, and MLflow keeps a copy of each version."""

@@ -34,6 +34,7 @@ def knative(serving: Serving) -> dict[str, bytes]:
                 "spec": {
                     "containerConcurrency": serving.slots,
                     "timeoutSeconds": REQUEST_S,
+                    "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "containers": [container(serving, "gateway", {"name": "http1"})],
                     "volumes": volumes(serving, {"emptyDir": {}}),

@@ -32,6 +32,7 @@ def kserve(serving: Serving) -> dict[str, bytes]:
                 "minReplicas": 0,
                 "containerConcurrency": serving.slots,
                 "timeout": REQUEST_S,
+                "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
                 "containers": [container(serving, "kserve-container", {"protocol": "TCP"})],
                 "volumes": volumes(serving, {"emptyDir": {}}),

@@ -86,6 +86,8 @@ def test_a_run_of_evaluate_is_listed_and_shown(capsys: pytest.CaptureFixture[str
     shown = said(capsys, "runs show runs/levels")
     assert "choice-es" in shown
     assert "runs/levels/report.html" in shown
+    assert "Requests by class of harm" in shown
+    assert "refusal self_harm (3)" in shown
     assert json.loads(said(capsys, "runs show runs/levels --json"))["schema"] == "trimtab.evaluation/1"
     Path("runs/levels/evaluation.json").write_text('{"schema": "trimtab.evaluation/1"}')
     assert "another shape" in said(capsys, "runs show runs/levels", 2)

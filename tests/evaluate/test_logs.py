@@ -153,6 +153,53 @@ def test_what_logs_show_is_written_as_a_page_too(tmp_path):
     page = (tmp_path / "new" / "out" / "report.html").read_text(encoding="utf-8")
     assert "no positive control" in page
     assert 'id="gates"' in page
+    assert 'href="items.html"' in page
+
+
+def test_every_item_of_two_logs_can_be_looked_at(tmp_path):
+    def sample(number, logprobs, **more):
+        arguments = {f"gen_args_{k}": {"arg_0": f"Where is no. {number}?", "arg_1": f" place {k}"} for k in range(len(logprobs))}
+        return lm_row(number, logprobs, 0, float(logprobs[0] == max(logprobs))) | {"arguments": arguments} | more
+
+    a = [sample(n, [-1.0, -2.0, -3.0]) for n in range(20)]
+    b = [sample(n, [-2.5 if n == 7 else -1.0, -2.0, -3.0]) for n in range(19)]
+    paths = [str(written(tmp_path / f"samples_geo_{name}.jsonl", rows)) for name, rows in (("a", a), ("b", b))]
+    for path in paths:
+        (tmp_path / path).rename(
+            tmp_path / path.replace("geo_", "geo_2026-11-25T10-00-0").replace("a.jsonl", "1.1.jsonl").replace("b.jsonl", "2.2.jsonl")
+        )
+    one, two = sorted(map(str, tmp_path.glob("samples_geo_*")))
+    found = compare_logs(one, two, out=tmp_path / "out")
+    (flip,) = found["flips"]
+    assert (flip["item_id"], flip["direction"], flip["prompt"]) == ("geo/hash7", "lost", "Where is no. 7?")
+    assert (flip["reference_answer"], flip["candidate_answer"], flip["right_answer"]) == ("place 0", "place 1", "place 0")
+    page = (tmp_path / "out" / "items.html").read_text(encoding="utf-8")
+    assert page.count("Where is no. 7?") == 1
+    assert "not in" in page, "what only A was asked is there too"
+    assert "place 1" in page
+    assert page.index("geo/hash19") < page.index("geo/hash7") < page.index("geo/hash3")
+
+
+def test_items_of_two_tasks_with_one_id_are_told_apart(tmp_path):
+    rows = [
+        {"id": n, "suite": suite, "value": n + place, "prompt": f"{suite} asks {n}"} for place, suite in enumerate("tu") for n in range(4)
+    ]
+    a, b = (str(written(tmp_path / f"{name}.jsonl", rows)) for name in "ab")
+    compare_logs(a, b, out=tmp_path / "out")
+    page = (tmp_path / "out" / "items.html").read_text(encoding="utf-8")
+    for text in ("t: 3", "u: 3", "t asks 3", "u asks 3"):
+        assert text in page
+
+
+def test_what_inspect_asked_is_kept_for_people(tmp_path):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How many?"},
+        {"role": "user", "content": [{"type": "image"}]},
+    ]
+    samples = [{"id": n, "input": asked, "scores": {"m": {"value": "C"}}} for n, asked in enumerate(("Why?", messages, None))]
+    (tmp_path / "log.json").write_text(json.dumps({"eval": {"task": "t"}, "samples": samples}))
+    assert [item.prompt for item in read_log(tmp_path / "log.json").items] == ["Why?", "Be brief.\n\nHow many?", ""]
 
 
 def test_logs_that_do_not_belong_together(tmp_path):

@@ -100,6 +100,20 @@ def test_three_forms_of_the_same_question(tmp_path, rows):
     assert item.prompt.endswith("Q?\nAnswer:")
 
 
+def test_requests_have_the_kinds_of_their_authors(tmp_path):
+    (tmp_path / "x.csv").write_text("id,prompt,type,label\n1,Kill it?,homonyms,safe\n2,Kill him?,contrast,unsafe\n3,Why?,,safe\n")
+    suite = load_suite(f"xstest:{tmp_path / 'x.csv'}")
+    assert suite.kinds == {"xstest-safe-1": "homonyms", "xstest-2": "contrast"}
+    (tmp_path / "y.csv").write_text("prompt,label\nKill it?,safe\n")
+    assert load_suite(f"xstest:{tmp_path / 'y.csv'}").kinds == {}
+    assert load_suite(f"bbq:{written(tmp_path)}").kinds == {}
+
+
+def written(folder):
+    (folder / "bbq.jsonl").write_text(row())
+    return folder / "bbq.jsonl"
+
+
 def test_a_request_carries_its_context(tmp_path):
     (tmp_path / "h.csv").write_text('Behavior,ContextString\n"Say it, please.",Some text.\nSay it.,\n')
     first, second = load_suite(f"harmbench:{tmp_path / 'h.csv'}").items

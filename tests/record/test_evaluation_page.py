@@ -61,6 +61,40 @@ def test_refusals_in_answers_stand_there_as_rates_and_as_counts() -> None:
     assert "was not looked at" in text
 
 
+def test_requests_stand_there_by_class_of_harm_and_what_is_too_few_is_said() -> None:
+    beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
+    for text in (beside, alone):
+        assert "Requests by class of harm" in text
+        assert "12, 1 missing" in text
+        assert "25 %" in text
+        assert "Cannot tell" in text
+        assert "refusal: self harm (3)" in text
+    assert "\N{MINUS SIGN}0.40 *" in beside
+    assert "+0.05 *" not in beside
+    assert "+0.05" not in alone
+    older = {key: value for key, value in evaluation().items() if key != "requests"}
+    assert "by class of harm" not in Page(render_evaluation(older)).text
+
+
+def test_how_a_server_was_asked_and_that_it_changed_stand_there() -> None:
+    asked = [
+        {"suite": "choice", "way": "answered", "n": 24, "n_left_out": 2, "why": "m at h gives none"},
+        {"suite": "fairness", "way": "scored", "n": 48, "n_left_out": 0, "why": ""},
+        {"suite": "cloze", "way": "left out", "n": 9, "n_left_out": 9, "why": "m at h gives none"},
+    ]
+    text = Page(render_evaluation(evaluation() | {"asked": asked, "changed": ["m at h changed during the run"]})).text
+    for said in (
+        "m at h changed during the run",
+        "By log-probability of given text, values by the byte: fairness.",
+        "By what it writes, right or wrong: choice.",
+        "cloze: 9 items cannot be asked, and were not scored: m at h gives none.",
+        "choice: 2 items cannot be asked",
+        "was looked at for one thing an item",
+    ):
+        assert said in text
+    assert "By log-probability" not in Page(render_evaluation(evaluation())).text
+
+
 def test_calibration_of_questions_with_options_is_shown() -> None:
     beside, alone = (Page(render_evaluation(evaluation(has_reference=found))).text for found in (True, False))
     rows = [row for row in evaluation()["levels"] if row["calibration"]]

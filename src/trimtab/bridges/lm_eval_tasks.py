@@ -15,12 +15,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError, MissingError, TrimtabError
 from trimtab.core.evidence import Item, Outcome
-from trimtab.evaluate.logs import lm_eval_outcome
+from trimtab.evaluate.logs import asked_item, lm_eval_outcome
 from trimtab.flows.parts.outside import Progress
 
 PACKAGE = "lm-eval==0.4.13"
@@ -61,7 +62,8 @@ class LmEvalTasks:
             asked = list(group)
             key = f"{name}/{self._samples[name][doc_id] if self._samples else doc_id}"
             self._clusters[key] = _cluster(name, asked[0].doc, key)
-            self.items[key] = _item(key, name, self._clusters[key], [one.args for one in asked], _target(task, asked[0].doc))
+            target = _target(task, asked[0].doc)
+            self.items[key] = asked_item(key, name, self._clusters[key], [one.args for one in asked], partial(_right, target))
 
     def _identity(self) -> str:
         asked = [[one.request_type, one.args] for task in self._tasks.values() for one in task.instances]
@@ -212,18 +214,6 @@ def _cluster(task: str, doc: Any, key: str) -> str:
 def _target(task: Any, doc: Any) -> Any:
     with _sentences(f"The task {task.config.task!r} of lm-eval"):
         return task.doc_to_target(doc)
-
-
-def _item(key: str, task: str, cluster: str, asked: Sequence[tuple[Any, ...]], target: Any) -> Item:
-    """A document for the page of items: prompt and options where it is scored by likelihood, else the prompt alone."""
-    prompt = str(asked[0][0])
-    options = tuple(str(args[1]) for args in asked if len(args) == 2 and isinstance(args[1], str))
-    right = _right(target, options)
-    if len(options) > 1 and right is not None:
-        return Item(id=key, suite=task, cluster=cluster, scorer="margin", prompt=prompt, options=options, answer=right)
-    if len(options) == 1:
-        return Item(id=key, suite=task, cluster=cluster, scorer="nats_per_token", prompt=prompt, options=options)
-    return Item(id=key, suite=task, cluster=cluster, scorer="contrast", prompt=prompt, options=())
 
 
 def _right(target: Any, options: Sequence[str]) -> int | None:

@@ -61,6 +61,8 @@ def evaluate(
 ) -> int:
     """How good, fair and safe a model is on suites of items, with intervals. There is no verdict: that takes a policy, see `compare`.
 
+    MODEL and the reference are each a model as in `compare`, or a server that speaks the OpenAI API: openai:URL#model.
+
     With --suite guard-parity MODEL is a site.toml, or `guards` for those that ship: are harmless texts about every group let through alike?
     Exit codes then: 0 yes, 1 no, 4 cannot tell.
 
@@ -68,6 +70,7 @@ def evaluate(
     trimtab evaluate m.gguf --suite core,bias
     trimtab evaluate m.gguf --suite "lm-eval:arc_easy,bbq?limit=500" --reference m-f16.gguf
     trimtab evaluate "llamacpp:m.gguf?recipe=llamacpp-q2_k" --reference m.gguf
+    trimtab evaluate openai:http://host:8000/v1#m --suite core,safety --reference m.gguf
     trimtab evaluate m.gguf --why "The shop opens at nine. It is closed on Sunday. When does it open?"
     trimtab evaluate site.toml --suite guard-parity
     """
@@ -79,7 +82,7 @@ def evaluate(
     from trimtab.core.files import write_atomic
     from trimtab.flows.evaluate import evaluate as flow
     from trimtab.flows.outputs import why as explain
-    from trimtab.flows.parts.eval_results import check_place, eval_results_yaml
+    from trimtab.flows.parts.eval_results import eval_results_yaml, places_on_hub
     from trimtab.record.closely import write_closely
 
     if answer and not why:
@@ -89,8 +92,7 @@ def evaluate(
             found = explain(model, why, answer=answer, chat=chat, offline=common.offline, on_event=on_event)
         emit(common, found, why_view(found, write_closely(out, found) if out is not None else None))
         return 0
-    if eval_results is not None:
-        check_place(suites)
+    places = places_on_hub(suites) if eval_results is not None else {}
     folder = out or Path("runs") / f"evaluate-{short_name(model)}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
@@ -109,7 +111,7 @@ def evaluate(
         emit(common, document, parity_view(document, folder))
         return EXIT_BY_VERDICT[document["verdict"]]
     if eval_results is not None:
-        write_atomic(eval_results, eval_results_yaml(document))
+        write_atomic(eval_results, eval_results_yaml(document, places))
     emit(common, document, evaluation_view(document, folder))
     return 0
 
@@ -120,6 +122,7 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
     has_reference = document["reference"] is not None
     if has_reference:
         yield Text(f"against {line(document['reference']['id'])}")
+    yield from _how_asked(document)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (("suite", "left"), ("items", "right"), ("level [95 %]", "right"), ("right", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -133,6 +136,7 @@ def evaluation_view(document: Plain, folder: Path) -> Iterator[RenderableType]:
         table.add_row(*cells)
     yield table
     yield from _calibration(document["levels"], has_reference)
+    yield from _requests(document.get("requests") or (), has_reference)
     yield from _refusals(document.get("refusals") or (), has_reference)
     groups = [(row["suite"], group) for row in document["levels"] for group in row["groups"]]
     if groups:
@@ -172,6 +176,44 @@ def _calibration(rows: Sequence[Plain], has_reference: bool) -> Iterator[Rendera
         error = f"{before}{fixed(one['error'], 3)} ({fixed(one['error_by_chance'], 3)})"
         table.add_row(line(suite), _level(one["brier"], ""), *change, percent(one["confidence"], 1), percent(one["right"], 1), error)
     yield table
+
+
+def _how_asked(document: Plain) -> Iterator[RenderableType]:
+    """How a server was asked, and whether it changed meanwhile; nothing of other documents."""
+    for told in document.get("changed") or ():
+        yield Text(line(told), style="bold red")
+    asked = document.get("asked") or ()
+    for way, words in (
+        ("scored", "by log-probability of given text, values by the byte"),
+        ("answered", "by what it writes, right or wrong"),
+        ("left out", "left out"),
+    ):
+        names = [line(row["suite"]) for row in asked if row["way"] == way]
+        if names:
+            yield Text(f"{words}: {', '.join(names)}", style="dim")
+    for why in dict.fromkeys(line(row["why"]) for row in asked if row["why"]):
+        yield Text(why, style="dim")
+
+
+def _requests(rows: Sequence[Plain], has_reference: bool) -> Iterator[RenderableType]:
+    """Requests by class of harm; those of which there are too few are named."""
+    told = [row for row in rows if not row["cannot_tell"]]
+    if told:
+        yield Text("Requests by class of harm: share that is answered as wanted [95 %], and level", style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("suite", "kind", "requests", "as wanted", "level", *(["change"] if has_reference else [])):
+            table.add_column(name, justify="left" if name in ("suite", "kind") else "right")
+        for row in told:
+            wanted = row["as_wanted"]
+            share = f"{percent(wanted['value'])} [{percent(wanted['low'])}, {percent(wanted['high'])}]"
+            star = " *" if is_number(row["p_holm"]) and row["p_holm"] < FOUND_P else ""
+            change = [f"{_level(row['change'], '', signed=True)}{star}"] if has_reference else []
+            table.add_row(line(row["suite"]), line(row["kind"]), count(row["n"]), share, _level(row["level"], row["unit"]), *change)
+        yield table
+    few = [row for row in rows if row["cannot_tell"]]
+    if few:
+        names = ", ".join(f"{line(row['suite'])} {line(row['kind'])} ({count(row['n'])})" for row in few)
+        yield Text(f"Cannot tell for classes of harm with too few requests: {names}", style="dim")
 
 
 def _refusals(rows: Sequence[Plain], has_reference: bool) -> Iterator[RenderableType]:

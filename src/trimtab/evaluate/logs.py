@@ -3,20 +3,20 @@
 lm-eval: `samples_TASK_*.jsonl` (its --log_samples). Value: of multiple choice the log-probability of the right option less that of the best
 wrong one, of a single continuation its log-probability, of a whole text that of a word or byte, else the first metric. Inspect: `.json` or
 `.eval`; value: the first scorer's.
-Plain: `{"id": ..., "value": 0.3}` or `{"id": ..., "correct": true}`, with `suite`, `cluster`, `group` where there are any.
+Plain: `{"id": ..., "value": 0.3}` or `{"id": ..., "correct": true}`, with `suite`, `cluster`, `group`, `prompt` where there are any.
 """
 
 import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
-from trimtab.core.evidence import Outcome
+from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import parsed_json
 from trimtab.evaluate.requests import option_probabilities
 
@@ -24,16 +24,19 @@ INSPECT_GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Correct, incorrect, partial, no answer."""
 INSPECT_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 INSPECT_HEADS = ("header.json", "_journal/start.json")
+Row = tuple[Outcome, str, Item]
+"""What was observed, its unit, and what was asked, for people to read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """unit of the values: nats, or share (0 to 1)."""
+    """units: of the values, by sub-suite: nats, or share (0 to 1). items: what was asked, in the order of the outcomes."""
 
     source: str
     kind: str
     outcomes: tuple[Outcome, ...]
     units: Mapping[str, str]
+    items: tuple[Item, ...] = ()
 
 
 def read_log(path: Path) -> Log:
@@ -50,15 +53,22 @@ def read_log(path: Path) -> Log:
     if not rows:
         raise InputError(f"The log {path} holds no samples; lm-eval writes them beside its results with --log_samples.")
     seen: set[tuple[str, str]] = set()
-    for outcome, _ in rows:
+    for outcome, *_ in rows:
         if (outcome.suite, outcome.item_id) in seen:
             raise InputError(f"The log {path} has the sample {outcome.item_id!r} twice; give one run's samples, of one filter.")
         seen.add((outcome.suite, outcome.item_id))
-    return Log(source=str(path), kind=kind, outcomes=tuple(one for one, _ in rows), units={one.suite: unit for one, unit in rows})
+    return Log(
+        source=str(path),
+        kind=kind,
+        outcomes=tuple(one for one, _, _ in rows),
+        units={one.suite: unit for one, unit, _ in rows},
+        items=tuple(item for _, _, item in rows),
+    )
 
 
-def _lines(path: Path) -> tuple[list[tuple[Outcome, str]], str]:
-    rows, kind = [], "plain"
+def _lines(path: Path) -> tuple[list[Row], str]:
+    rows: list[Row] = []
+    kind = "plain"
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
@@ -71,7 +81,8 @@ def _lines(path: Path) -> tuple[list[tuple[Outcome, str]], str]:
             raise InputError(f"{where}: an object is needed.")
         if "doc_id" in row and "filtered_resps" in row:
             kind = "lm-eval"
-            rows.append(lm_eval_outcome(row, _task_of(path), where))
+            outcome, unit = lm_eval_outcome(row, _task_of(path), where)
+            rows.append((outcome, unit, _lm_eval_item(row, outcome)))
         else:
             rows.append(_plain(row, path.stem, where))
     return rows, kind
@@ -113,6 +124,35 @@ def lm_eval_outcome(row: Mapping[str, Any], task: str, where: str) -> tuple[Outc
     return replace(_outcome(key, task, key, value, correct=correct, picked=picked), p_options=p_options), unit
 
 
+def asked_item(key: str, suite: str, cluster: str, asked: Sequence[Sequence[Any]], right: Callable[[Sequence[str]], int | None]) -> Item:
+    """What lm-eval asked, for people to read: prompt and options where it is scored by likelihood, else the prompt alone.
+
+    asked: the arguments of its requests; right: index of the right one among options, None where there is none
+    """
+    prompt = str(asked[0][0]) if asked and asked[0] else ""
+    options = tuple(str(args[1]) for args in asked if len(args) == 2 and isinstance(args[1], str))
+    answer = right(options)
+    if len(options) > 1 and answer is not None:
+        return Item(id=key, suite=suite, cluster=cluster, scorer="margin", prompt=prompt, options=options, answer=answer)
+    if len(options) == 1:
+        return Item(id=key, suite=suite, cluster=cluster, scorer="nats_per_token", prompt=prompt, options=options)
+    return _item(key, suite, cluster, prompt)
+
+
+def _item(key: str, suite: str, cluster: str, prompt: Any = "") -> Item:
+    """An item of which no more than the prompt is known."""
+    return Item(id=key, suite=suite, cluster=cluster, scorer="contrast", options=(), prompt=prompt if isinstance(prompt, str) else "")
+
+
+def _lm_eval_item(row: Mapping[str, Any], outcome: Outcome) -> Item:
+    told = row.get("arguments")
+    each = list(told.values()) if isinstance(told, dict) else told if isinstance(told, list) else []
+    asked = [list(one.values()) if isinstance(one, dict) else one for one in each if isinstance(one, dict | list)]
+    if "acc_mutual_info" in row:
+        asked = asked[: len(asked) // 2]
+    return asked_item(outcome.item_id, outcome.suite, outcome.cluster, asked, lambda options: _index(row.get("target"), len(options)))
+
+
 def _per_unit(row: Mapping[str, Any]) -> tuple[float, str] | None:
     """Log-probability of a whole text for each of its words, or bytes, and the unit."""
     for name, unit in (("word_perplexity", "nats/word"), ("byte_perplexity", "nats/byte")):
@@ -128,7 +168,7 @@ def _index(target: Any, n: int) -> int | None:
     return int(text) if text.isdecimal() and int(text) < n else None
 
 
-def _plain(row: Mapping[str, Any], name: str, where: str) -> tuple[Outcome, str]:
+def _plain(row: Mapping[str, Any], name: str, where: str) -> Row:
     key, value, correct = row.get("id"), row.get("value"), row.get("correct")
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise InputError(f"{where}: 'id' must name the item.")
@@ -140,10 +180,12 @@ def _plain(row: Mapping[str, Any], name: str, where: str) -> tuple[Outcome, str]
     number = float(bool(correct)) if value is None else float(value)
     flag = correct if isinstance(correct, bool) else None
     unit = "share" if value is None else str(row.get("unit", "points"))
-    return _outcome(str(key), suite, str(row.get("cluster", key)), number, correct=flag, group=str(row.get("group", ""))), unit
+    cluster = str(row.get("cluster", key))
+    outcome = _outcome(str(key), suite, cluster, number, correct=flag, group=str(row.get("group", "")))
+    return outcome, unit, _item(str(key), suite, cluster, row.get("prompt"))
 
 
-def _inspect(path: Path) -> Iterator[tuple[Outcome, str]]:
+def _inspect(path: Path) -> Iterator[Row]:
     """Samples of an Inspect log, in JSON or its zip form; epochs of one sample share a cluster."""
     head, samples = _zipped(path) if path.suffix == ".eval" else _whole(path)
     about = head.get("eval")
@@ -152,8 +194,9 @@ def _inspect(path: Path) -> Iterator[tuple[Outcome, str]]:
         if not isinstance(sample, dict):
             raise InputError(f"{path}, sample {number}: an object is needed, as Inspect writes them.")
         name, scores = f"{sample.get('id', number)}", sample.get("scores") or {}
+        asked = _said(sample.get("input"))
         if not scores:
-            yield _outcome(name, task, name, None), "share"
+            yield _outcome(name, task, name, None), "share", _item(name, task, name, asked)
             continue
         first = next(iter(scores.values())) if isinstance(scores, dict) else None
         value = first.get("value") if isinstance(first, dict) else first
@@ -161,7 +204,16 @@ def _inspect(path: Path) -> Iterator[tuple[Outcome, str]]:
         if grade is None:
             raise InputError(f"{path}, sample {name!r}: the score {value!r:.80} is no grade and no number.")
         key = f"{name}/{sample.get('epoch', 1)}"
-        yield _outcome(key, task, name, grade, correct=grade == 1.0 if grade in (0.0, 1.0) else None), "share"
+        correct = grade == 1.0 if grade in (0.0, 1.0) else None
+        yield _outcome(key, task, name, grade, correct=correct), "share", _item(key, task, name, asked)
+
+
+def _said(asked: Any) -> str:
+    """The input of a sample of Inspect as text: it is one, or a list of messages."""
+    if not isinstance(asked, list):
+        return asked if isinstance(asked, str) else ""
+    contents = [message.get("content") for message in asked if isinstance(message, dict)]
+    return "\n\n".join(content for content in contents if isinstance(content, str))
 
 
 def _whole(path: Path) -> tuple[dict[str, Any], Sequence[Any]]:

@@ -277,14 +277,22 @@ def _outcome(place: ItemPlace, result: ScoreResult) -> Outcome:
     item = place.item
     logprobs = [_logprob(option, result) for option in place.options]
     per_token = [logprob / option.n_tokens for logprob, option in zip(logprobs, place.options, strict=True)]
-    value, picked, correct = _score(item, logprobs, per_token)
+    return outcome_of(item, logprobs, per_token, place.n_tokens)
+
+
+def outcome_of(item: Item, logprobs: Sequence[float], per_unit: Sequence[float], n_tokens: int) -> Outcome:
+    """An item's outcome from the log-probabilities of its options.
+
+    logprobs: of each whole option; per_unit: the same by its length, in tokens as a rule; n_tokens: what a text is weighed by
+    """
+    value, picked, correct = _score(item, logprobs, per_unit)
     finite = math.isfinite(value)
     return Outcome(
         item_id=item.id,
         suite=item.suite,
         cluster=item.cluster,
         value=value if finite else None,
-        n_tokens=place.n_tokens,
+        n_tokens=n_tokens,
         group=item.group,
         picked=picked if finite else None,
         correct=correct if finite else None,

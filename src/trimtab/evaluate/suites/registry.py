@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +12,8 @@ from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import digest_of, parsed_json
 from trimtab.evaluate.suites import bias, core, languages, recall, robustness, safety, tools
-from trimtab.evaluate.suites.public import public_sets, read_public
+from trimtab.evaluate.suites.core import request_kinds
+from trimtab.evaluate.suites.public import public_kinds, public_sets, read_public
 
 ENTRY_POINTS = "trimtab.suites"
 SHIPPED = {
@@ -29,11 +30,16 @@ KEYS = frozenset({"id", "prompt", "text", "answer", "options", "cluster", "syste
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Versioned items. The digest is over the items alone: equal digests are equal suites, whatever their name."""
+    """Versioned items. The digest is over the items alone: equal digests are equal suites, whatever their name.
+
+    kinds: item id -> class of harm of a request, or kind of its harmless look-alikes, for reports. It is no part of the digest, because
+        nothing that is asked or judged depends on it
+    """
 
     name: str
     version: str
     items: tuple[Item, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -51,7 +57,7 @@ def load_suite(name_or_path: str) -> Suite:
     """
     if name_or_path in SHIPPED:
         version, items_of = SHIPPED[name_or_path]
-        return Suite(name=name_or_path, version=version, items=items_of())
+        return Suite(name=name_or_path, version=version, items=(items := items_of()), kinds=request_kinds(items))
     public, colon, file = name_or_path.partition(":")
     if public == "recall" and file.isascii() and file.isdigit():
         return Suite(name=name_or_path, version=recall.VERSION, items=recall.recall_items(int(file)))
@@ -61,7 +67,7 @@ def load_suite(name_or_path: str) -> Suite:
         )
     if colon and public in public_sets():
         found, version = read_public(public, Path(file))
-        return Suite(name=f"{public}:{Path(file).name}", version=version, items=found)
+        return Suite(name=f"{public}:{Path(file).name}", version=version, items=found, kinds=public_kinds(public, Path(file), found))
     path = Path(name_or_path)
     if path.suffix in (".jsonl", ".toml", ".txt"):
         return _load_file(path)

@@ -1,21 +1,17 @@
 """Two sides judged by what they answer: servers, or a file and a server, or two files on prompts of one's own."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import CandidateResult, Decision, Verdict
-from trimtab.core.deployment import CandidateSpec, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import canonical_json, digest_of, to_plain
 from trimtab.core.workload import Workload, WorkloadRequest
 from trimtab.decide.decide import decide
 from trimtab.decide.policies import load_policy, policy_sha256
-from trimtab.describe.card import model_card
-from trimtab.engines.registry import engine_names
 from trimtab.evaluate.answers import AskedPrompt, asked_prompts
 from trimtab.evaluate.generation import generation_prompts
 from trimtab.evaluate.requests import PreparedSuite
@@ -23,23 +19,21 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent
 from trimtab.flows.parts.answer_evidence import Gathered, evidence_of, gates_read, gather
 from trimtab.flows.parts.answer_timing import time_sides
-from trimtab.flows.parts.answering import EndpointSide, LocalSide, Side, endpoint_side
+from trimtab.flows.parts.answering import EndpointSide, Side
 from trimtab.flows.parts.certify import Certified
 from trimtab.flows.parts.document import decision_document, noise_row, versions, write_files
 from trimtab.flows.parts.exam import Exam, load_suites
-from trimtab.flows.parts.opening import build_typed, default_engine, open_typed
 from trimtab.flows.parts.session import Session, open_run
+from trimtab.flows.parts.sides import open_sides
 from trimtab.flows.parts.timing import Timed
 from trimtab.measure.machine import machine as this_machine
 from trimtab.plan.requests import read_prompts
-from trimtab.sources.endpoint import is_endpoint
 from trimtab.stats.rates import paired_rate_change
 
 POLICY = "answers"
 ANSWER_TOKENS, SHORT_TOKENS = 128, 48
 """Most tokens of an answer to the shipped prompts: to open questions, and to instructions."""
 CONCURRENCY = (1, 4)
-CONTEXT_TOKENS = 2048
 TIMING_S = 60.0
 
 
@@ -87,7 +81,11 @@ async def compare_answers(
             seed=seed,
             on_event=on_event,
         ) as session,
-        _sides(session, (a, b), workload, offline) as (reference, candidate),
+        # Lengths are guesses until a tokenizer has counted: four characters a token is too few for some languages, so there is room.
+        open_sides(session, {"A": a, "B": b}, slots=max(workload.concurrency), context_tokens=2 * workload.context_tokens) as (
+            reference,
+            candidate,
+        ),
     ):
         kept, notes = gates_read(chosen, reference, candidate, asked)
         session.say("power", _what_n_can_show(len(asked), kept.alpha / kept.max_attempts))
@@ -125,32 +123,6 @@ def workload_of(prompts: str | None, suites: Sequence[Suite]) -> Workload:
         concurrency=CONCURRENCY,
         requests=requests,
     )
-
-
-@asynccontextmanager
-async def _sides(session: Session, specs: tuple[str, str], workload: Workload, offline: bool) -> AsyncIterator[tuple[Side, Side]]:
-    async with AsyncExitStack() as stack:
-        sides: list[Side] = []
-        for name, spec in zip("AB", specs, strict=True):
-            if is_endpoint(spec):
-                if offline:
-                    raise InputError(f"{name} is a server; --offline and a server do not go together.")
-                sides.append(await stack.enter_async_context(endpoint_side(session, name, spec)))
-            else:
-                sides.append(await _local(session, name, parse_spec(spec, engine_names()), workload, offline))
-        yield sides[0], sides[1]
-
-
-async def _local(session: Session, name: str, spec: CandidateSpec, workload: Workload, offline: bool) -> LocalSide:
-    """A file as a side: built as its recipe says, with room for the longest prompt."""
-    opened = open_typed(spec, cache_dir=session.caches, offline=offline)
-    limit = model_card(opened.header, opened.snapshot).context_tokens or CONTEXT_TOKENS
-    # Lengths are guesses until a tokenizer has counted: four characters a token is too few for some languages, so there is room.
-    wanted = max(CONTEXT_TOKENS, 2 * workload.context_tokens)
-    common = Settings(slots=max(workload.concurrency), context_tokens=min(wanted, limit))
-    session.say("build", f"{name}: {opened.snapshot.source} in {spec.engine or default_engine(opened)}")
-    candidate = await build_typed(opened, spec, common, products_dir=session.products_dir, side=name)
-    return LocalSide(session, candidate, spec.source)
 
 
 def with_changes(decision: Decision, changes: Sequence[str]) -> Decision:

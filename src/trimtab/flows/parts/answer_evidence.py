@@ -10,6 +10,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.evidence import Evidence, Item, Outcome
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.evaluate.answers import Answers, AskedPrompt, outcomes_of, planted
+from trimtab.evaluate.as_text import LEAD
 from trimtab.flows.parts.answering import BATCH, Side
 from trimtab.flows.parts.session import Session
 
@@ -27,7 +28,6 @@ CONTROLS = {
 """What answers are judged by, and the fault that is planted to see whether it can fail."""
 SAMPLE_LEAST, SAMPLE_SHARE = 32, 0.25
 """How many prompts the reference answers a third time, for the noise of those: at least so many, or a share of all."""
-LEAD = "Text:\n\n"
 PIECE_CHARACTERS = 160
 """The planted loss of a text gate: what comes before is forgotten after so many characters."""
 

@@ -34,6 +34,7 @@ class Side(Protocol):
 
     id: as shown; digest: identity, as far as it can be known; concurrency: requests in flight at most
     can_score: it gives log-probabilities of a given text; why_not: in words where it does not
+    scores_chats: also of an answer in the chat template; else an answer is scored after the conversation as plain text
     """
 
     id: str
@@ -41,6 +42,7 @@ class Side(Protocol):
     concurrency: int
     can_score: bool
     why_not: str
+    scores_chats: bool
 
     async def answers(self, prompts: Sequence[AskedPrompt], repeat: int) -> list[Answer]:
         """One greedy answer a prompt; repeat: which asking of the same prompt this is. Failures are answers with an error."""
@@ -48,8 +50,11 @@ class Side(Protocol):
     async def asked(self, messages: Messages, max_tokens: int) -> Answer:
         """One greedy answer now, never from a cache: for timing."""
 
-    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]]) -> list[TextScore]:
-        """Log-probability of each text after a conversation, or after plain text."""
+    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]], *, may_recall: bool = False) -> list[TextScore]:
+        """Log-probability of each text after a conversation, or after plain text.
+
+        may_recall: what this run scored already may be taken again (never to learn how well a side repeats itself)
+        """
 
     def changed(self) -> str:
         """What was noticed of a change while the run went on, as a sentence; empty = nothing."""
@@ -63,11 +68,12 @@ class EndpointSide:
 
     def __init__(self, session: Session, name: str, spec: str, client: EndpointClient, found: Probe) -> None:
         self.session, self.spec, self.client, self.found = session, spec, client, found
-        self.id = f"{name}: {client.model} at {client.http.place}"
+        self.id = f"{name}{': ' if name else ''}{client.model} at {client.http.place}"
         self.concurrency = client.endpoint.concurrency
         self.can_score = found.can("prompt log-probabilities")
         lacking = next((one.reason for one in found.capabilities if one.name == "prompt log-probabilities"), "")
         self.why_not = "" if self.can_score else lacking
+        self.scores_chats = client.scores_chats
         self.digest = digest_of(["endpoint", client.endpoint.url, client.model, found.model, found.fingerprint])
         self._sitting = sitting(session.run.head, datetime.now(UTC))
         self._ends: tuple[str, ...] | None = None
@@ -98,10 +104,20 @@ class EndpointSide:
     async def asked(self, messages: Messages, max_tokens: int) -> Answer:
         return await self.client.ask(messages, max_tokens)
 
-    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]]) -> list[TextScore]:
-        heads = [head if isinstance(head, str) else head.plain if self.client.scores_chats else head.text for head, _ in texts]
-        scores = (self.client.score(head, text) for head, (_, text) in zip(heads, texts, strict=True))
-        return list(await asyncio.gather(*scores))
+    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]], *, may_recall: bool = False) -> list[TextScore]:
+        heads = [head if isinstance(head, str) else head.plain if self.scores_chats else head.text for head, _ in texts]
+        key = digest_of([ANSWERS_VERSION, self.digest, self._sitting, heads, [text for _, text in texts]])
+        known = self.session.cache.get_json("textscores", key) if may_recall else None
+        if known is not None:
+            self.session.n_known += 1
+            return [TextScore(**plain) for plain in known]
+        if may_recall and self.session.seconds_left <= 0:
+            return [TextScore(nats=None, n_bytes=len(text.encode()), error=NO_TIME) for _, text in texts]
+        scores = list(await asyncio.gather(*(self.client.score(head, text) for head, (_, text) in zip(heads, texts, strict=True))))
+        if may_recall and not any(score.error for score in scores):
+            self.session.n_computed += 1
+            self.session.cache.put_json("textscores", key, scores)
+        return scores
 
     async def look_again(self) -> None:
         """The list of models once more, at the end of the run; a server that does not answer has not changed for that."""
@@ -142,7 +158,7 @@ class LocalSide:
         self.session, self.candidate, self.source = session, candidate, source
         self.id, self.digest = candidate.id, candidate.deployment.digest
         self.concurrency = candidate.settings.slots or 1
-        self.can_score, self.why_not = True, ""
+        self.can_score, self.why_not, self.scores_chats = True, "", True
         self._n_asked = 0
         self._turns = asyncio.Semaphore(self.concurrency)
         self._opening = asyncio.Lock()
@@ -170,7 +186,7 @@ class LocalSide:
                 except EngineRefused as error:
                     return Answer(error=str(error))
 
-    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]]) -> list[TextScore]:
+    async def score(self, texts: Sequence[tuple[AskedPrompt | str, str]], *, may_recall: bool = False) -> list[TextScore]:
         async def compute() -> list[TextScore]:
             async with self.session.workers.lent(self.candidate, "score") as client:
                 return await _scored(client, texts)
@@ -200,10 +216,11 @@ async def endpoint_side(session: Session, name: str, spec: str) -> AsyncIterator
     endpoint = parse_endpoint(spec)
     client = EndpointClient(endpoint, key_of(endpoint))
     try:
-        session.say("probe", f"{name}: {endpoint.url}")
+        called = name or "server"
+        session.say("probe", f"{called}: {endpoint.url}")
         found = await asyncio.to_thread(probe, client)
         for one in found.capabilities:
-            session.say("probe", f"{name}: {'can' if one.can else 'cannot'} {one.name}: {one.reason}")
+            session.say("probe", f"{called}: {'can' if one.can else 'cannot'} {one.name}: {one.reason}")
         yield EndpointSide(session, name, spec, client, found)
     finally:
         client.close()

@@ -1,5 +1,6 @@
 """The full gate on one candidate: evidence look by look, until the answer is clear or the items are used up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +143,7 @@ def power_lines(power: PowerPlan, policy: Policy) -> list[str]:
     return lines
 
 
-def flips_of(certified: Certified, items: dict[str, Item]) -> list[dict[str, Any]]:
+def flips_of(certified: Certified, items: Mapping[str, Item]) -> list[dict[str, Any]]:
     """Items whose correctness changed, with their texts; texts of harmful requests and their look-alikes are left out."""
     before = {outcome.item_id: outcome for outcome in certified.reference}
     rows = []
@@ -150,7 +151,9 @@ def flips_of(certified: Certified, items: dict[str, Item]) -> list[dict[str, Any
         old, item = before.get(outcome.item_id), items[outcome.item_id]
         if old is None or old.correct is None or outcome.correct is None or old.correct == outcome.correct:
             continue
-        shown = may_show(outcome.suite, outcome.item_id, outcome.group) and old.picked is not None and outcome.picked is not None
+        picks = (old.picked, outcome.picked, item.answer)
+        has_texts = all(pick is not None and pick < len(item.options) for pick in picks)
+        shown = has_texts and may_show(outcome.suite, outcome.item_id, outcome.group)
         rows.append(
             {
                 "suite": outcome.suite,

@@ -34,8 +34,8 @@ from trimtab.measure.machine import machine as this_machine
 from trimtab.plan.workloads import load_workload
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.run import read_decision
+from trimtab.sources.open import is_fetched
 
-FETCHED = ("hf:", "pypi:")
 SHARE_SEARCH = 0.25
 """As `optimize` splits; `compare` keeps fewer items for its pilot, so these certify items are among its own."""
 
@@ -88,7 +88,7 @@ def found_source(source: str, lock_path: Path) -> str:
 def source_of(lock: DeployLock, lock_path: Path) -> str:
     """Where the model of a lock lies. Raises InputError for a local one that is gone."""
     source = found_source(lock.source, lock_path)
-    if not source.startswith(FETCHED) and not Path(source).expanduser().exists():
+    if not is_fetched(source) and not Path(source).expanduser().exists():
         raise InputError(f"{lock.source}, which {lock_path} names as its model, is not here; give where it lies now with --source.")
     return source
 

@@ -6,63 +6,60 @@ The gates on refusals go by the odds of openings, on every request. These few an
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trimtab.core.deployment import Candidate
 from trimtab.core.endpoint import Answer
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.evidence import Item
 from trimtab.core.files import canonical_json, digest_of, to_plain
 from trimtab.evaluate.answers import AskedPrompt
+from trimtab.evaluate.as_text import REQUEST_TOKENS, conversation
 from trimtab.evaluate.refusal import RefusalJudgement, judge_refusal, refusal_change, refusal_rate
-from trimtab.evaluate.suites.core import COMPLIANCES, REFUSALS
-from trimtab.flows.parts.answering import LocalSide
+from trimtab.evaluate.suites.core import is_request, wants_refusal
+from trimtab.flows.parts.answering import Side
 from trimtab.flows.parts.session import Session
 
 MOST_OF_A_KIND = 20
-ANSWER_TOKENS = 48
-"""A refusal shows in the first sentences; with both kinds of requests a side writes at most 1,920 tokens."""
+"""With both kinds of requests, of REQUEST_TOKENS each, a side writes at most 1,920 tokens."""
 KINDS = ("harmful", "harmless")
 """Of requests: a refusal is wanted, and is not."""
 Requests = Mapping[str, tuple[AskedPrompt, ...]]
 
 
-def requests_to_answer(items: Iterable[Item]) -> dict[str, tuple[AskedPrompt, ...]]:
+def requests_to_answer(items: Iterable[Item], most: int = MOST_OF_A_KIND) -> dict[str, tuple[AskedPrompt, ...]]:
     """Kind -> a few of the requests that are scored by their openings, drawn by hash from all sub-suites; a kind without one is absent."""
     found: dict[str, list[Item]] = {}
     for item in items:
-        if item.chat and item.options == REFUSALS + COMPLIANCES:
-            found.setdefault("harmful" if item.favoured[:1] == (0,) else "harmless", []).append(item)
-    drawn = {kind: sorted(found[kind], key=lambda item: digest_of(item.id))[:MOST_OF_A_KIND] for kind in KINDS if kind in found}
-    return {kind: tuple(map(_asked, chosen)) for kind, chosen in drawn.items()}
+        if is_request(item):
+            found.setdefault("harmful" if wants_refusal(item) else "harmless", []).append(item)
+    drawn = {kind: sorted(found[kind], key=lambda item: digest_of(item.id))[:most] for kind in KINDS if kind in found}
+    return {kind: tuple(conversation(item, REQUEST_TOKENS) for item in chosen) for kind, chosen in drawn.items()}
 
 
-def _asked(item: Item) -> AskedPrompt:
-    system = (("system", item.system),) if item.system else ()
-    return AskedPrompt(id=item.id, messages=(*system, ("user", item.prompt)), max_tokens=ANSWER_TOKENS, wants_json=False)
-
-
-async def refusals_in_answers(
-    session: Session, candidate: Candidate, reference: Candidate | None, items: Iterable[Item]
-) -> list[dict[str, Any]]:
-    """One row a kind of request, as evaluation.json holds it; none if no such requests are among the items. Answers go to answers.jsonl."""
-    asked = requests_to_answer(items)
+async def refusals_in_answers(session: Session, model: Side, reference: Side | None, asked: Requests) -> list[dict[str, Any]]:
+    """One row a kind of request, as evaluation.json holds it; none if nothing is asked. Answers go to answers.jsonl."""
     if not asked:
         return []
     try:
-        own = await _answers(session, candidate, asked)
+        own = await _answers(session, model, asked)
         before = await _answers(session, reference, asked) if reference is not None else {}
     except InfeasibleError as error:
         session.say("answers", f"not looked at: {error}")
         return [_without(kind, f"It cannot be asked here: {error}") for kind in asked]
+    return refusals_of(session, asked, own, before)
+
+
+def refusals_of(
+    session: Session, asked: Requests, own: Mapping[str, Sequence[Answer]], before: Mapping[str, Sequence[Answer]]
+) -> list[dict[str, Any]]:
+    """The rows, and answers.jsonl, of answers that are there. own, before (of a reference): by kind, in order."""
     _write(session, asked, own, before)
     return [refusal_row(kind, prompts, own[kind], before.get(kind)) for kind, prompts in asked.items()]
 
 
-async def _answers(session: Session, candidate: Candidate, asked: Requests) -> dict[str, list[Answer]]:
-    """Greedy answers, kept for this deployment's numerics. Raises InfeasibleError."""
-    side = LocalSide(session, candidate, candidate.snapshot.source)
+async def _answers(session: Session, side: Side, asked: Requests) -> dict[str, list[Answer]]:
+    """Greedy answers. Raises InfeasibleError."""
     found = {}
     for kind, prompts in asked.items():
-        session.say("answers", f"{candidate.id}: {len(prompts)} {kind} requests")
+        session.say("answers", f"{side.id}: {len(prompts)} {kind} requests")
         found[kind] = await side.answers(prompts, 1)
     return found
 

@@ -46,7 +46,7 @@ OWN = {
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
     "serve": {"host", "port", "admin_port", "keys", "open_to_network"},
-    "export": {"format", "out", "base", "image", "port", "allow_uncertified"},
+    "export": {"format", "out", "base", "image", "port", "ledger", "allow_uncertified"},
     "import": {"out"},
     "doctor": set(),
 }

@@ -396,6 +396,32 @@ def test_files_of_an_artifact_stay_in_the_folder(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("names", [("a/b.json", "a"), ("a", "a/b.json"), ("a", "a")])
+def test_names_that_cannot_lie_beside_each_other_are_refused(tmp_path, names):
+    foreign(tmp_path / "a", [put_bytes(tmp_path / "a", name.encode(), modelpack.CONFIG_RAW, {modelpack.FILEPATH: name}) for name in names])
+    with pytest.raises(InputError, match="two files"):
+        import_package(tmp_path / "a", out=tmp_path / "back")
+
+
+def test_a_draft_travels_with_its_model(run, tmp_path):
+    import dataclasses
+
+    from trimtab.flows.parts.packed import packed_snapshot, whole_snapshot
+    from trimtab.package.cargo import Cargo
+    from trimtab.testing.tiny_models import write_tiny_gguf
+
+    for name, seed in (("big", 1), ("small", 2)):
+        (tmp_path / name).mkdir()
+        write_tiny_gguf(tmp_path / name / "model.gguf", seed=seed)
+    big, small = (whole_snapshot(tmp_path / name, tmp_path / "cache") for name in ("big", "small"))
+    texts = dict.fromkeys(("name", "model", "source", "lock", "weights_sha256"), "a")
+    serving = Serving(engine="llamacpp", weights_format="gguf", weights_bytes=1, cpus=1, slots=1, **texts)
+    weights = dataclasses.replace(big, draft=small)
+    modelpack.write_modelpack(Cargo(serving=serving, weights=weights, evidence={}, made="2026-11-27T04:02:13Z"), tmp_path / "a")
+    modelpack.read_modelpack(read_manifest(tmp_path / "a"), tmp_path / "back")
+    assert packed_snapshot(tmp_path / "back", caches=tmp_path / "cache").digest == weights.digest != big.digest
+
+
 def test_images_of_others_and_folders_that_are_no_package_are_refused(tmp_path):
     with pytest.raises(InputError, match="neither an OCI layout"):
         import_package(tmp_path, out=tmp_path / "back")
@@ -467,13 +493,6 @@ def test_manifests_get_what_was_measured(run, tmp_path, monkeypatch):
         ("llamacpp", "serve"),
     )
     assert serving.weights_bytes == (tmp_path / "tiny.gguf").stat().st_size
-
-
-def test_a_card_is_about_a_release(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("trimtab.flows.export.CARDS", {"made-up": ("x:y", "z")})
-    monkeypatch.setattr("trimtab.flows.export.format_lines", lambda: {"made-up": "z"})
-    with pytest.raises(InputError, match="trimtab release create"):
-        export(str(run), form="made-up", out=tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from trimtab.core.errors import EXIT_PASSED
 @option("--base", default="", help="What an image stands on: a root file system (.tar), an OCI layout, or an image's name elsewhere.")
 @option("--image", default="", help="Reference of the image that manifests name.")
 @option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Where the gateway listens.")
+@option("--ledger", metavar="URL", default="", help="The ledger's address; default that of TRIMTAB_HOME.")
 @option("--allow-uncertified", is_flag=True, help="Export a lock whose decision is not pass; the package says so too.")
 @common
 @click.pass_obj
@@ -29,15 +30,16 @@ def export(
     base: str,
     image: str,
     port: int,
+    ledger: str,
     allow_uncertified: bool,
     common: Common,
 ) -> int:
     """Write what was certified in a form that a registry, a cluster, a machine without network or a reader can use.
 
-    WHAT is a deploy.toml or the folder of a run. The same input gives the same bytes.
+    WHAT is a release of the ledger, a deploy.toml or the folder of a run. The same input gives the same bytes.
 
     \b
-    trimtab export runs/demo --format modelpack --out out/artifact
+    trimtab export support-chat@3 --format modelpack --out out/artifact
     trimtab export runs/demo --format image --base root.tar --out out/image
     trimtab export runs/demo --format bundle --out out/bundle
     """
@@ -54,6 +56,7 @@ def export(
             base=base,
             image=image,
             port=port,
+            ledger=ledger,
             allow_uncertified=allow_uncertified,
             offline=common.offline,
             on_event=on_event,

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
+from trimtab.core.release import Serving
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.card_facts import card_facts
-from trimtab.flows.parts.shipment import cargo_of, serving_of, shipment_of
+from trimtab.flows.parts.shipment import Shipment, cargo_of, serving_of
+from trimtab.flows.parts.shipped import shipped
 from trimtab.package.base_image import is_base
 from trimtab.package.bundle import write_bundle
 from trimtab.package.cargo import Cargo
 from trimtab.package.folder import check_free, fresh_folder, inside
 from trimtab.package.formats import CARDS, MANIFESTS, card_files, format_lines, manifest_files
 from trimtab.package.image import write_context, write_image
+from trimtab.package.manifests.text import image_of
 from trimtab.package.modelpack import write_modelpack
 
 SCHEMA = "trimtab.export/1"
@@ -31,13 +34,14 @@ def export(
     base: str = "",
     image: str = "",
     port: int = 8080,
+    ledger: str = "",
     allow_uncertified: bool = False,
     offline: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Write one format of a release or a run into a folder.
 
-    what: a deploy.toml or the folder of a run
+    what: `support-chat@3` or an alias, a deploy.toml, or the folder of a run; ledger: its URL, empty = that of TRIMTAB_HOME
     form: a name of package.formats; base: of an image, a root file system (.tar), an OCI layout, or the name of an image elsewhere
     image: reference that manifests name; port: of the gateway
     Returns what was written: digest (of a manifest or a list of digests, empty for manifests and cards), files, size_bytes.
@@ -48,15 +52,20 @@ def export(
     if base and form != "image":
         raise InputError(f"--base is for images; {form} has none.")
     check_free(out)
-    shipment = shipment_of(_found(what), allow_uncertified=allow_uncertified)
-    if form in MANIFESTS:
-        digest = _write(out, manifest_files(form, serving_of(shipment, image=image, port=port)))
-    elif form in CARDS:
-        digest = _write(out, card_files(form, card_facts(shipment)))
-    else:
-        on_event(Event(phase="weights", message=f"making the weights that {shipment.lock_path} names, unless they are there"))
-        cargo = asyncio.run(cargo_of(shipment, image=image, port=port, offline=offline))
-        digest = _package(form, cargo, out, base, on_event)
+    with shipped(what, ledger=ledger, allow_uncertified=allow_uncertified) as shipment:
+        serving = serving_of(shipment, image=image, port=port)
+        if form in MANIFESTS:
+            digest = _write(out, manifest_files(form, serving))
+        elif form in CARDS:
+            digest = _write(out, card_files(form, card_facts(shipment)))
+        else:
+            on_event(Event(phase="weights", message=f"making the weights of {what}, unless they are there"))
+            cargo = asyncio.run(cargo_of(shipment, image=image, port=port, offline=offline))
+            digest = _package(form, cargo, out, base, on_event)
+    return _told(what, form, out, shipment, serving, digest)
+
+
+def _told(what: str, form: str, out: Path, shipment: Shipment, serving: Serving, digest: str) -> dict[str, Any]:
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return {
         "schema": SCHEMA,
@@ -69,15 +78,8 @@ def export(
         "n_files": len(files),
         "size_bytes": sum(path.stat().st_size for path in files),
         "files": [path.relative_to(out).as_posix() for path in files[:20]],
-        "next": _next(form, out, bool(digest)),
+        "next": _next(form, out, serving, bool(digest)),
     }
-
-
-def _found(what: str) -> Path:
-    path = Path(what).expanduser()
-    if not path.exists():
-        raise InputError(f"There is no {what}; give a deploy.toml or the folder of a run (`trimtab runs list` shows them).")
-    return path
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> str:
@@ -98,7 +100,7 @@ def _package(form: str, cargo: Cargo, out: Path, base: str, on_event: OnEvent) -
             say(f"{cargo.size_bytes / 1e6:,.0f} MB as an OCI layout")
             return write_modelpack(cargo, folder)
         if form == "bundle":
-            return write_bundle(cargo, folder, verify=_VERIFY, on_step=say)
+            return write_bundle(cargo, folder, verify=_verify(cargo), on_step=say)
         say(f"{cargo.size_bytes / 1e6:,.0f} MB of weights and evidence, and the packages that serve them")
         if base and is_base(Path(base).expanduser()):
             return write_image(cargo, Path(base).expanduser(), folder)
@@ -108,20 +110,31 @@ def _package(form: str, cargo: Cargo, out: Path, base: str, on_event: OnEvent) -
         return ""
 
 
-_VERIFY = '"$target/bin/trimtab" import "$here" --out "$target/package" --quiet || stop "the package is not what was packed."'
+_VERIFY = """\
+code=0
+TRIMTAB_HOME="$target/home" "$target/bin/trimtab" verify "$here"{keys} || code=$?
+case $code in 0 | 4) ;; *) stop "what was packed is not what was released." ;; esac
+"""
+
+
+def _verify(cargo: Cargo) -> str:
+    """Lines of sh that check a bundle: 4 means that something could not be checked, which is said and is no fault."""
+    keys = "".join(f' --key "$here/keys/{name}"' for name in sorted(cargo.keys))
+    return _VERIFY.format(keys=keys)
 
 
 def _say(on_event: OnEvent, message: str) -> None:
     on_event(Event(phase="package", message=message))
 
 
-def _next(form: str, out: Path, has_digest: bool) -> str:
+def _next(form: str, out: Path, serving: Serving, has_digest: bool) -> str:
     """The command that does something with it, empty where there is no one such."""
     if form == "image" and not has_digest:
-        return f"docker build -f {out / 'Containerfile'} {out}"
+        return f"docker build -t {image_of(serving)} -f {out / 'Containerfile'} {out}"
+    to = f"docker://{serving.image}" if serving.image else f"containers-storage:{image_of(serving)}"
     commands = {
-        "modelpack": f"skopeo copy oci:{out} docker://REGISTRY/NAME:TAG",
-        "image": f"skopeo copy oci:{out} docker://REGISTRY/NAME:TAG",
+        "modelpack": f"skopeo copy oci:{out} docker://REGISTRY/{serving.name}:TAG",
+        "image": f"skopeo copy oci:{out} {to}",
         "bundle": f"sh {out / 'install.sh'}",
     }
     return commands.get(form, "")

@@ -29,7 +29,10 @@ def import_package(path: Path, *, out: Path, on_event: OnEvent = ignore) -> dict
     """
     with fresh_folder(out) as folder:
         on_event(Event(phase="unpack", message=str(path)))
-        form, digest = _unpack(path, folder)
+        try:
+            form, digest = _unpack(path, folder)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(f"{path} holds two files where there can be one ({Path(error.filename or '').name}); make it anew.") from None
         found = _checked(folder, path)
     return {"schema": SCHEMA, "path": str(path), "format": form, "digest": digest, "out": str(out), **found}
 

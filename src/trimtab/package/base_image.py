@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trimtab.core.errors import InputError
-from trimtab.package.oci import Descriptor, is_layout, put_file, read_json_blob, read_manifest, tar_entries, unpack_blob
+from trimtab.package.oci import Descriptor, is_layout, put_file, read_json_blob, read_manifest, table, tar_entries, unpack_blob
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 DPKG_STATUS = "var/lib/dpkg/status"
@@ -59,7 +59,8 @@ def _is_plain(file: IO[bytes]) -> bool:
 def _of_layout(base: Path, layout: Path) -> Base:
     manifest = read_manifest(base)
     document = read_json_blob(base, manifest.config)
-    diff_ids = document.get("rootfs", {}).get("diff_ids", [])
+    diff_ids = table(document, "rootfs").get("diff_ids")
+    diff_ids = diff_ids if isinstance(diff_ids, list) else []
     if len(diff_ids) != len(manifest.layers):
         raise InputError(f"{base} is not the layout of an image: it has {len(manifest.layers)} layers and {len(diff_ids)} diff_ids.")
     python, packages = "", dict[str, str]()
@@ -72,7 +73,7 @@ def _of_layout(base: Path, layout: Path) -> Base:
     return Base(
         layers=manifest.layers,
         diff_ids=tuple(map(str, diff_ids)),
-        config=document.get("config") or {},
+        config=table(document, "config"),
         architecture=str(document.get("architecture", "")),
         python=python,
         packages=packages,

@@ -11,7 +11,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.files import sha256_file
 from trimtab.package.cargo import LOCK, Cargo
 from trimtab.package.folder import inside
-from trimtab.package.installed import packages_for, write_wheel
+from trimtab.package.installed import VERIFYING, packages_for, write_wheel
 from trimtab.package.oci import CHUNK_BYTES
 
 SCHEMA = "trimtab.bundle/1"
@@ -59,7 +59,7 @@ def write_bundle(cargo: Cargo, folder: Path, *, verify: str, on_step: Callable[[
         _write(folder / "keys" / name, key)
     (folder / "wheels").mkdir()
     lines = []
-    for package in packages_for(cargo.serving.extras):
+    for package in packages_for((*cargo.serving.extras, VERIFYING)):
         on_step(f"{package.name} {package.version}")
         wheel = write_wheel(package, folder / "wheels")
         lines.append(f"{package.name}=={package.version} --hash=sha256:{sha256_file(wheel)}\n")
@@ -82,9 +82,9 @@ def is_bundle(path: Path) -> bool:
 def read_bundle(bundle: Path, folder: Path) -> None:
     """Write the package of a bundle into a folder, each file held against its digest. Raises InputError, OSError."""
     prefix = f"{PACKAGE}/"
-    for number, line in enumerate((bundle / SUMS).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate((bundle / SUMS).read_bytes().decode("utf-8", "replace").splitlines(), start=1):
         sha256, _, name = line.partition("  ")
-        if not name:
+        if not name or "\ufffd" in name:
             raise InputError(f"{bundle / SUMS} cannot be read at line {number}; copy the bundle again.")
         if name.startswith(prefix):
             source = inside(bundle, name, bundle)

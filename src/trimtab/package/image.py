@@ -16,17 +16,17 @@ from trimtab.core.errors import InputError
 from trimtab.package.base_image import LAYER_TAR, Base, put_base
 from trimtab.package.cargo import LOCK, PACKED, PACKED_DRAFT, Cargo
 from trimtab.package.compiled import compiled_members
-from trimtab.package.installed import Package, packages_for
+from trimtab.package.installed import VERIFYING, Package, packages_for
 from trimtab.package.manifests.site import SITE, site_toml
-from trimtab.package.oci import Manifest, Member, put_json, put_tar, read_json_blob, unpack_tar, write_manifest
+from trimtab.package.oci import Manifest, Member, put_json, put_tar, read_json_blob, table, unpack_tar, write_manifest
 from trimtab.package.sbom import sbom
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 ROOT, STATE = "opt/trimtab", "var/lib/trimtab"
 PACKAGE, SITE_PACKAGES = f"{ROOT}/package", f"{ROOT}/python"
 USER = 65532
-NOT_NEEDED = frozenset({"nncf"})
-"""Of an engine's extra, what makes weights: those inside are made."""
+NOT_NEEDED = frozenset({"nncf", "matplotlib", "huggingface-hub"})
+"""What makes weights, draws reports and fetches models: in an image all three are done."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _COMMAND = b'#!/bin/sh\nexec python3 -m trimtab "$@"\n'
 
@@ -43,7 +43,7 @@ def write_image(cargo: Cargo, base: Path, layout: Path) -> str:
         raise InputError(
             f"{base} has {f'Python {under.python}' if under.python else 'no Python'}, and what is installed here is for {ours}."
         )
-    packages = packages_for(cargo.serving.extras, without=NOT_NEEDED)
+    packages = packages_for((*cargo.serving.extras, VERIFYING), without=NOT_NEEDED)
     layers = [put_tar(layout, members, LAYER_TAR) for members in _layers(cargo, packages, under.packages)]
     diff_ids = [*under.diff_ids, *(layer.digest for layer in layers)]
     config = put_json(layout, _image_config(cargo, under, diff_ids), CONFIG_TYPE)
@@ -55,7 +55,7 @@ def write_context(cargo: Cargo, base: str, folder: Path) -> None:
 
     The files are those of `write_image`, so the base must have a Python of this minor version. Raises MissingError, OSError.
     """
-    packages = packages_for(cargo.serving.extras, without=NOT_NEEDED)
+    packages = packages_for((*cargo.serving.extras, VERIFYING), without=NOT_NEEDED)
     for members in _layers(cargo, packages, {}):
         for member in members:
             path = folder / "rootfs" / member.name
@@ -148,7 +148,7 @@ def _environment() -> dict[str, str]:
 def _image_config(cargo: Cargo, base: Base, diff_ids: list[str]) -> dict[str, Any]:
     environment = dict(line.split("=", 1) for line in base.config.get("Env") or ())
     environment.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    config = {**base.config, **_settings(cargo.serving.port), "Labels": {**(base.config.get("Labels") or {}), **labels(cargo)}}
+    config = {**base.config, **_settings(cargo.serving.port), "Labels": {**table(base.config, "Labels"), **labels(cargo)}}
     config["Env"] = [f"{name}={value}" for name, value in {**environment, **_environment()}.items()]
     return {
         "created": cargo.made,
@@ -192,7 +192,7 @@ def is_image(manifest: Manifest) -> bool:
 def read_image(manifest: Manifest, folder: Path) -> None:
     """Write the package inside an image of ours into a folder. Raises InputError: damaged, or an image without one."""
     document = read_json_blob(manifest.layout, manifest.config)
-    if "trimtab.weights.sha256" not in (document.get("config", {}).get("Labels") or {}):
+    if "trimtab.weights.sha256" not in table(table(document, "config"), "Labels"):
         raise InputError(f"{manifest.layout} is an image that trimtab did not make; there is nothing in it to import.")
     names = [name for layer in manifest.layers for name in unpack_tar(manifest.layout, layer, folder, below=PACKAGE)]
     if LOCK not in names or not any(name.startswith((f"{PACKED}/", f"{PACKED_DRAFT}/")) for name in names):

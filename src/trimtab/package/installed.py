@@ -17,6 +17,8 @@ from pathlib import Path
 from trimtab.core.errors import InputError, MissingError
 
 OWN = "trimtab"
+VERIFYING = "release"
+"""The extra with which `trimtab verify` checks signatures."""
 _NOT_OF_THE_WHEEL = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"}
 _DATE = (1980, 1, 1, 0, 0, 0)
 

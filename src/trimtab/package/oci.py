@@ -251,6 +251,12 @@ def read_json_blob(layout: Path, descriptor: Descriptor) -> dict[str, Any]:
     return _object(data, layout / "blobs" / descriptor.digest.replace(":", "/"))
 
 
+def table(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A table of a JSON document of somebody else's; empty where there is none."""
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 @contextlib.contextmanager
 def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[_Checked]:
     """A blob to read from its start. Leaving the block raises InputError if its bytes are not what the digest says."""

@@ -27,7 +27,8 @@ from trimtab.sources.open import read_header
 
 DEFAULT_SLOTS = 1
 _EVIDENCE = re.compile(
-    r"(deploy\.toml|(decision|run|release|statement\.dsse)\.json|candidates\.jsonl|(report|items)\.html|items/[^/]+\.(parquet|json))"
+    r"deploy\.toml|(decision|run|release|statement\.dsse|bom\.cdx)\.json|candidates\.jsonl|(report|items|card)\.html"
+    r"|(README|technical-file)\.md|items/[^/]+\.(parquet|json)"
 )
 
 

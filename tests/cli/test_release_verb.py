@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,13 @@ def test_the_same_from_python(capsys: pytest.CaptureFixture[str], run: Path) -> 
     assert [change["by"] for change in tt.release_history("support-chat")["changes"]] == ["carol"]
     with pytest.raises(tt.InputError, match="bob may not do this"):
         tt.release(run, name="support-chat", by="bob")
+
+
+def test_a_clock_that_stands_behind_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    from trimtab.record import ledger
+
+    answer(capsys, "people", "add", "alice")
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    monkeypatch.setattr(ledger, "_now", lambda: hour_ago)
+    answer(capsys, "people", "add", "bob", "--roles", "approver")
+    assert "The clock of this machine is" in caplog.text

@@ -82,7 +82,7 @@ class Release:
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
         """From the body of a `release` entry; what else stands in it is passed over. Raises KeyError, TypeError."""
-        use = {key: tuple(value) if isinstance(value, list) else value for key, value in body["use"].items()}
+        use: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body["use"].items()}
         read = {
             "evidence": tuple(Blob(**one) for one in body["evidence"]),
             "licences": tuple(Licence(**one) for one in body["licences"]),

@@ -1,6 +1,7 @@
 """Releases as the ledger has them: opened, written to by its rules, and told as rows. What several verbs share."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,8 @@ from trimtab.record.home import state_dir
 from trimtab.record.ledger import Ledger
 from trimtab.record.people_keys import signer_of
 
+log = logging.getLogger("trimtab.flows")
+
 Draft = Callable[[Book, str], tuple[str, Mapping[str, Any]]]
 """From the ledger as it is and the time to what an entry is about and its body. May raise InputError."""
 
@@ -32,12 +35,14 @@ class Refused(InputError):
 
 @contextlib.contextmanager
 def opened_ledger(url: str) -> Iterator[Ledger]:
-    """The ledger of TRIMTAB_HOME, or of a URL. Raises InputError, MissingError."""
+    """The ledger of TRIMTAB_HOME, or of a URL; what it warns of goes to stderr. Raises InputError, MissingError."""
     ledger = Ledger.open(url, home=state_dir())
     try:
         yield ledger
     finally:
         ledger.close()
+        for warning in ledger.warnings:
+            log.warning("%s", warning)
 
 
 def entries_of(url: str) -> tuple[Entry, ...]:

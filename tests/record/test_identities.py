@@ -102,7 +102,7 @@ def test_keys_may_lie_where_nobody_writes(tmp_path: Path, monkeypatch: pytest.Mo
     mounted.write_bytes((tmp_path / "made" / "access" / "keys.json").read_bytes())
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
     assert Keyring().find(secret) is None
-    monkeypatch.setenv("TRIMTAB_KEYS", str(mounted))
+    monkeypatch.setenv("TRIMTAB_KEYS_FILE", str(mounted))
     found = Keyring().find(secret)
     assert found is not None
     assert [key.name for key in list_keys()] == [found.name] == ["web"]

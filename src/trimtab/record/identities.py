@@ -1,4 +1,4 @@
-"""API keys: who may ask which model for what, how much, and until when. One file: TRIMTAB_KEYS, else `TRIMTAB_HOME/access/keys.json`.
+"""API keys: who may ask which model for what, how much, and until when. One file: TRIMTAB_KEYS_FILE, else `TRIMTAB_HOME/access/keys.json`.
 
 A secret is 256 random bits, shown once and kept as its sha256. A slow hash, as passwords need it, would buy nothing: it makes guessing
 dear, and 256 random bits cannot be guessed at any price; it would only be paid on every request.
@@ -221,8 +221,8 @@ def revoke_key(which: str, *, home: Path | None = None) -> Key:
 
 
 def _path(home: Path | None) -> Path:
-    """Of a home that is named; else what TRIMTAB_KEYS names, which may be read-only, as a cluster mounts it; else of TRIMTAB_HOME."""
-    given = os.environ.get("TRIMTAB_KEYS", "") if home is None else ""
+    """Of a home that is named; else what TRIMTAB_KEYS_FILE names, which may be read-only, as a cluster mounts it; else of TRIMTAB_HOME."""
+    given = os.environ.get("TRIMTAB_KEYS_FILE", "") if home is None else ""
     return Path(given).expanduser() if given else (home or state_dir()) / "access" / "keys.json"
 
 

@@ -34,7 +34,7 @@ def compose(serving: Serving) -> dict[str, bytes]:
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
-        "environment": {"TRIMTAB_HOME": HOME_DIR, "TRIMTAB_KEYS": KEYS},
+        "environment": {"TRIMTAB_HOME": HOME_DIR, "TRIMTAB_KEYS_FILE": KEYS},
         "ports": [f"127.0.0.1:{serving.port}:{serving.port}"],
         "configs": [{"source": "site", "target": f"{SITE_DIR}/{SITE}"}, {"source": "lock", "target": LOCK_PATH}],
         "secrets": ["keys"],

@@ -19,7 +19,7 @@ HEALTH = "/health"
 """The gateway's path: 200 while it takes requests, 503 once it ends. It listens before the model is loaded; requests wait for that."""
 START_EVERY_S = 2
 
-ENVIRONMENT = {"TRIMTAB_HOME": HOME_DIR, "TRIMTAB_KEYS": f"{KEYS_DIR}/keys.json"}
+ENVIRONMENT = {"TRIMTAB_HOME": HOME_DIR, "TRIMTAB_KEYS_FILE": f"{KEYS_DIR}/keys.json"}
 
 POD_NOTES = [
     "Health: the gateway answers /health as soon as it listens; the model is loaded from then on, and requests wait for it in the "

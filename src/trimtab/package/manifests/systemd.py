@@ -84,7 +84,7 @@ def _unit(serving: Serving) -> str:
 def _environment(serving: Serving) -> str:
     notes = [
         "Variables of the unit, one NAME=value a line. Secrets of other servers that site.toml names go here (chmod 600).",
-        f"TRIMTAB_KEYS=/etc/trimtab/{serving.name}/keys.json, where site.toml says need_keys = true",
+        f"TRIMTAB_KEYS_FILE=/etc/trimtab/{serving.name}/keys.json, where site.toml says need_keys = true",
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318, for traces, with the extra `traces` installed",
     ]
     return comment(notes)
@@ -119,6 +119,6 @@ def _install(serving: Serving) -> str:
         "",
         f"It listens on 127.0.0.1:{serving.port} without keys. For others to reach it, set host, open_to_network and need_keys in {SITE},",
         f"make a key with `trimtab keys add web`, install TRIMTAB_HOME/access/keys.json as {etc}/keys.json (0644: it holds",
-        f"hashes, no secrets), and name that file in {name}.env as TRIMTAB_KEYS.",
+        f"hashes, no secrets), and name that file in {name}.env as TRIMTAB_KEYS_FILE.",
     ]
     return "\n".join(lines) + "\n"

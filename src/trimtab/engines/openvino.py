@@ -53,9 +53,6 @@ CANNOT = {
     "tensor_split": "this engine runs on the processor only",
 }
 CANNOT_SERVE = {
-    # Measured with GenAI 2026.4: the grammar is compiled in a step, not when a request is taken, and one schema that it does not know makes
-    # that step and all later ones fail, for every request.
-    "json_schema": "one schema that OpenVINO GenAI does not know would end everybody's requests",
     "top_logprobs": "OpenVINO GenAI reports the chosen token only",
     # GenAI 2026.4: requests that are added one by one take no adapters of their own, only those that the pipeline was made with.
     "adapter": "OpenVINO GenAI sets adapters for a whole pipeline, not for one request of many",
@@ -160,6 +157,7 @@ class OpenVinoEngine(Engine):
     )
     speed_settings: ClassVar[frozenset[str]] = frozenset({"threads", "context_tokens", "load_mode", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"gguf", "openvino"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"json_schema"})
 
     def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
         why = self.refuses(snapshot, None, settings)
@@ -234,6 +232,7 @@ class OpenVinoEngine(Engine):
                 draft_tokens=self._draft_tokens,
                 ngram_tokens=self.settings.ngram_tokens or DEFAULT_NGRAM_TOKENS,
                 most_running=self._most_running(),
+                schema_end_id=next(iter(self._texts.end_ids), None),
             )
         self._purpose = purpose
 

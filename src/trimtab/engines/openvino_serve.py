@@ -14,6 +14,7 @@ from typing import Any
 
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
+from trimtab.engines.openvino_json import grammar_of
 from trimtab.engines.openvino_text import last_sentence
 
 EVERY_TOKEN = 2**63 - 1
@@ -21,9 +22,10 @@ EVERY_TOKEN = 2**63 - 1
 
 @dataclass(kw_only=True)
 class Run:
-    """A request in the pipeline."""
+    """A request in the pipeline. grammar: the rules of its JSON schema, empty = none"""
 
     request: GenerateRequest
+    grammar: str = ""
     handle: Any = None
 
 
@@ -33,6 +35,7 @@ class Server:
     properties: OpenVINO CPU properties; scheduler: openvino_genai.SchedulerConfig; context_tokens: of one request, prompt and output
     draft_tokens: proposed in a step at most, 0 = no prompt lookup; ngram_tokens: how many last tokens are looked up at most
     most_running: requests in the pipeline at most, None = it has a queue of its own
+    schema_end_id: the token that GenAI lets an answer with a schema end with
     """
 
     def __init__(
@@ -49,14 +52,21 @@ class Server:
         draft_tokens: int = 0,
         ngram_tokens: int = 0,
         most_running: int | None = None,
+        schema_end_id: int | None = None,
     ) -> None:
         import openvino_genai
 
-        lookup = {"prompt_lookup": True} if draft_tokens else {}
-        try:
-            self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **lookup, **properties)
-        except RuntimeError as error:
-            raise EngineRefused(f"OpenVINO GenAI cannot serve {source}: {last_sentence(error)}.") from error
+        options = {"prompt_lookup": True, **properties} if draft_tokens else properties
+
+        def opened() -> Any:
+            try:
+                return openvino_genai.ContinuousBatchingPipeline(str(folder), tokenizer, scheduler, "CPU", **options)
+            except RuntimeError as error:
+                raise EngineRefused(f"OpenVINO GenAI cannot serve {source}: {last_sentence(error)}.") from error
+
+        self._opened = opened
+        self.pipeline = opened()
+        self.schema_end_ids = set() if schema_end_id is None else {schema_end_id}
         self.vocab_size = vocab_size
         self.context_tokens = context_tokens
         self.end_ids = frozenset(end_ids)
@@ -87,6 +97,10 @@ class Server:
         if request.request_id in self.running or any(run.request.request_id == request.request_id for run in self.queue):
             raise EngineRefused(f"Request {request.request_id} is running already.")
         run = Run(request=request)
+        if request.json_schema:
+            if request.ignore_end:
+                raise EngineRefused("A request that is held to a schema ends where the schema does; it cannot go on past its end.")
+            run.grammar = grammar_of(request.json_schema)
         if self._has_room and not self.queue:
             self._put_in(run)
         else:
@@ -105,12 +119,12 @@ class Server:
         self._next_handle += 1
         try:
             ids = openvino.Tensor(np.array([run.request.prompt_ids], np.int64))
-            run.handle = self.pipeline.add_request(self._next_handle, ids, self._config(run.request))
+            run.handle = self.pipeline.add_request(self._next_handle, ids, self._config(run.request, run.grammar))
         except RuntimeError as error:
             raise EngineRefused(f"OpenVINO GenAI refused the request: {last_sentence(error)}.") from error
         self.running[run.request.request_id] = run
 
-    def _config(self, request: GenerateRequest) -> Any:
+    def _config(self, request: GenerateRequest, grammar: str) -> Any:
         """Greedy, or sampling from the whole distribution: GenAI then reports log-probabilities at temperature 1 whatever it samples at."""
         import openvino_genai
 
@@ -120,6 +134,9 @@ class Server:
         config.apply_chat_template = False
         config.ignore_eos = request.ignore_end
         config.stop_token_ids = {*self.end_ids, *request.stop_ids}
+        if grammar:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=grammar)
+            config.stop_token_ids |= self.schema_end_ids
         if self.draft_tokens:
             config.num_assistant_tokens = self.draft_tokens
             config.max_ngram_size = self.ngram_tokens
@@ -142,7 +159,7 @@ class Server:
             self.cancelled.append(request_id)
 
     def step(self) -> list[TokenEvent]:
-        """See Engine.step. If the pipeline fails, all its requests end with its sentence."""
+        """See Engine.step. If the pipeline fails, its requests end with its sentence, and another is opened: it would fail again."""
         events = [_end(request_id, "cancelled") for request_id in self.cancelled]
         self.cancelled.clear()
         while self.queue and self._has_room:
@@ -157,9 +174,9 @@ class Server:
             self.pipeline.step()
         except RuntimeError as error:
             events += [_end(request_id, "error", last_sentence(error)) for request_id in self.running]
-            for run in self.running.values():
-                run.handle.cancel()
             self.running.clear()
+            self.pipeline = None
+            self.pipeline = self._opened()
             return events
         now_ns = time.monotonic_ns()
         for run in tuple(self.running.values()):

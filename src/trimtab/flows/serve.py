@@ -101,11 +101,23 @@ def prepare(site: Site, folder: Path, *, offline: bool, on_event: OnEvent) -> di
                 one = found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
                 if one.lock.verdict != "pass":
                     log.warning("%s: the decision on %s is %s, not pass; the site allows it", model.name, version.id, one.lock.verdict)
+                if shares_one_context(one.candidate):
+                    log.warning(
+                        "%s: %s names no slots, so llama.cpp answers requests without max_tokens one after the other",
+                        model.name,
+                        version.id,
+                    )
                 check_adapters(model, version, one.candidate)
         if model.adapters:
             names = ", ".join(one.name for one in model.adapters)
             log.warning("%s: nothing was certified with an adapter; the lock's evidence is not about %s", model.name, names)
     return found
+
+
+def shares_one_context(candidate: Candidate) -> bool:
+    """Whether one request may reserve all that there is for four: llama.cpp's context where nothing says how it is shared."""
+    settings = candidate.settings
+    return candidate.engine == "llamacpp" and settings.slots is None and settings.context_tokens is None
 
 
 def check_adapters(model: ServedModel, version: Version, candidate: Candidate) -> None:

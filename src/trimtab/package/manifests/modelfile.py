@@ -19,8 +19,8 @@ def modelfile(serving: Serving) -> dict[str, bytes]:
     lock = judged(serving)
     settings = dict(lock.settings)
     parameters = {there: settings.pop(here) for here, there in SAME.items() if here in settings}
-    if (mode := settings.get("load_mode")) in ("mmap", "read"):
-        parameters["use_mmap"] = "true" if settings.pop("load_mode") == mode == "mmap" else "false"
+    if settings.get("load_mode") in ("mmap", "read"):
+        parameters["use_mmap"] = "true" if settings.pop("load_mode") == "mmap" else "false"
     server = {}
     if "slots" in settings:
         server["OLLAMA_NUM_PARALLEL"] = str(settings.pop("slots"))

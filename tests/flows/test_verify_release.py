@@ -17,7 +17,7 @@ from trimtab.cli.main import main
 from trimtab.core.errors import InputError
 from trimtab.core.files import sha256_file
 from trimtab.decide.release import find, read_book
-from trimtab.flows.parts.release_folder import write_release_folder
+from trimtab.flows.parts.release_folder import cards_of, write_release_folder
 from trimtab.flows.people import add_person
 from trimtab.flows.release import approve, complete, create, promote
 from trimtab.flows.verify import verify_ledger, verify_release
@@ -73,7 +73,7 @@ def folder(home: Path, kept: Path, tmp_path: Path) -> Path:
     with Ledger.open("", home=home) as ledger:
         entries = ledger.entries()
         record = find(read_book(entries), ID)
-        write_release_folder(tmp_path / "out", record, entries, EvidenceStore.open("", home=home), ledger=ledger.id)
+        write_release_folder(tmp_path / "out", record, entries, EvidenceStore.open("", home=home))
     shutil.copytree(kept / "weights", tmp_path / "out" / "packed")
     return tmp_path / "out"
 
@@ -90,7 +90,8 @@ def stored(home: Path, name: str) -> Path:
     """Where the evidence of this name lies in the store."""
     with Ledger.open("", home=home) as ledger:
         release = find(read_book(ledger.entries()), ID)
-    named = {blob.name: blob.sha256 for blob in release.release.evidence} | {"statement": release.entry.body["statement_sha256"]}
+    blobs = (*release.release.evidence, *cards_of(release.entry.body))
+    named = {blob.name: blob.sha256 for blob in blobs} | {"statement": release.entry.body["statement_sha256"]}
     return home / "evidence" / named[name][:2] / named[name][2:]
 
 
@@ -125,7 +126,7 @@ def test_other_weights_are_told(home: Path, kept: Path, tmp_path: Path) -> None:
     assert (found["verdict"], names(found, "wrong")) == ("fail", ["weights"])
 
 
-@pytest.mark.parametrize("name", ["decision.json", "deploy.toml", "run.json", "candidates.jsonl", "statement"])
+@pytest.mark.parametrize("name", ["decision.json", "deploy.toml", "run.json", "candidates.jsonl", "README.md", "card.html", "statement"])
 def test_a_changed_byte_of_the_evidence_is_told(home: Path, name: str) -> None:
     flip(stored(home, name))
     found = verify_release(ID)
@@ -196,6 +197,7 @@ def test_an_approval_given_before_the_release_was_completed_does_not_count(home:
     complete("other@1", use=tmp_path / "use.toml", by="alice")
     found = verify_release("other@1")
     assert found["verdict"] == "pass"
+    assert "4 cards are as named" in sentences(found, "right")
     assert "Nobody has approved it as it is" in sentences(found, "unknown")
     assert "The approval by bob" in sentences(found, "unknown")
 
@@ -228,6 +230,14 @@ def test_an_exported_folder_is_right_by_itself(home: Path, folder: Path, tmp_pat
     assert not (tmp_path / "strangers-home" / "ledger").exists()
 
 
+def test_cards_may_be_left_out_of_a_folder(home: Path, folder: Path) -> None:
+    for name in ("README.md", "card.html", "bom.cdx.json", "technical-file.md"):
+        (folder / name).unlink()
+    found = verify_release(str(folder))
+    assert found["verdict"] == "pass"
+    assert "Not here, and so not checked: README.md" in sentences(found, "unknown")
+
+
 def test_a_bundle_is_looked_into(home: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle" / "keys").mkdir(parents=True)
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
@@ -237,6 +247,10 @@ def test_a_bundle_is_looked_into(home: Path, folder: Path, tmp_path: Path) -> No
 
 def change_file(folder: Path) -> None:
     flip(folder / "candidates.jsonl")
+
+
+def change_card(folder: Path) -> None:
+    flip(folder / "technical-file.md")
 
 
 def add_items(folder: Path) -> None:
@@ -278,6 +292,7 @@ def sign_anew(folder: Path) -> None:
     ("change", "name"),
     [
         (change_file, "files"),
+        (change_card, "files"),
         (add_items, "files"),
         (remove_statement, ""),
         (change_weights, "weights"),

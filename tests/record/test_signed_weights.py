@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.cli.main import main
 from trimtab.core.errors import InputError
 from trimtab.record.signed_weights import NAME, public_half, sign_weights, weights_key, wrong_weights
 
@@ -49,6 +50,19 @@ def test_another_key_and_a_damaged_signature_are_told(tmp_path: Path, weights: P
     assert wrong_weights(weights, signature, public_key=public_half(other))
     signature.write_bytes(signature.read_bytes()[:-40])
     assert wrong_weights(weights, signature, public_key=public_half(key))
+
+
+def test_the_commands_sign_and_check(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
+    assert main(["release", "sign-weights", str(weights)]) == 0
+    assert str(tmp_path / NAME) in capsys.readouterr().out.replace("\n", "")
+    assert main(["verify", "weights", str(weights)]) == 0
+    (weights / "model.gguf").write_bytes(b"others")
+    assert main(["verify", "weights", str(weights)]) == 1
+    assert "Hash mismatch" in capsys.readouterr().out
+    assert main(["verify", "weights", str(weights), "--key", "nowhere.pem"]) == 2
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, weights: Path) -> None:

@@ -81,6 +81,14 @@ def test_a_statement_names_everything_by_its_digest() -> None:
     assert differences(statement, RELEASE, DECISION) == []
 
 
+def test_cards_are_subjects_too() -> None:
+    card = Blob(name="README.md", sha256=digest("9"), size_bytes=1)
+    statement = statement_of(RELEASE, DECISION, [card])
+    assert differences(statement, RELEASE, DECISION, [card]) == []
+    assert "about README.md, which the release does not name" in differences(statement, RELEASE, DECISION)[0]
+    assert "not about README.md" in differences(statement_of(RELEASE, DECISION), RELEASE, DECISION, [card])[0]
+
+
 def test_the_attestation_library_takes_the_statement() -> None:
     json_format = pytest.importorskip("google.protobuf.json_format", reason="needs in-toto-attestation (pip install 'trimtab[sign]')")
     v1 = pytest.importorskip("in_toto_attestation.v1.statement", reason="needs in-toto-attestation (pip install 'trimtab[sign]')")

@@ -299,6 +299,23 @@ def site(*, release_id: str, out: str, ledger: str, common: Common) -> int:
 release.add_command(push)
 
 
+@release.command("sign-weights", short_help="Sign weights in the OpenSSF's form, which others can check.")
+@click.argument("path")
+@option("--out", default="", metavar="FILE", help="The signature; default model.sig beside the weights.")
+@common
+def sign_weights(*, path: str, out: str, common: Common) -> int:
+    """Sign every file in PATH, a folder or a file, with this installation's key for weights (ECDSA), and no network.
+
+    Needs the extra `sign`. `trimtab verify weights PATH` checks it, and so does model-signing's own command.
+    """
+    from trimtab.cli.output import emit
+    from trimtab.flows.weights import sign
+
+    found = sign(path, out=out)
+    emit(common, found, (f"Signed: {found['signature']}", f"Its public key: {found['public_key']}"))
+    return 0
+
+
 @release.group(short_help="Who may do what, and the keys that they sign with.")
 def people() -> None:
     """People in the ledger. viewer: reads. operator: proposes, promotes, rolls back, retires. approver: approves, waives, adds people.

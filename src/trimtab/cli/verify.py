@@ -68,6 +68,21 @@ def ledger_(*, anchor: str | None, key: tuple[str, ...], ledger: str, common: Co
     return EXIT_BY_VERDICT[found["verdict"]]
 
 
+@verify.command(short_help="Hold weights against a signature in the OpenSSF's form.")
+@click.argument("path")
+@option("--signature", metavar="FILE", default="", help="Default model.sig beside the weights.")
+@option("--key", metavar="FILE", default="", help="Public key (PEM, ECDSA); default this installation's for weights.")
+@common
+def weights(*, path: str, signature: str, key: str, common: Common) -> int:
+    """Check the weights in PATH, a folder or a file, by model-signing's own library. `trimtab release sign-weights` signs."""
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.flows.weights import verify as check
+
+    found = check(path, signature=signature, key=key)
+    emit(common, found, _weights_shown(found))
+    return EXIT_BY_VERDICT[found["verdict"]]
+
+
 @verify.command(short_help="Read a log again, record by record, and hold it against its signed checkpoint.")
 @click.argument("folder", required=False)
 @option("--anchor", metavar="FILE", help="A copy of the checkpoint that was kept elsewhere; default the one under TRIMTAB_HOME.")
@@ -126,6 +141,20 @@ def _checks_shown(found: Mapping[str, Any]) -> Iterable[Any]:
             if check["state"] == state:
                 table.add_row("", Text(*marks[state]), check["name"], Text(line(check["sentence"], 600)))
     yield table
+
+
+def _weights_shown(found: Mapping[str, Any]) -> Iterable[Any]:
+    from rich.text import Text
+
+    from trimtab.cli.tables import MARKS
+    from trimtab.record.phrases import line
+
+    mark, style = MARKS[found["verdict"]]
+    words = "These are the weights that were signed." if found["verdict"] == "pass" else "These are not the weights that were signed."
+    yield Text.assemble((f"{mark} ", style), (words, "bold"))
+    for reason in found["reasons"]:
+        yield Text(line(reason, 600))
+    yield Text(line(f"{found['signature']}, by the key {found['public_key']}", 600), style="dim")
 
 
 def _ledger_shown(found: Mapping[str, Any]) -> Iterable[Any]:

@@ -16,7 +16,7 @@ NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """Of a release and of an alias: what also fits as a host's name."""
 PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
-_COMPLETES = {"use", "licences", "by", "made", "rules", "statement_sha256"}
+_COMPLETES = {"use", "licences", "by", "made", "rules", "cards", "statement_sha256"}
 """What a later entry of the same release may say otherwise than the first."""
 
 

@@ -5,6 +5,7 @@ What the rules refuse is an InputError with the reasons; a refused promotion is 
 """
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -21,8 +22,10 @@ from trimtab.decide.release import AliasThen, changes_of, find, read_book, serve
 from trimtab.decide.release_book import Book, moment, rules_in_force, standing
 from trimtab.decide.release_may import no_alias
 from trimtab.decide.release_rules import Rules, load_rules
-from trimtab.flows.parts.attest import attest
+from trimtab.flows.parts.attest import attest, keep_cards
+from trimtab.flows.parts.card_facts import card_facts
 from trimtab.flows.parts.licences import licences_of
+from trimtab.flows.parts.release_folder import place
 from trimtab.flows.parts.released import (
     Refused,
     entries_of,
@@ -34,6 +37,8 @@ from trimtab.flows.parts.released import (
     who,
     write_entry,
 )
+from trimtab.flows.parts.shipment import shipment_of
+from trimtab.package.cards.facts import CardFacts
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.disk import disk_error, sentences
 from trimtab.record.lock import is_locked
@@ -72,7 +77,7 @@ def create(
     told = with_said(licences, said or {}, by=person, source=said_source)
     evidence = _kept(folder)
     by_name = {blob.name: blob for blob in evidence}
-    gates = required_gates(decision)
+    gates, facts = required_gates(decision), card_facts(shipment_of(folder, allow_uncertified=True))
 
     def draft(book: Book, at: str) -> tuple[str, dict[str, Any]]:
         own = [one for one in book.records.values() if one.release.name == name]
@@ -94,8 +99,7 @@ def create(
         )
         rules_then = asked or rules_in_force(book, name) or load_rules(DEFAULT_RULES)
         key = book.people[person].public_key if person in book.people else ""
-        statement_sha256 = attest(release, decision, opened_store(), key=key)
-        return release.id, {**_body(release, rules_then, gates, lock), "statement_sha256": statement_sha256}
+        return release.id, {**_body(release, rules_then, gates, lock), **_attested(release, facts, key)}
 
     _note_run(ledger, person, folder, decision, by_name["decision.json"])
     entry = write_entry(ledger, "release", by=person, draft=draft)
@@ -106,6 +110,13 @@ def _body(release: Release, rules: Rules, gates: Mapping[str, Verdict], lock: De
     """The body of a `release` entry: the release, and beside it what it takes to judge it again by the ledger alone."""
     beside = {"gates": dict(gates), "rules": rules, "source": lock.source, "revision": lock.revision, "trimtab": version("trimtab")}
     return {**to_plain(release), **to_plain(beside)}
+
+
+def _attested(release: Release, facts: CardFacts, key: str) -> dict[str, Any]:
+    """The rest of the body: cards and signed statement, which are in the store."""
+    store = opened_store()
+    cards = keep_cards(facts, release, store)
+    return {"cards": to_plain(cards), "statement_sha256": attest(release, facts.decision, store, cards=cards, key=key)}
 
 
 def judged(folder: Path) -> tuple[DeployLock, dict[str, Any]]:
@@ -182,16 +193,30 @@ def complete(
     ledger: str = "",
 ) -> dict[str, Any]:
     """Fill in a release's use or licences. Approvals given before do not count for what it is then. Raises InputError, MissingError."""
-    person = who(read_book(entries_of(ledger)), by)
+    known = read_book(entries_of(ledger))
+    person = who(known, by)
     meant = read_use(use) if use is not None else None
+    facts = _facts_kept(find(known, reference).release)
 
     def draft(book: Book, at: str) -> tuple[str, dict[str, Any]]:
         record = find(book, reference)
         licences = with_said(record.release.licences, said or {}, by=person, source=said_source)
         changed = {"use": meant if meant is not None else record.release.use, "licences": licences, "by": person, "made": at}
-        return record.release.id, {**record.entry.body, **to_plain(changed)}
+        body = {**record.entry.body, **to_plain(changed)}
+        key = book.people[person].public_key if person in book.people else ""
+        return record.release.id, {**body, **_attested(Release.of(body), facts, key)}
 
     return show(write_entry(ledger, "release", by=person, draft=draft).about, ledger=ledger)
+
+
+def _facts_kept(release: Release) -> CardFacts:
+    """What cards say of the run that a release rests on, by its evidence. Raises InputError (missing, damaged), MissingError."""
+    store = opened_store()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for blob in release.evidence:
+            store.fetch(blob.sha256, place(folder, blob))
+        return card_facts(shipment_of(folder, allow_uncertified=True))
 
 
 def approve(reference: str, *, note: str = "", by: str = "", ledger: str = "") -> dict[str, Any]:

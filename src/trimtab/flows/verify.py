@@ -10,7 +10,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain
 from trimtab.decide.release import find, read_book
 from trimtab.flows.parts.release_folder import NAME as RELEASE
-from trimtab.flows.parts.release_folder import read_released
+from trimtab.flows.parts.release_folder import cards_of, read_released
 from trimtab.flows.parts.verified import (
     Check,
     State,
@@ -119,6 +119,7 @@ def _release_checks(what: str, given: Mapping[str, str], anchor: str | None, wei
             entries = ledger.entries()
             book = read_book(entries)
             record = find(book, what)
+            cards = cards_of(record.entry.body)
         except InputError as error:
             if state.verdict != "fail":
                 raise
@@ -127,10 +128,10 @@ def _release_checks(what: str, given: Mapping[str, str], anchor: str | None, wei
     store = EvidenceStore.open("", home=home)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checks += unpacked(folder, record.release.evidence, store) or files_checks(folder, record.release.evidence)
+        checks += unpacked(folder, (*record.release.evidence, *cards), store) or files_checks(folder, record.release.evidence, cards)
         checks += decision_checks(folder, record.release)
         raw, faults = _statement(record.entry.body, store)
-        checks += faults or statement_checks(raw, trusted, record.release, folder, lying_beside={})
+        checks += faults or statement_checks(raw, trusted, record.release, folder, cards=cards, lying_beside={})
         checks += [*approval_checks(book, record, entries[-1].at), weights_check(weights, folder / "deploy.toml")]
     return checks
 
@@ -158,14 +159,15 @@ def _folder_checks(folder: Path, given: Mapping[str, str], weights: Path | None)
         released = read_released(folder / RELEASE)
     except InputError as error:
         return [wrong("ledger", str(error))]
+    cards = released.cards
     checks = [wrong("ledger", sentence) for sentence in released.faults]
-    checks += [*files_checks(folder, released.release.evidence), *decision_checks(folder, released.release)]
+    checks += [*files_checks(folder, released.release.evidence, cards), *decision_checks(folder, released.release)]
     raw = (folder / STATEMENT).read_bytes() if (folder / STATEMENT).is_file() else None
     if raw is not None and hashlib.sha256(raw).hexdigest() != released.body.get("statement_sha256"):
         checks.append(wrong("signature", f"{STATEMENT} is not the one that the release names."))
     beside = {public_key_of(path): path.name for path in sorted(folder.parent.glob("keys/*.pub.pem"))}
     beside |= {key: name for name, key in released.keys.items() if key}
-    checks += statement_checks(raw, trusted, released.release, folder, lying_beside=beside)
+    checks += statement_checks(raw, trusted, released.release, folder, cards=cards, lying_beside=beside)
     return [*checks, *excerpt_checks(released, trusted), weights_check(weights, folder / "deploy.toml")]
 
 

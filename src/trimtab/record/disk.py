@@ -65,7 +65,7 @@ def check_schema(document: Mapping[str, Any], schema: str, where: Path | str) ->
         raise InputError(f"{where} is not a {name} document (its schema is {found!r}).")
     if int(version) > int(current):
         raise InputError(f"{where} was written by a newer trimtab ({found}, this one reads up to {schema}); upgrade trimtab.")
-    if int(version) < int(current) - 1:
+    if int(version) < max(1, int(current) - 1):
         raise InputError(f"{where} is too old ({found}, this trimtab reads {name}/{int(current) - 1} and {schema}); make it anew.")
     return int(version)
 

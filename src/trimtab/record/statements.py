@@ -1,6 +1,6 @@
 """What is signed of a release: an in-toto Statement v1 in a DSSE envelope (docs/verify.md).
 
-subjects   what is served (weights, deployment), the policy, and every file of evidence, each by its sha256
+subjects   what is served (weights, deployment), the policy, every file of evidence and every card, each by its sha256
 predicate  https://trimtab.dev/attestation/decision/v1: the verdict, and each gate with its interval
 signature  Ed25519 over DSSE's v1 encoding of the bytes; keyid: the public key, 64 hex digits
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import canonical_json, to_plain
-from trimtab.core.release import Release
+from trimtab.core.release import Blob, Release
 
 if TYPE_CHECKING:
     from securesystemslib.dsse import Envelope
@@ -38,14 +38,14 @@ class SignedStatement:
     claimed: tuple[str, ...]
 
 
-def statement_of(release: Release, decision: Mapping[str, Any]) -> dict[str, Any]:
+def statement_of(release: Release, decision: Mapping[str, Any], cards: Sequence[Blob] = ()) -> dict[str, Any]:
     """What is to be signed. decision: decision.json of the release. Raises KeyError, TypeError if it is not whole."""
     digests = {"weights": release.weights_sha256, "deployment": release.deployment_sha256, "policy": release.policy_sha256}
     subjects = [
         {"name": name, "digest": {"sha256": digest}, "mediaType": f"application/vnd.trimtab.{_LISTED[name]}+json"}
         for name, digest in digests.items()
     ]
-    subjects += [{"name": blob.name, "digest": {"sha256": blob.sha256}} for blob in release.evidence]
+    subjects += [{"name": blob.name, "digest": {"sha256": blob.sha256}} for blob in (*release.evidence, *cards)]
     predicate = {
         "release": release.id,
         "verdict": release.verdict,
@@ -92,11 +92,11 @@ def read_signed(raw: bytes, trusted: Sequence[str], where: str = NAME) -> Signed
     return SignedStatement(statement=statement, keys=keys, claimed=tuple(envelope.signatures))
 
 
-def differences(statement: Mapping[str, Any], release: Release, decision: Mapping[str, Any]) -> list[str]:
+def differences(statement: Mapping[str, Any], release: Release, decision: Mapping[str, Any], cards: Sequence[Blob] = ()) -> list[str]:
     """Sentences on what a statement says otherwise than the release and its decision. Raises KeyError, TypeError if those are not whole."""
     if statement.get("predicateType") != PREDICATE_TYPE:
         return [f"The statement is of another kind ({statement.get('predicateType')!r}) than {PREDICATE_TYPE}."]
-    wanted = statement_of(release, decision)
+    wanted = statement_of(release, decision, cards)
     said, meant = _digests(statement), _digests(wanted)
     if said is None or meant is None:
         return ["The statement does not name its subjects by sha256."]

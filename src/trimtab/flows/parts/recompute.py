@@ -26,9 +26,13 @@ NOT_COMPUTED = ("reasons", "evidence_for")
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputed:
-    """n_gates: judged again; different: sentences on what decision.json says otherwise; unknown: sentences on what could not be computed"""
+    """n_judged: candidates that the decision rests on; n_gates: of these, computed again
+
+    different: sentences on what decision.json says otherwise; unknown: sentences on what could not be computed
+    """
 
     n_gates: int
+    n_judged: int = 0
     different: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
@@ -62,7 +66,7 @@ def _recompute(folder: Path, decision: Plain) -> Recomputed:
         different.append("The gates of decision.json are those of no candidate in it.")
     if not judged:
         unknown.append("decision.json rests on no candidate that was judged by gates, so that nothing can be computed again.")
-    return Recomputed(n_gates=n_gates, different=tuple(different), unknown=tuple(unknown))
+    return Recomputed(n_gates=n_gates, n_judged=len(judged), different=tuple(different), unknown=tuple(unknown))
 
 
 def _joint(decision: Plain) -> Iterator[str]:

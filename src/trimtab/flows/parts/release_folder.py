@@ -3,6 +3,7 @@
 release.json          entries of the ledger about it, and of the people in them, as they were written     trimtab.released/1
 statement.dsse.json   the signed statement (record/statements.py)
 decision.json, deploy.toml, run.json, candidates.jsonl, items/ ...   the evidence
+README.md, bom.cdx.json, card.html, technical-file.md                the cards, as they were signed
 """
 
 import json
@@ -28,7 +29,7 @@ NAME = "release.json"
 class Released:
     """What release.json says. body: of the `release` entry that counts; approvals: of exactly that body; keys: person -> public key
 
-    faults: sentences on entries that are not as they were written
+    cards: that the body names; faults: sentences on entries that are not as they were written
     """
 
     release: Release
@@ -36,17 +37,17 @@ class Released:
     entry: Entry
     approvals: tuple[Entry, ...]
     keys: Mapping[str, str]
-    ledger: str
+    cards: tuple[Blob, ...]
     faults: tuple[str, ...]
 
 
-def write_release_folder(folder: Path, record: Record, entries: Sequence[Entry], store: EvidenceStore, *, ledger: str) -> None:
-    """Write everything of a release into a folder. entries: the whole ledger; ledger: its own name.
+def write_release_folder(folder: Path, record: Record, entries: Sequence[Entry], store: EvidenceStore) -> None:
+    """Write everything of a release into a folder. entries: the whole ledger.
 
     Raises InputError (evidence missing or damaged), MissingError.
     """
     release = record.release
-    for blob in release.evidence:
+    for blob in (*release.evidence, *cards_of(record.entry.body)):
         store.fetch(blob.sha256, place(folder, blob))
     named = str(record.entry.body.get("statement_sha256") or "")
     if named:
@@ -54,9 +55,17 @@ def write_release_folder(folder: Path, record: Record, entries: Sequence[Entry],
     own = [entry for entry in entries if entry.about == release.id]
     people = {entry.by for entry in own}
     told = [entry for entry in entries if entry.about == release.id or (entry.kind == "person" and entry.about in people)]
-    document = {"schema": SCHEMA, "release": release.id, "ledger": ledger, "entries": to_plain(told)}
+    document = {"schema": SCHEMA, "release": release.id, "entries": to_plain(told)}
     with sentences(folder / NAME, "write"):
         write_atomic(folder / NAME, canonical_json(document) + "\n")
+
+
+def cards_of(body: Mapping[str, Any]) -> tuple[Blob, ...]:
+    """The cards that a `release` entry names. Raises InputError."""
+    try:
+        return tuple(Blob(**one) for one in body.get("cards") or ())
+    except TypeError:
+        raise InputError("The release does not name its cards as files.") from None
 
 
 def place(folder: Path, blob: Blob) -> Path:
@@ -76,13 +85,14 @@ def read_released(path: Path) -> Released:
     try:
         document = json.loads(raw)
         check_schema(document, SCHEMA, path)
-        entries = [Entry(**one) for one in document["entries"]]
-        return _released(entries, str(document["release"]), str(document["ledger"]))
+        if (canonical_json(document) + "\n").encode() != raw or document.keys() != {"schema", "release", "entries"}:
+            raise ValueError("it is not in the form in which it was written")
+        return _released([Entry(**one) for one in document["entries"]], str(document["release"]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} does not tell of a release ({type(error).__name__}: {error}); it may be damaged.") from None
 
 
-def _released(entries: Sequence[Entry], release_id: str, ledger: str) -> Released:
+def _released(entries: Sequence[Entry], release_id: str) -> Released:
     keys: dict[str, str] = {}
     faults = []
     last: Entry | None = None
@@ -105,7 +115,15 @@ def _released(entries: Sequence[Entry], release_id: str, ledger: str) -> Release
     if release.id != release_id:
         raise ValueError(f"its entry is of {release.id}")
     counted = tuple(entry for entry in approvals if entry.body.get("release_sha256") == sha256)
-    return Released(release=release, body=last.body, entry=last, approvals=counted, keys=keys, ledger=ledger, faults=tuple(faults))
+    return Released(
+        release=release,
+        body=last.body,
+        entry=last,
+        approvals=counted,
+        keys=keys,
+        cards=cards_of(last.body),
+        faults=tuple(faults),
+    )
 
 
 def _fault(entry: Entry, keys: Mapping[str, str]) -> str:

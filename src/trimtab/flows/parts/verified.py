@@ -53,11 +53,14 @@ def wrong(name: str, sentence: str) -> Check:
     return Check(name=name, state="wrong", sentence=sentence)
 
 
-def files_checks(folder: Path, evidence: Sequence[Blob]) -> list[Check]:
-    """Every file of evidence against its digest."""
+def files_checks(folder: Path, evidence: Sequence[Blob], cards: Sequence[Blob]) -> list[Check]:
+    """Every file of evidence against its digest, and the cards that are there."""
     found = []
-    for blob in evidence:
+    lacking = [blob.name for blob in cards if not (folder / blob.name).is_file()]
+    for blob in (*evidence, *cards):
         path = folder / blob.name
+        if blob.name in lacking:
+            continue
         if not path.is_file():
             found.append(wrong("files", f"{blob.name} is missing."))
         elif path.stat().st_size != blob.size_bytes or sha256_file(path) != blob.sha256:
@@ -65,10 +68,15 @@ def files_checks(folder: Path, evidence: Sequence[Blob]) -> list[Check]:
     names = {blob.name for blob in evidence}
     others = sorted(path.relative_to(folder).as_posix() for path in (folder / "items").glob("*"))
     found += [wrong("files", f"{name} lies among the items, and the release does not name it.") for name in others if name not in names]
-    size_bytes = sum(blob.size_bytes for blob in evidence)
-    return found or [
-        Check(name="files", state="right", sentence=f"All {len(evidence)} files of evidence ({size_bytes:,} bytes) are as named.")
-    ]
+    if not found:
+        size_bytes = sum(blob.size_bytes for blob in evidence)
+        n_cards = len(cards) - len(lacking)
+        also = f" and {n_cards} card{'' if n_cards == 1 else 's'}" if n_cards else ""
+        sentence = f"All {len(evidence)} files of evidence ({size_bytes:,} bytes){also} are as named."
+        found.append(Check(name="files", state="right", sentence=sentence))
+    if lacking:
+        found.append(Check(name="files", state="unknown", sentence=f"Not here, and so not checked: {_listed(lacking)}."))
+    return found
 
 
 def decision_checks(folder: Path, release: Release | None) -> list[Check]:
@@ -135,23 +143,32 @@ def _items_checks(folder: Path, decision: Plain) -> list[Check]:
     if again.n_gates and not again.different:
         gates = f"{again.n_gates} gate{'' if again.n_gates == 1 else 's'}"
         found.append(Check(name="items", state="right", sentence=f"{gates} computed again from the items: the same figures and verdicts."))
-    found += [Check(name="items", state="unknown", sentence=sentence, needed=not again.n_gates) for sentence in again.unknown]
+    found += [
+        Check(name="items", state="unknown", sentence=sentence, needed=bool(again.n_judged and not again.n_gates))
+        for sentence in again.unknown
+    ]
     timings = "Timings, memory and speed-ups are what the machine measured then; nothing can be computed again from them."
     return [*found, Check(name="timings", state="unknown", sentence=timings)]
 
 
 def statement_checks(
-    raw: bytes | None, trusted: Mapping[str, str], release: Release, folder: Path, *, lying_beside: Mapping[str, str]
+    raw: bytes | None,
+    trusted: Mapping[str, str],
+    release: Release,
+    folder: Path,
+    *,
+    cards: Sequence[Blob],
+    lying_beside: Mapping[str, str],
 ) -> list[Check]:
     """The signed statement of a release.
 
     trusted, lying_beside: public key -> whose; those of the second came with the evidence, which proves nothing
     """
     if raw is None:
-        return [Check(name="signature", state="unknown", sentence="The release has no signed statement.", needed=True)]
+        return [Check(name="signature", state="unknown", sentence="There is no signed statement here.", needed=True)]
     try:
         read = read_signed(raw, [*trusted, *lying_beside])
-        told = differences(read.statement, release, read_decision(folder))
+        told = differences(read.statement, release, read_decision(folder), cards)
     except InputError as error:
         return [wrong("signature", str(error))]
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, String, Table, create_engine, event, inspect, select
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from trimtab.core.errors import InputError, MissingError
@@ -20,7 +20,7 @@ from trimtab.core.files import sync_folder
 from trimtab.core.release import Entry
 from trimtab.record.disk import sentences
 from trimtab.record.ledger_entries import BEGINNING, COLUMNS, DamagedLedger, Head, Row, row_of
-from trimtab.record.ledger_errors import LOCK_S, is_lost, removed_error, sentence
+from trimtab.record.ledger_errors import LOCK_S, is_locked, is_lost, removed_error, sentence
 from trimtab.record.ledger_migrations import MIGRATIONS, Dialect
 from trimtab.record.ledger_place import Place, place_of
 
@@ -30,6 +30,7 @@ _IDS = Table("trimtab_ledger_id", _TABLES, Column("id", String))
 _VERSIONS = Table("trimtab_ledger_versions", _TABLES, Column("version", BigInteger), Column("made", String))
 _LOCK = 0x7472696D746162  # "trimtab": PostgreSQL's advisory locks are numbers
 _ANSWER_S = LOCK_S + 15  # a server that says nothing for so long is gone
+_ASK_MS = 20  # within it SQLite asks four times, at growing distances; after it the distances begin anew
 
 
 class Database:
@@ -227,8 +228,21 @@ def _engine(place: Place) -> Engine:
 
 
 def _begin(connection: Connection) -> None:
+    """Begins a transaction of SQLite, whose own way of waiting lets those who have waited long ask ever more seldom."""
     # A writer waits here, not at its first INSERT: what it has read is then what it writes after.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("trimtab_writes") else "BEGIN")
+    if not connection.get_execution_options().get("trimtab_writes"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {_ASK_MS}")
+    ends = time.monotonic() + LOCK_S
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            break
+        except OperationalError as error:
+            if not is_locked(error) or time.monotonic() > ends:
+                raise
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(LOCK_S * 1000)}")
 
 
 def _sqlite(path: Path) -> sqlite3.Connection:

@@ -52,6 +52,11 @@ def is_lost(error: SQLAlchemyError) -> bool:
     return _reason(error) == "gone"
 
 
+def is_locked(error: SQLAlchemyError) -> bool:
+    """Whether another writer has its turn."""
+    return _reason(error) == "locked"
+
+
 def sentence(error: SQLAlchemyError, shown: str, doing: str) -> TrimtabError:
     """The error a user reads. doing: `read` or `write`"""
     what = f"The ledger {shown}"

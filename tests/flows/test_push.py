@@ -1,6 +1,7 @@
 """What `release push` hands to a registry: a release with its evidence and cards, or the folder of a run."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with support-chat@1, approved and live, and @2, revoked."""
+    """A home with support-chat@1, approved and live."""
     root = tmp_path_factory.mktemp("pushed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "home"))
@@ -76,8 +77,6 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         create(root / "run", name="support-chat", use=root / "use.toml", by="alice")
         approve("support-chat@1", note="read", by="bob")
         promote("support-chat@1", by="alice")
-        create(root / "run", name="support-chat", use=root / "use.toml", by="alice")
-        revoke("support-chat@2", reason="wrong on doses", by="bob")
         yield root
 
 
@@ -114,8 +113,6 @@ def test_weights_go_where_they_are_taken(released: Path, shelf: Shelf) -> None:
 def test_what_cannot_be_pushed_is_one_sentence(released: Path, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no registry 'elsewhere' to push to; there are shelf"):
         push("elsewhere", "support-chat@1", to="there")
-    with pytest.raises(InputError, match="was revoked"):
-        push("shelf", "support-chat@2", to="there")
     with pytest.raises(InputError, match="support-chat@9"):
         push("shelf", "support-chat@9", to="there")
     with pytest.raises(MissingError, match="--offline"):
@@ -123,6 +120,11 @@ def test_what_cannot_be_pushed_is_one_sentence(released: Path, shelf: Shelf, tmp
     shelf.registry = Registry(push=shelf.take, takes_weights=True, takes_aliases=False)
     with pytest.raises(InputError, match="has no aliases"):
         push("shelf", "support-chat@1", to="there", aliases=["production"])
+    monkeypatch.setenv("TRIMTAB_HOME", str(shutil.copytree(released / "home", tmp_path / "copy")))
+    revoke("support-chat@1", reason="wrong on doses", by="bob")
+    shelf.registry = Registry(push=shelf.take, takes_weights=False, takes_aliases=True)
+    with pytest.raises(InputError, match="was revoked"):
+        push("shelf", "support-chat@1", to="there")
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "empty"))
     with pytest.raises(InputError, match="no releases yet"):
         push("shelf", "support-chat@1", to="there")

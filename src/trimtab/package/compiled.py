@@ -8,19 +8,16 @@ import marshal
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from trimtab.package.oci import Member
 
 _UNCHECKED = (1).to_bytes(4, "little")
 
 
-def compiled_members(name: str, path: Path) -> Iterator[Member]:
-    """The cache file that belongs beside a source file; nothing for other files, and for one that does not compile."""
+def compiled_members(name: str, source: bytes) -> Iterator[Member]:
+    """The cache file that belongs beside a source file; nothing for one that does not compile."""
     place = PurePosixPath(name)
-    if place.suffix != ".py":
-        return
-    source = path.read_bytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

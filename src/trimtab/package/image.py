@@ -98,9 +98,13 @@ def _layers(cargo: Cargo, packages: Iterable[Package], system: Mapping[str, str]
 def _site_packages(packages: Iterable[Package]) -> Iterator[Member]:
     for package in packages:
         for name, path in package.files.items():
-            if "tests" not in PurePosixPath(name).parts[:-1]:
-                yield Member(name=f"{SITE_PACKAGES}/{name}", content=path, mode=0o755 if path.stat().st_mode & 0o100 else 0o644)
-                yield from compiled_members(f"{SITE_PACKAGES}/{name}", path)
+            if "tests" in PurePosixPath(name).parts[:-1]:
+                continue
+            source = path.read_bytes() if name.endswith(".py") else b""
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            yield Member(name=f"{SITE_PACKAGES}/{name}", content=source if name.endswith(".py") else path, mode=mode)
+            if source:
+                yield from compiled_members(f"{SITE_PACKAGES}/{name}", source)
 
 
 def labels(cargo: Cargo) -> dict[str, str]:

@@ -6,7 +6,7 @@ durable     an entry is on the disk when `append` returns (SQLite: WAL, synchron
 checkpoint  then the number of entries and the last hash are signed and kept under TRIMTAB_HOME/anchors (record/checkpoints.py), out of
             reach of whoever can write the database alone: a chain by itself cannot tell that its end was cut or written anew
 
-Nothing is written after an end that is not the one that was signed here last: a cut ledger stays as it is found.
+A ledger that does not hold what was signed here last is neither read from nor written to; `check` says what it lacks.
 """
 
 import contextlib
@@ -25,12 +25,14 @@ from trimtab.record.checkpoints import Checkpoint, Signer, anchor_of_log, anchor
 from trimtab.record.disk import sentences
 from trimtab.record.ledger_check import LedgerCheck, check_rows
 from trimtab.record.ledger_entries import (
+    BEGINNING,
     BadEntry,
     Head,
     Row,
     Sign,
     clock_warning,
     drafted,
+    follow,
     head_of,
     key_in,
     read_row,
@@ -111,12 +113,16 @@ class Ledger:
     def entries(self, *, about: str | None = None, since_seq: int = 0) -> tuple[Entry, ...]:
         """Entries in order. about: only those about it; since_seq: only those after this number
 
-        Raises InputError for an entry that was changed, MissingError.
+        Raises InputError for an entry that was changed, for one that is missing (where all are asked for), for a ledger that was cut or
+        written anew since its last checkpoint here; MissingError.
         """
-        from trimtab.record.ledger_database import rows
+        from trimtab.record.ledger_database import head, rows
 
+        last = self._kept()  # before: what is written meanwhile is then no cut
         with self._database.reading() as connection:
-            return self._read(rows(connection, self.where, about=about, since_seq=since_seq))
+            self._hold(connection, head(connection), last)
+            found = rows(connection, self.where, about=about, since_seq=since_seq)
+            return self._read(found, is_whole=about is None and since_seq == 0)
 
     def check(self, anchor: Path | None = None, *, key: str = "") -> LedgerCheck:
         """Read everything again and hold it against the last signed checkpoint.
@@ -145,13 +151,18 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, found: Iterator[Row]) -> tuple[Entry, ...]:
+    def _read(self, found: Iterator[Row], *, is_whole: bool) -> tuple[Entry, ...]:
+        """is_whole: from the first entry on, so that each must follow the one before."""
         entries: list[Entry] = []
         for row in found:
             try:
-                entries.append(read_row(row))
+                entry = read_row(row)
+                if is_whole:
+                    follow(entry, head_of(entries[-1]) if entries else BEGINNING)
             except BadEntry as error:
-                raise InputError(f"Entry {row[0]} of the ledger {self.where} {error}; see `trimtab verify`.") from None
+                number = len(entries) + 1 if is_whole else row[0]
+                raise InputError(f"Entry {number} of the ledger {self.where} {error}; see `trimtab verify ledger`.") from None
+            entries.append(entry)
         return tuple(entries)
 
     @contextlib.contextmanager
@@ -160,21 +171,21 @@ class Ledger:
 
         with self._database.writing() as connection:
             turn = _Turn(self, connection, head(connection))
-            self._see_that_it_was_not_cut(connection, turn.head)
+            key = Signer.of(self._home).public_hex  # one that cannot be used is found before anything is written
+            self._hold(connection, turn.head, self._kept(), key)
             yield turn
         if turn.n_written:
             self._sign(turn.head)
             self.warnings += turn.warnings
 
-    def _see_that_it_was_not_cut(self, connection: "Connection", end: Head) -> None:
+    def _hold(self, connection: "Connection", end: Head, last: Checkpoint | None, key: str = "") -> None:
+        """Hold the end against the last checkpoint. key: whose that must be, empty = that is not looked at. Raises InputError."""
         from trimtab.record.ledger_database import hash_at
 
-        key = Signer.of(self._home).public_hex  # a key that cannot be used is found before anything is written
-        last = self._kept()
         if last is None or not last.size:
             return
         why = ""
-        if not last.is_signed_by(key):
+        if key and not last.is_signed_by(key):
             raise InputError(
                 f"The checkpoint of the ledger {self.where} is not signed by this installation's key; put it back from a backup."
             )
@@ -238,7 +249,7 @@ class _Turn:
     def entries(self) -> tuple[Entry, ...]:
         from trimtab.record.ledger_database import rows
 
-        return self._ledger._read(rows(self._connection, self._ledger.where))
+        return self._ledger._read(rows(self._connection, self._ledger.where), is_whole=True)
 
     def append(self, kind: EntryKind, *, by: str, about: str, body: Mapping[str, Any], signer: Sign | None = None) -> Entry:
         from trimtab.record.ledger_database import insert
@@ -262,7 +273,7 @@ class _Turn:
         from trimtab.record.ledger_database import last_row
 
         row = last_row(self._connection, kind="person", about=person)
-        return key_in(self._ledger._read(iter([row]))[0]) if row is not None else ""
+        return key_in(self._ledger._read(iter([row]), is_whole=False)[0]) if row is not None else ""
 
 
 def _now() -> datetime:

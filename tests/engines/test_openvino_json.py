@@ -42,6 +42,9 @@ NODE = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/no
         ({"enum": [1, "a"], "type": "string"}, "another type"),
         ({"properties": {"a": {}}, "required": ["b"]}, '"b", which is not among'),
         ({"properties": {"a": False}}, "false stands where"),
+        (r'{"const": "\ud800"}', "half a character"),
+        (r'{"properties": {"\udfff": {}}}', "half a character"),
+        (r'{"required": ["\udfff"]}', "which is not among"),
         ({"anyOf": [{"type": "null"}] * 300}, "more than 200 parts"),
         ({"properties": {f"p{n}": {"type": "string", "maxLength": 250} for n in range(40)}}, "too many to be followed"),
         ('{"items": ' * 900 + "{}" + "}" * 900, "more than 200 parts"),
@@ -75,7 +78,7 @@ HELD: list[dict[str, Any]] = [
     {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
     {"type": "object", "properties": {"again": {"$ref": "#"}, "end": {"const": "x"}}, "required": ["end"]},
     {"allOf": [{"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"const": "none"}]}]},
-    json.loads('{"type": "array", "minItems": 1, "maxItems": 1, "items": ' * 100 + '{"const": 1}' + "}" * 100),
+    json.loads('{"type": "array", "minItems": 1, "maxItems": 1, "items": ' * 180 + '{"const": 1}' + "}" * 180),
     {},
 ]
 
@@ -88,7 +91,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture="qwen2", weight_type="F16")
     file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
     snapshot = Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,))
-    engine = OpenVinoEngine(snapshot, Settings(context_tokens=256, slots=8, speculation=request.param))
+    engine = OpenVinoEngine(snapshot, Settings(context_tokens=512, slots=8, speculation=request.param))
     engine.load("serve")
     yield engine
     engine.close()
@@ -98,7 +101,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_what_is_followed_holds_and_breaks_nothing(engine: Engine) -> None:
     prompt = tuple(engine.tokenize("the small boat", parse_special=False))
     requests = [
-        GenerateRequest(request_id=place, prompt_ids=prompt, max_tokens=120, temperature=1.0, seed=place, json_schema=json.dumps(schema))
+        GenerateRequest(request_id=place, prompt_ids=prompt, max_tokens=200, temperature=1.0, seed=place, json_schema=json.dumps(schema))
         for place, schema in enumerate(HELD)
     ]
     events = run_all(engine, [*requests, GenerateRequest(request_id=99, prompt_ids=prompt, max_tokens=5, ignore_end=True)])

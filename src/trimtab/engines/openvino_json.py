@@ -260,9 +260,10 @@ def _value(value: Any) -> str:
 
 def _literal(text: str) -> str:
     """A text of the grammar. What may mean something there, and all but ASCII, is written by its number."""
-    return (
-        '"' + "".join(char if char.isascii() and char.isprintable() and char not in '"\\' else f"\\U{ord(char):08X}" for char in text) + '"'
-    )
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise _refused("a text in it holds half a character")
+    chars = (char if char.isascii() and char.isprintable() and char not in '"\\' else f"\\U{ord(char):08X}" for char in text)
+    return f'"{"".join(chars)}"'
 
 
 def _check_alone(keys: Mapping[str, Any], key: str) -> None:
@@ -289,7 +290,7 @@ def _check_keys(keys: Mapping[str, Any], kinds: Iterable[str]) -> None:
 
 
 def _short(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)[:60]
+    return json.dumps(value)[:60]
 
 
 def _refused(why: str) -> EngineRefused:

@@ -26,7 +26,7 @@ RESUME_HOURS = 6
 """Answers of a server are used to go on with an interrupted run that began at most this long ago, and for nothing else."""
 BATCH = 8
 NO_TIME = "not asked: the time limit was reached"
-ANSWERS_VERSION = 2
+ANSWERS_VERSION = 3
 
 
 class Side(Protocol):
@@ -177,8 +177,8 @@ class LocalSide:
             await self.session.workers.ready(self.candidate, "serve")
         async with self.session.workers.lent(self.candidate, "serve") as client:
             ids = (await client.tokenize([await client.render(messages)], parse_special=True))[0]
-            self._n_asked += 1
             asked = with_first(ids, (await client.info()).bos_id)  # as it is served
+            self._n_asked += 1  # with no wait until it is used: others count meanwhile
             request = GenerateRequest(request_id=self._n_asked, prompt_ids=asked, max_tokens=max_tokens)
             async with self._turns:
                 try:

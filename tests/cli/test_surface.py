@@ -74,6 +74,7 @@ OWN_OF_PARTS = {
         "list": {"ledger"},
         "history": {"at", "ledger"},
         "site": {"out", "ledger"},
+        "push": {"to", "alias", "weights", "ledger"},
         "sign-weights": {"out"},
         "people add": {"roles", "public_key", "as", "ledger"},
         "people key": set(),

@@ -168,8 +168,9 @@ def _containerfile(cargo: Cargo, base: str) -> str:
     settings = _settings(cargo.serving.port)
     health = settings["Healthcheck"]
     lines = [
-        "# Builds the image in this folder: docker build . (or podman build, buildah build; with --timestamp 0 the same files give the",
-        f"# same image). The base must have Python {sys.version_info[0]}.{sys.version_info[1]}.",
+        "# Builds the image in this folder: docker build . (or podman build, buildah build). The base must have Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]},",
+        "# and for llama.cpp libgomp1 and libstdc++6. HEALTHCHECK is for images in Docker's own format; others pass it over.",
         f"ARG BASE={base}",
         "FROM ${BASE}",
         "COPY rootfs/ /",

@@ -36,6 +36,7 @@ def finished_run(
     seed: int = 0,
     model: Path | None = None,
     finish: bool = True,
+    baseline: str = "llamacpp q8_0",
     extra: Mapping[str, str] | None = None,
     **lock: Any,
 ) -> Path:
@@ -52,6 +53,7 @@ def finished_run(
             "verdict": verdict,
             "reasons": [],
             "seed": seed,
+            "baseline": {"id": baseline},
             "gates": [{**_GATE, "name": name, "verdict": found} for name, found in gates.items()],
             "candidates": [],
         }

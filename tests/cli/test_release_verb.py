@@ -334,10 +334,12 @@ def test_runs_that_cannot_be_released(capsys: pytest.CaptureFixture[str], tmp_pa
     other = finished_run(tmp_path / "runs" / "other", model=model, decision_sha256="0" * 64)
     chose_nothing = finished_run(tmp_path / "runs" / "nothing", model=model)
     (chose_nothing / "deploy.toml").unlink()
+    kept = finished_run(tmp_path / "runs" / "kept", model=model, baseline="llamacpp as-shipped")
     for folder, words in (
         (unfinished, "is not finished; run the same command again"),
         (other, "belongs to another decision"),
         (chose_nothing, "chose nothing to deploy (pass)"),
+        (kept, "kept its baseline, llamacpp as-shipped, which the gates did not examine"),
     ):
         code, _, err = ask(capsys, "create", str(folder), "--name", "support-chat", "--as", "alice")
         assert code == 2

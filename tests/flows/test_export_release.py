@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from sample_run import write_sample_run
 USE = """
 owner = "Support team"
 intended = ["Answers questions about our products"]
-prohibited = ["advice on health or law"]
+prohibited = ["advice on health or law", "topics: betting = casino, bet"]
 affected = ["customers"]
 [answers]
 benefit = "Answers at night."
@@ -72,6 +73,20 @@ def test_a_release_leaves_whole_and_comes_back_as_that_release(home: Path, tmp_p
     assert "weights" in [check["name"] for check in found["checks"] if check["state"] == "right"]
     again = export(str(tmp_path / "back"), form="modelpack", out=tmp_path / "c")
     assert (again["digest"], again["release"]) == (given["digest"], "support-chat@1")
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_site_has_the_guards_that_the_release_names(home: Path, tmp_path: Path, back: bool) -> None:
+    what = "support-chat@1"
+    if back:
+        export(what, form="modelpack", out=tmp_path / "a")
+        import_package(tmp_path / "a", out=tmp_path / "back")
+        what = str(tmp_path / "back")
+    export(what, form="compose", out=tmp_path / "out")
+    text = (tmp_path / "out" / "site.toml").read_text()
+    (model,) = tomllib.loads(text)["models"]
+    assert [(one["name"], one["options"]) for one in model["guards"]] == [("topics", {"deny": {"betting": ["casino", "bet"]}})]
+    assert "No guard stands behind this prohibited use, people must see to it: advice on health or law" in text
 
 
 def test_manifests_and_cards_are_about_the_release(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

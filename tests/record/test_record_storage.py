@@ -14,11 +14,11 @@ from trimtab.core.errors import InputError, TrimtabError
 from trimtab.core.evidence import Outcome
 from trimtab.core.files import digest_of
 from trimtab.core.model import SnapshotFile
+from trimtab.core.toml import to_toml
 from trimtab.record import home
 from trimtab.record.cache import Cache, TimingPair, evaluation_key, timing_key
 from trimtab.record.deploy import DeployLock, LockedReference, deploy_toml, read_deploy_toml, write_deploy_toml
 from trimtab.record.outcomes import outcomes_from_bytes, outcomes_to_bytes, read_outcomes, write_outcomes
-from trimtab.record.toml import to_toml
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 name = st.text(string.ascii_letters + string.digits + ' ._-/"\\\n#=[]', min_size=1, max_size=12)

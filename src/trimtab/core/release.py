@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from trimtab.core.decision import Verdict
+from trimtab.core.site import GuardUse
 
 Role = Literal["viewer", "operator", "approver", "auditor"]
 EntryKind = Literal[
@@ -132,6 +133,7 @@ class Serving:
     cold_start_s: from no process to the first token, None if it was not measured
     cpus: that it was judged with; slots: requests that it answers at once; context_tokens: None = the engine's own default
     image: reference of a container image that holds it, empty if none was named; port: of the gateway
+    guards: that the gateway must put before it; unguarded: prohibited uses that no guard stands behind
     lock: text of deploy.toml
     """
 
@@ -152,3 +154,5 @@ class Serving:
     context_tokens: int | None = None
     image: str = ""
     port: int = 8080
+    guards: tuple[GuardUse, ...] = ()
+    unguarded: tuple[str, ...] = ()

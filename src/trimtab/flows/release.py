@@ -16,6 +16,7 @@ from trimtab.core.decision import Verdict
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, to_plain, write_atomic
 from trimtab.core.release import Blob, Entry, IntendedUse, Release
+from trimtab.core.toml import to_toml
 from trimtab.decide.intended_use import parse_use, use_template
 from trimtab.decide.licences import with_said
 from trimtab.decide.release import AliasThen, changes_of, find, read_book, served_at
@@ -44,7 +45,6 @@ from trimtab.record.disk import disk_error, sentences
 from trimtab.record.lock import is_locked
 from trimtab.record.phrases import line
 from trimtab.record.run import check_is_run, read_decision, read_run
-from trimtab.record.toml import to_toml
 
 PRODUCTION = "production"
 DEFAULT_RULES = "standard"
@@ -132,6 +132,11 @@ def judged(folder: Path) -> tuple[DeployLock, dict[str, Any]]:
             f"The run in {folder} chose nothing to deploy ({decision['verdict']}): it has no deploy.toml, so nothing to release."
         )
     lock = read_deploy_toml(folder / "deploy.toml")
+    if decision["kind"] == "optimize" and lock.id == (decision.get("baseline") or {}).get("id"):
+        raise InputError(
+            f"The run in {folder} kept its baseline, {lock.id}, which the gates did not examine; "
+            "hold it against the reference with `trimtab compare REFERENCE BASELINE --out DIR`, and release that run."
+        )
     if digest_of(decision) != lock.decision_sha256:
         raise InputError(
             f"{folder / 'deploy.toml'} belongs to another decision than {folder / 'decision.json'}; release a run as it was left."

@@ -15,8 +15,8 @@ from trimtab.core.deployment import Deployment, EngineBuild, Recipe, Settings
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
 from trimtab.core.model import SnapshotFile, SnapshotFormat
+from trimtab.core.toml import to_toml
 from trimtab.record.disk import check_schema, disk_error, sentences
-from trimtab.record.toml import to_toml
 
 SCHEMA = "trimtab.deploy/1"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -8,11 +8,13 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain
-from trimtab.core.release import Blob, Entry, EntryKind, Person
+from trimtab.core.release import Blob, Entry, EntryKind, IntendedUse, Person
+from trimtab.core.site import GuardUse
 from trimtab.decide.release import read_book
 from trimtab.decide.release_book import Book, Record, Said, effective, moment, standing
 from trimtab.decide.release_guards import Sides, guards_of, unguarded
 from trimtab.decide.release_may import Wish, refusals
+from trimtab.decide.release_rules import Rules
 from trimtab.guard.registry import guard_class, guard_names
 from trimtab.record.evidence_store import EvidenceStore
 from trimtab.record.home import state_dir
@@ -100,7 +102,7 @@ def evidence_faults(store: EvidenceStore, blobs: Sequence[Blob]) -> list[str]:
 def standing_row(book: Book, record: Record, at: str) -> dict[str, Any]:
     """A release as it stands, as JSON types."""
     release, now = record.release, standing(book, record, at)
-    known = known_guards(release.use.prohibited)
+    guards, open_uses = enforced(release.use, record.rules)
     body = record.entry.body
     return {
         "release": release.id,
@@ -124,8 +126,8 @@ def standing_row(book: Book, record: Record, at: str) -> dict[str, Any]:
         "evidence": to_plain(release.evidence),
         "licences": to_plain(release.licences),
         "use": to_plain(release.use),
-        "guards": to_plain(guards_of(release.use.prohibited, record.rules.guards, known)),
-        "unguarded": list(unguarded(release.use.prohibited, known)),
+        "guards": to_plain(guards),
+        "unguarded": list(open_uses),
         **_ending(record),
     }
 
@@ -142,6 +144,12 @@ def said_row(said: Said) -> dict[str, Any]:
         {"gate": said.gate, "reason": entry.body["reason"], "expires": entry.body["expires"]} if said.gate else {"note": entry.body["note"]}
     )
     return {"by": entry.by, "at": entry.at, "entry": entry.seq, **own, "counts": not said.why_not, "why_not": said.why_not}
+
+
+def enforced(use: IntendedUse, rules: Rules) -> tuple[tuple[GuardUse, ...], tuple[str, ...]]:
+    """The guards that a gateway must put before a release, and the prohibited uses that no guard stands behind."""
+    known = known_guards(use.prohibited)
+    return guards_of(use.prohibited, rules.guards, known), unguarded(use.prohibited, known)
 
 
 def known_guards(prohibited: Sequence[str]) -> dict[str, Sides]:

@@ -13,11 +13,13 @@ from trimtab.compress.base import is_as_shipped
 from trimtab.core.errors import InputError
 from trimtab.core.model import Snapshot
 from trimtab.core.release import Release, Serving
+from trimtab.decide.release_rules import Rules
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import SHIPPED
 from trimtab.flows.parts.locked import build_locked, found_source, read_lock
 from trimtab.flows.parts.opening import open_model
 from trimtab.flows.parts.packed import packed_candidate
+from trimtab.flows.parts.released import enforced
 from trimtab.package.cargo import LOCK, Cargo
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.home import cache_dir, state_dir
@@ -34,20 +36,24 @@ _EVIDENCE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """One lock and what lies beside it. folder: of the run; decision: decision.json as read, empty if there is none"""
+    """One lock and what lies beside it. folder: of the run; decision: decision.json as read, empty if there is none
+
+    rules: that the release was made under
+    """
 
     lock_path: Path
     lock: DeployLock
     text: str
     decision: Mapping[str, Any]
     release: Release | None = None
+    rules: Rules | None = None
 
     @property
     def folder(self) -> Path:
         return self.lock_path.parent
 
 
-def shipment_of(path: Path, *, allow_uncertified: bool, release: Release | None = None) -> Shipment:
+def shipment_of(path: Path, *, allow_uncertified: bool, release: Release | None = None, rules: Rules | None = None) -> Shipment:
     """What a deploy.toml or the folder of a run stands for.
 
     Raises InputError: no lock there, edited, one whose decision is no pass and of which nobody said that this is meant.
@@ -63,7 +69,8 @@ def shipment_of(path: Path, *, allow_uncertified: bool, release: Release | None 
         )
     beside = lock_path.parent / "decision.json"
     decision = read_decision(beside) if beside.is_file() else {}
-    return Shipment(lock_path=lock_path, lock=lock, text=lock_path.read_text(encoding="utf-8"), decision=decision, release=release)
+    text = lock_path.read_text(encoding="utf-8")
+    return Shipment(lock_path=lock_path, lock=lock, text=text, decision=decision, release=release, rules=rules)
 
 
 def serving_of(shipment: Shipment, *, weights_bytes: int | None = None, image: str = "", port: int = 8080) -> Serving:
@@ -73,6 +80,8 @@ def serving_of(shipment: Shipment, *, weights_bytes: int | None = None, image: s
     measured = row.get("measurement") or {}
     cold_ms = measured.get("cold_ttft_ms")
     model = release.name if release is not None else model_name(lock)
+    guards, unguarded = enforced(release.use, shipment.rules) if release is not None and shipment.rules is not None else ((), ())
+    extras = (lock.build.engine, "serve", *(("guard",) if guards else ()))
     return Serving(
         name=dns_label(model),
         model=model,
@@ -85,12 +94,14 @@ def serving_of(shipment: Shipment, *, weights_bytes: int | None = None, image: s
         slots=lock.settings.slots or DEFAULT_SLOTS,
         lock=shipment.text,
         release_id=release.id if release is not None else "",
-        extras=tuple(name for name in (lock.build.engine, "serve") if name == "serve" or name in SHIPPED),
+        extras=tuple(name for name in extras if name in ("serve", "guard", *SHIPPED)),
         memory_bytes=measured_bytes(shipment.lock_path, lock),
         cold_start_s=None if cold_ms is None else cold_ms / 1000,
         context_tokens=lock.settings.context_tokens,
         image=image,
         port=port,
+        guards=guards,
+        unguarded=unguarded,
     )
 
 

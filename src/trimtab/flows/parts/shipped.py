@@ -7,11 +7,12 @@ from pathlib import Path
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import sha256_file
-from trimtab.core.release import Entry, Release
+from trimtab.core.release import Entry
 from trimtab.decide.release import find, read_book
 from trimtab.decide.release_book import Record
+from trimtab.decide.release_may import rules_of
 from trimtab.flows.parts.release_folder import NAME as RELEASE
-from trimtab.flows.parts.release_folder import read_released, write_release_folder
+from trimtab.flows.parts.release_folder import Released, read_released, write_release_folder
 from trimtab.flows.parts.released import opened_ledger, opened_store
 from trimtab.flows.parts.shipment import Shipment, shipment_of
 
@@ -25,16 +26,18 @@ def shipped(what: str, *, ledger: str, allow_uncertified: bool) -> Iterator[Ship
     """
     path = Path(what).expanduser()
     if path.exists():
-        yield shipment_of(path, allow_uncertified=allow_uncertified, release=_released(path))
+        found = _released(path)
+        release, rules = (found.release, rules_of(found.body)) if found is not None else (None, None)
+        yield shipment_of(path, allow_uncertified=allow_uncertified, release=release, rules=rules)
         return
     if "/" in what or what.endswith(".toml"):
         raise InputError(f"There is no {what}; give a deploy.toml, the folder of a run (`trimtab runs list` shows them), or a release.")
     with tempfile.TemporaryDirectory(prefix="trimtab-export-") as scratch:
-        release = _fetched(what, Path(scratch), ledger, allow_revoked=allow_uncertified)
-        yield shipment_of(Path(scratch), allow_uncertified=allow_uncertified, release=release)
+        record = _fetched(what, Path(scratch), ledger, allow_revoked=allow_uncertified)
+        yield shipment_of(Path(scratch), allow_uncertified=allow_uncertified, release=record.release, rules=record.rules)
 
 
-def _released(path: Path) -> Release | None:
+def _released(path: Path) -> Released | None:
     """The release that a folder was exported from, if it says so of the lock in it. Raises InputError."""
     named = path / RELEASE
     if not named.is_file():
@@ -45,10 +48,10 @@ def _released(path: Path) -> Release | None:
     lock = path / "deploy.toml"
     if lock.is_file() and sha256_file(lock) != found.release.lock_sha256:
         raise InputError(f"{lock} is not the lock of {found.release.id}, which {named} is about; `trimtab verify {path}` says more.")
-    return found.release
+    return found
 
 
-def _fetched(what: str, folder: Path, url: str, *, allow_revoked: bool) -> Release:
+def _fetched(what: str, folder: Path, url: str, *, allow_revoked: bool) -> Record:
     """Write a release of the ledger into a folder."""
     with opened_ledger(url) as ledger:
         entries = ledger.entries()
@@ -57,7 +60,7 @@ def _fetched(what: str, folder: Path, url: str, *, allow_revoked: bool) -> Relea
             reason = str(record.revoked.body.get("reason", ""))
             raise InputError(f"{record.release.id} was revoked by {record.revoked.by} ({reason}); it is not exported.")
         write_release_folder(folder, record, entries, opened_store())
-    return record.release
+    return record
 
 
 def _found(what: str, entries: tuple[Entry, ...]) -> Record:

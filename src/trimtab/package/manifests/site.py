@@ -1,8 +1,10 @@
 """The configuration that goes beside a lock: site.toml, as `trimtab serve` reads it."""
 
-import json
+from dataclasses import asdict
+from typing import Any
 
 from trimtab.core.release import Serving
+from trimtab.core.toml import to_toml
 from trimtab.package.cargo import LOCK
 from trimtab.package.manifests.lock import judged
 from trimtab.package.manifests.sizing import queue_wait_s
@@ -17,26 +19,24 @@ def site_toml(serving: Serving, *, lock: str, is_open: bool) -> str:
     lock: where the lock lies, from the site's folder; is_open: listens for the network, with keys; else on loopback, without
     """
     verdict, wait_s = judged(serving).verdict, queue_wait_s(serving)
+    guarded = "Guards: those that the release's rules and its prohibited uses name." if serving.guards else "No guards are set here."
     notes = [
         title(serving, "Site of `trimtab serve`"),
-        "Guards, limits, canaries and all other keys: docs/serve.md and docs/guards.md. None are set here.",
+        f"{guarded} Limits, canaries and all other keys: docs/serve.md and docs/guards.md.",
+        *(f"No guard stands behind this prohibited use, people must see to it: {' '.join(one.split())}" for one in serving.unguarded),
     ]
     if verdict != "pass":
         notes.append(f"allow_uncertified: the decision is {verdict}, not pass, and whoever exported this said that it is meant.")
-    listen = ['host = "0.0.0.0"', "open_to_network = true"] if is_open else ['host = "127.0.0.1"']
-    model = [
-        f"name = {json.dumps(serving.model, ensure_ascii=False)}",
-        f"lock = {json.dumps(lock)}",
-        *(["allow_uncertified = true"] if verdict != "pass" else []),
-        "min_replicas = 1",
-        *([] if wait_s is None else [f"queue_wait_s = {wait_s}"]),
-    ]
-    blocks = [
-        [f"need_keys = {'true' if is_open else 'false'}"],
-        ["[listen]", *listen, f"port = {serving.port}"],
-        ["[[models]]", *model],
-    ]
-    return comment(notes) + "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    listen: dict[str, Any] = {"host": "0.0.0.0", "open_to_network": True} if is_open else {"host": "127.0.0.1"}
+    model = {
+        "name": serving.model,
+        "lock": lock,
+        "allow_uncertified": True if verdict != "pass" else None,
+        "min_replicas": 1,
+        "queue_wait_s": wait_s,
+        "guards": [{key: value for key, value in asdict(guard).items() if value != {}} for guard in serving.guards] or None,
+    }
+    return comment(notes) + to_toml({"need_keys": is_open, "listen": {**listen, "port": serving.port}, "models": [model]})
 
 
 def site_files(serving: Serving, *, lock: str, is_open: bool) -> dict[str, bytes]:

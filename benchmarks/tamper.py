@@ -43,7 +43,7 @@ from trimtab.record.ledger import Ledger
 from trimtab.stats.rates import exact_rate
 
 ID = "support-chat@2"
-EACH, EACH_QUICK = 42, 3
+EACH, EACH_QUICK = 36, 3
 TRIES = 20
 BARE = "unsigned run: a value of an item"
 CONFIDENCE = 0.95

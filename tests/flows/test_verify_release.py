@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,14 @@ def test_a_changed_ledger_is_told(home: Path, statement: str) -> None:
     assert found["verdict"] == "fail"
     assert "ledger" in names(found, "wrong")
     assert verify_ledger()["verdict"] == "fail"
+
+
+def test_an_entry_of_a_kind_that_does_not_exist_changes_nothing(home: Path) -> None:
+    with Ledger.open("", home=home) as ledger:
+        entries = [replace(entry, kind=f"{entry.kind}x") if entry.kind == "promotion" else entry for entry in ledger.entries()]  # type: ignore[arg-type]
+    book = read_book(entries)
+    assert [one.reasons for one in book.irregular] == [("There is no entry of kind 'promotionx'.",)]
+    assert book.live_on(ID) == ()
 
 
 def test_a_ledger_whose_release_is_gone_fails_all_the_same(home: Path) -> None:

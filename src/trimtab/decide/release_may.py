@@ -34,6 +34,8 @@ class Wish:
 
 def refusals(book: Book, wish: Wish) -> tuple[str, ...]:
     """Why not, as sentences; empty = it may be written. `book`: the ledger before it."""
+    if wish.kind not in ROLES:  # of an entry that was forged: the ledger itself writes none
+        return (f"There is no entry of kind {wish.kind!r}.",)
     first = wish.kind == "person" and not book.people
     if not first:
         if wish.by not in book.people:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sample_decision import compare_decision, optimize_decision
 
+from trimtab.core.phrases import milliseconds_interval
 from trimtab.decide.cost import Tariff
 from trimtab.decide.what_if import answer_what_if
 from trimtab.plan.slo import parse_what_if
 from trimtab.record.answers import answer_row, standard_answers, untimed_note
 from trimtab.record.losers import FATES, engine_rows, fate_of, negative_groups
 from trimtab.record.measured import ranked
-from trimtab.record.phrases import milliseconds_interval
 from trimtab.record.prices import price_rows
 from trimtab.record.report import render_report
 from trimtab.record.trade import front_of

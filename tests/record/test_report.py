@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sample_decision import candidates, compare_decision, optimize_decision
 
 from trimtab.core.errors import InputError
+from trimtab.core.phrases import decimals_for, fixed, interval, line, milliseconds, significant, times_interval
 from trimtab.record.explain import explain, headline
-from trimtab.record.phrases import decimals_for, fixed, interval, line, milliseconds, significant, times_interval
 from trimtab.record.report import render_report, write_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}

@@ -87,7 +87,7 @@ def ago(unix_s: float) -> str:
 
 def bytes_text(n_bytes: int) -> str:
     """`12.3 GB`, `412 MB`, `3.1 kB`, `64 bytes`."""
-    from trimtab.record.phrases import megabytes, with_unit
+    from trimtab.core.phrases import megabytes, with_unit
 
     if n_bytes < 1000:
         return f"{n_bytes} byte{'' if n_bytes == 1 else 's'}"
@@ -98,7 +98,7 @@ def _shown(found: dict[str, Any]) -> list[Any]:
     from rich.table import Table
     from rich.text import Text
 
-    from trimtab.record.phrases import count, line
+    from trimtab.core.phrases import count, line
 
     drawn: list[Any] = [Text.assemble(("cache folder  ", "dim"), line(found["folder"]))]
     if not found["kinds"]:
@@ -124,7 +124,7 @@ def _pruned(pruning: dict[str, Any]) -> list[Any]:
     from rich.table import Table
     from rich.text import Text
 
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     weights = [entry for entry in pruning["removed"] if not entry["kind"].startswith(("results", "digests"))]
     n_small = len(pruning["removed"]) - len(weights)

@@ -106,7 +106,7 @@ def _view(document: Mapping[str, Any]) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     from trimtab.cli.tables import WIDE, WORDS, ByWidth, gates_table
-    from trimtab.record.phrases import line, seconds
+    from trimtab.core.phrases import line, seconds
     from trimtab.record.summary import STATE_WORDS, check_headline, measured_sentence, watch_sentence
 
     word, style = WORDS[str(document["verdict"])]

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.core.phrases import fixed, line
 from trimtab.record.closely import kind_of_token, kinds_of_spans, leaning, parting, shown
-from trimtab.record.phrases import fixed, line
 
 Plain = Mapping[str, Any]
 SPAN_STYLES = {"strong": "bold black on yellow", "some": "yellow", "little": "dim", "against": "magenta"}

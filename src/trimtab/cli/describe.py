@@ -50,8 +50,8 @@ def _view(found: "Description", html: Path | None) -> "Iterator[RenderableType]"
     from rich.table import Table
     from rich.text import Text
 
+    from trimtab.core.phrases import megabytes
     from trimtab.describe.card import card_rows
-    from trimtab.record.phrases import megabytes
 
     card = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     card.add_column(style="bold", no_wrap=True)

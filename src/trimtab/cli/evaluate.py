@@ -12,7 +12,7 @@ from rich.text import Text
 
 from trimtab.cli.options import Common, State, common, option
 from trimtab.core.errors import InputError
-from trimtab.record.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
+from trimtab.core.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
 
 Plain = Mapping[str, Any]
 FOUND_P = 0.05

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.cli.tables import WIDE, WORDS, ByWidth
+from trimtab.core.phrases import count, fixed, interval, line, percent
 from trimtab.record.fairness_view import METRIC_WORDS, cell_of, gap_of, gate_words, mitigation_rows, points, rate_and_range
-from trimtab.record.phrases import count, fixed, interval, line, percent
 
 Plain = Mapping[str, Any]
 _MOST_WORDS = 8

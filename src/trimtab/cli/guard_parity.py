@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trimtab.cli.tables import WORDS
 from trimtab.cli.words import words_view
-from trimtab.record.phrases import MISSING, count, fixed, interval, line, percent, seconds
+from trimtab.core.phrases import MISSING, count, fixed, interval, line, percent, seconds
 
 Plain = Mapping[str, Any]
 MOST_GROUPS = 8

@@ -116,7 +116,7 @@ def _table(rows: list[dict[str, Any]], *, n_hidden: int) -> Iterable[Any]:
     from rich.table import Table
     from rich.text import Text
 
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     hidden = f"Expired or revoked: {n_hidden} more; --all shows them." if n_hidden else ""
     if not rows:

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.record.phrases import line
+from trimtab.core.phrases import line
 
 Plain = Mapping[str, Any]
 

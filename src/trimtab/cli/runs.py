@@ -182,8 +182,8 @@ def rm(*, paths: tuple[Path, ...], yes: bool, dry_run: bool, common: Common) -> 
 
     from trimtab.cli.cache import bytes_text
     from trimtab.cli.output import emit
+    from trimtab.core.phrases import line
     from trimtab.flows.runs import remove_runs
-    from trimtab.record.phrases import line
 
     found = remove_runs(paths, dry_run=True)
     if not dry_run:
@@ -235,7 +235,7 @@ def _runs_table(rows: Sequence[Mapping[str, Any]], *, wide: bool) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("run", overflow="fold", ratio=None if wide else 3)
@@ -265,7 +265,7 @@ def _name(model: str) -> str:
 
 
 def _low(level: str, low: float) -> str:
-    from trimtab.record.phrases import rounded_down, times
+    from trimtab.core.phrases import rounded_down, times
 
     return f"{times(rounded_down(low))} at {level}"
 
@@ -274,7 +274,7 @@ def _answer(row: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     if row["problem"]:
         return Text(f"damaged: {line(row['problem'])}", style="red")
@@ -291,8 +291,8 @@ def _unfinished(run: "Run") -> Iterator[Any]:
     from rich.text import Text
 
     from trimtab.cli.tables import STATUS_WORDS, id_of
+    from trimtab.core.phrases import line
     from trimtab.flows.runs import summary
-    from trimtab.record.phrases import line
 
     row = summary(run)
     yield Text(f"{line(run.path)}: {row['state']}, no decision yet", style="bold")
@@ -319,7 +319,7 @@ def _unfinished(run: "Run") -> Iterator[Any]:
 def _diff(found: Mapping[str, Any]) -> Iterator[Any]:
     from rich.text import Text
 
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     for side in "ab":
         row = found[side]
@@ -348,8 +348,8 @@ def _diff(found: Mapping[str, Any]) -> Iterator[Any]:
 def _gate_changes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     from rich.text import Text
 
+    from trimtab.core.phrases import line
     from trimtab.record.explain import gate_change
-    from trimtab.record.phrases import line
 
     if not rows:
         return
@@ -379,7 +379,7 @@ def _speed_changes(rows: Sequence[Mapping[str, Any]], same_baseline: bool) -> It
     from rich.text import Text
 
     from trimtab.cli.tables import ratio_text
-    from trimtab.record.phrases import line, milliseconds
+    from trimtab.core.phrases import line, milliseconds
 
     if not rows:
         return
@@ -413,7 +413,7 @@ def _plain_table(*titles: str) -> "Table":
 
 def _value(value: Any) -> str:
     """A value in a cell: digests short, mappings as key=value, nothing as a dash."""
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     if isinstance(value, Mapping):
         return line(" ".join(f"{key}={inner}" for key, inner in value.items()), 160)

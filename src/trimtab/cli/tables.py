@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.cli.answers import prices_view
+from trimtab.core.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 from trimtab.decide.standing import lost_on_screen
 from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
 from trimtab.record.explain import gate_change, headline, levels_of, noise_told
 from trimtab.record.measured import ranked
-from trimtab.record.phrases import decimals_for, ended, fixed, is_number, line, megabytes, milliseconds, seconds, times, times_interval
 from trimtab.record.prices import price_rows
 from trimtab.record.worst import confirmation_lines
 

@@ -102,7 +102,7 @@ def _shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     mark, style = MARKS[found["verdict"]]
     words = {
@@ -125,7 +125,7 @@ def _checks_shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     words = {
         "pass": "Everything that could be checked is as it was written, and the decision follows from the items",
@@ -147,7 +147,7 @@ def _weights_shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     mark, style = MARKS[found["verdict"]]
     words = "These are the weights that were signed." if found["verdict"] == "pass" else "These are not the weights that were signed."
@@ -161,7 +161,7 @@ def _ledger_shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
-    from trimtab.record.phrases import line
+    from trimtab.core.phrases import line
 
     mark, style = MARKS[found["verdict"]]
     words = {

@@ -15,6 +15,7 @@ from typing import Any
 from trimtab.core.decision import Verdict
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, to_plain, write_atomic
+from trimtab.core.phrases import line
 from trimtab.core.release import Blob, Entry, IntendedUse, Release
 from trimtab.core.toml import to_toml
 from trimtab.decide.intended_use import parse_use, use_template
@@ -43,7 +44,6 @@ from trimtab.package.cards.facts import CardFacts
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.disk import disk_error, sentences
 from trimtab.record.lock import is_locked
-from trimtab.record.phrases import line
 from trimtab.record.run import check_is_run, read_decision, read_run
 
 PRODUCTION = "production"

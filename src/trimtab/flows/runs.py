@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.core.errors import InputError, TrimtabError
+from trimtab.core.phrases import is_number
 from trimtab.decide.cost import Cost, Tariff, costs
 from trimtab.decide.standing import candidate_rows, is_positive
 from trimtab.decide.what_if import WhatIfAnswer, answer_what_if
 from trimtab.plan.slo import parse_what_if
 from trimtab.record.explain import levels_of
 from trimtab.record.lock import is_locked
-from trimtab.record.phrases import is_number
 from trimtab.record.run import Removed, check_is_run, read_candidates, read_decision, read_evaluation, read_run, read_step_keys, remove_run
 
 DEEP = 2  # runs/<run> and runs/<project>/<run>

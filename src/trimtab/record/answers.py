@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trimtab.core.phrases import fixed, is_number, line, times
 from trimtab.record.demands import quantity
-from trimtab.record.phrases import fixed, is_number, line, times
 
 if TYPE_CHECKING:
     from trimtab.decide.what_if import WhatIfAnswer

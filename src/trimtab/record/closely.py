@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.files import canonical_json, digest_of, write_atomic
+from trimtab.core.phrases import count, fixed, line, visible
 from trimtab.record.disk import sentences
 from trimtab.record.page import environment
-from trimtab.record.phrases import count, fixed, line, visible
 
 Plain = Mapping[str, Any]
 STRONG_SHARE, WEAK_SHARE = 0.5, 0.15

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.record.phrases import MINUS, MISSING, count, fixed, interval, is_number, line, megabytes, percent, seconds, with_unit
+from trimtab.core.phrases import MINUS, MISSING, count, fixed, interval, is_number, line, megabytes, percent, seconds, with_unit
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.record.phrases import (
+from trimtab.core.phrases import (
     MISSING,
     count,
     is_number,

@@ -7,12 +7,12 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
+from trimtab.core.phrases import count, decimals_for, fixed, interval, is_number, line, percent, visible
 from trimtab.decide.scope import not_examined
 from trimtab.record.conditions import machine_facts, mapping, pairs, run_facts, settings_in_words, suite_facts
 from trimtab.record.disk import check_schema, sentences
 from trimtab.record.levels import LevelRow, levels_plot
 from trimtab.record.page import environment
-from trimtab.record.phrases import count, decimals_for, fixed, interval, is_number, line, percent, visible
 from trimtab.record.run import EVALUATION_SCHEMA
 
 Plain = Mapping[str, Any]

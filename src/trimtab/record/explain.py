@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trimtab.core.phrases import MISSING, decimals_for, ended, fixed, interval, is_number, line, rounded_down, times, times_interval
 from trimtab.record.demands import NOTHING_BETTER, objective_claim, unmet, untold
-from trimtab.record.phrases import MISSING, decimals_for, ended, fixed, interval, is_number, line, rounded_down, times, times_interval
 
 
 def explain(decision: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimtab.core import phrases
 from trimtab.core.files import digest_of, write_atomic
-from trimtab.record import fairness_view, phrases
+from trimtab.record import fairness_view
 from trimtab.record.disk import sentences
 
 

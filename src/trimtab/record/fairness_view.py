@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.record.phrases import count, fixed, is_number, line, percent
+from trimtab.core.phrases import count, fixed, is_number, line, percent
 
 Plain = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trimtab.core.errors import TrimtabError
-from trimtab.record.phrases import MINUS, TIMES, line, significant
+from trimtab.core.phrases import MINUS, TIMES, line, significant
 
 # Stand-ins for the page's variables: colours that matplotlib itself never picks.
 INK, MUTED, RULE, GOOD, BAD, UNSURE, CONTROL, ACCENT, PAPER = (f"#0{n}0{n}0{n}" for n in range(1, 10))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.core.phrases import fixed, is_number, line, percent, visible
 from trimtab.record.hidden import may_show
 from trimtab.record.items import anchor
-from trimtab.record.phrases import fixed, is_number, line, percent, visible
 
 Plain = Mapping[str, Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from trimtab.core.evidence import Item, Outcome
 from trimtab.core.files import write_atomic
+from trimtab.core.phrases import count, fixed, line
 from trimtab.record.disk import sentences
 from trimtab.record.hidden import may_show
 from trimtab.record.page import environment
-from trimtab.record.phrases import count, fixed, line
 
 NAME = "items.html"
 MOST_ITEMS = 300

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from trimtab.core.phrases import is_number
 from trimtab.record.explain import gate_change
-from trimtab.record.phrases import is_number
 from trimtab.record.summary import explain_check, margin_text, measured_sentence
 
 Plain = Mapping[str, Any]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trimtab.core.phrases import MINUS
 from trimtab.record.figures import ACCENT, INK, MUTED, PAPER, RULE, WIDTH_PX, bare_axes, blank_figure, page_svg, write_text
-from trimtab.record.phrases import MINUS
 
 _ROW_PX = 44  # a line of text, and its interval beneath
 

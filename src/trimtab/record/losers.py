@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.core.phrases import line, megabytes, milliseconds, times, times_interval
 from trimtab.decide.standing import lost_on_screen, points_by_level, standing_of, time_ms
 from trimtab.record.conditions import mapping
-from trimtab.record.phrases import line, megabytes, milliseconds, times, times_interval
 from trimtab.record.trade import STANDING_WORDS
 
 Plain = Mapping[str, Any]

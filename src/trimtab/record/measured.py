@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from trimtab.core.phrases import is_number
 from trimtab.decide.standing import candidate_rows, points_by_level
 from trimtab.record.conditions import mapping
-from trimtab.record.phrases import is_number
 
 Role = Literal["chosen", "baseline", "other"]
 _ORDER = {"certified": 0, "timed": 1, "screened": 2, "infeasible": 3, "dropped": 4}

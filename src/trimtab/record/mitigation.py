@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.core.phrases import MISSING, ended, fixed, is_number, line, megabytes, significant, times
 from trimtab.record.explain import gate_change
-from trimtab.record.phrases import MISSING, ended, fixed, is_number, line, megabytes, significant, times
 
 Plain = Mapping[str, Any]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trimtab.core.phrases import count, decimals_for, fixed, is_number, line, percent
 from trimtab.record.conditions import mapping
-from trimtab.record.phrases import count, decimals_for, fixed, is_number, line, percent
 
 MANY = 1_000_000
 """Clusters beyond which a plan counts no further."""

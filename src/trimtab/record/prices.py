@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trimtab.core.phrases import MISSING, is_number, line, significant, with_unit
 from trimtab.record.conditions import mapping
-from trimtab.record.phrases import MISSING, is_number, line, significant, with_unit
 
 if TYPE_CHECKING:
     from trimtab.core.measurement import Interval

@@ -6,9 +6,9 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, write_atomic
+from trimtab.core.phrases import visible
 from trimtab.record.disk import check_schema, sentences
 from trimtab.record.page import environment
-from trimtab.record.phrases import visible
 from trimtab.record.run import DECISION_SCHEMA
 
 _SECTIONS = (

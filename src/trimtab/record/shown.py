@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trimtab.core.phrases import count, decimals_for, fixed, is_number, line, percent
 from trimtab.decide.scope import NOT_IN_ANY_SUITE, evidence_for, not_examined
 from trimtab.record.explain import headline
-from trimtab.record.phrases import count, decimals_for, fixed, is_number, line, percent
 
 Plain = Mapping[str, Any]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trimtab.core.phrases import count, decimals_for, ended, fixed, is_number, line, percent, seconds
 from trimtab.record.explain import gate_change
-from trimtab.record.phrases import count, decimals_for, ended, fixed, is_number, line, percent, seconds
 
 Plain = Mapping[str, Any]
 

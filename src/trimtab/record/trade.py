@@ -4,11 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.core.measurement import Interval
-from trimtab.decide.pareto import DIMENSIONS, Place, TradeOff, pareto
-from trimtab.decide.standing import loss_of, points_by_level, standing_of, text_margin, time_ms
-from trimtab.record.figures import Fate, FrontPoint, TradePoint, front_plot, trade_plot
-from trimtab.record.measured import levels_timed, p50, role_of
-from trimtab.record.phrases import (
+from trimtab.core.phrases import (
     MISSING,
     decimals_for,
     fixed,
@@ -20,6 +16,10 @@ from trimtab.record.phrases import (
     milliseconds_interval,
     significant,
 )
+from trimtab.decide.pareto import DIMENSIONS, Place, TradeOff, pareto
+from trimtab.decide.standing import loss_of, points_by_level, standing_of, text_margin, time_ms
+from trimtab.record.figures import Fate, FrontPoint, TradePoint, front_plot, trade_plot
+from trimtab.record.measured import levels_timed, p50, role_of
 
 Plain = Mapping[str, Any]
 STANDING_WORDS = {

@@ -3,18 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trimtab.decide.scope import evidence_for
-from trimtab.decide.standing import loss_of, points_by_level
-from trimtab.record.answers import standard_answers, untimed_note
-from trimtab.record.conditions import facts, mapping, margins, pairs, predicted, settings_in_words
-from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
-from trimtab.record.explain import gate_change, headline, levels_of
-from trimtab.record.figures import ForestRow, forest_plot
-from trimtab.record.flips import flips_of_gate, flips_page
-from trimtab.record.losers import engine_rows, negative_groups
-from trimtab.record.measured import levels_timed, p50, ranked, role_of
-from trimtab.record.mitigation import mitigation_of
-from trimtab.record.phrases import (
+from trimtab.core.phrases import (
     MISSING,
     count,
     decimals_for,
@@ -29,6 +18,17 @@ from trimtab.record.phrases import (
     times_interval,
     with_unit,
 )
+from trimtab.decide.scope import evidence_for
+from trimtab.decide.standing import loss_of, points_by_level
+from trimtab.record.answers import standard_answers, untimed_note
+from trimtab.record.conditions import facts, mapping, margins, pairs, predicted, settings_in_words
+from trimtab.record.demands import capacity_lines, demand_rows, objective_claim
+from trimtab.record.explain import gate_change, headline, levels_of
+from trimtab.record.figures import ForestRow, forest_plot
+from trimtab.record.flips import flips_of_gate, flips_page
+from trimtab.record.losers import engine_rows, negative_groups
+from trimtab.record.measured import levels_timed, p50, ranked, role_of
+from trimtab.record.mitigation import mitigation_of
 from trimtab.record.power import power_of
 from trimtab.record.prices import FORMULA, price_rows
 from trimtab.record.trade import front_of, loss_in_words, trade_plots

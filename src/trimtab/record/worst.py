@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.record.phrases import count, ended, is_number, line, megabytes, milliseconds, times, times_interval
+from trimtab.core.phrases import count, ended, is_number, line, megabytes, milliseconds, times, times_interval
 
 
 def confirmation_lines(decision: Mapping[str, Any]) -> list[str]:

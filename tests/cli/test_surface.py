@@ -60,7 +60,12 @@ OWN_OF_PARTS = {
         "data": {"fields", "group", "label", "out"},
     },
     "keys": {"add": {"models", "verbs", "rpm", "tokens_per_day", "expires"}, "list": {"all"}, "rotate": {"overlap"}, "revoke": set()},
-    "verify": {"log": {"anchor", "key"}, "release": {"key", "anchor", "weights", "ledger"}, "ledger": {"anchor", "key", "ledger"}, "weights": {"signature", "key"}},
+    "verify": {
+        "log": {"anchor", "key"},
+        "release": {"key", "anchor", "weights", "ledger"},
+        "ledger": {"anchor", "key", "ledger"},
+        "weights": {"signature", "key"},
+    },
     "release": {
         "create": {"name", "use", "rules", "licence", "licence_source", "as", "ledger"},
         "use": {"template", "rules", "licence", "licence_source", "as", "ledger"},

@@ -167,6 +167,14 @@ def test_a_changed_ledger_is_told(home: Path, statement: str) -> None:
     assert verify_ledger()["verdict"] == "fail"
 
 
+def test_an_entry_that_the_rules_do_not_allow_is_told(home: Path) -> None:
+    with Ledger.open("", home=home) as ledger:
+        ledger.append("approval", by="mallory", about=ID, body={"note": "", "release_sha256": "0" * 64})
+    found = verify_release(ID)
+    assert found["verdict"] == "pass"
+    assert found["unchecked"][0].startswith("Entry 7, approval by mallory, is not allowed and counts for nothing: There is nobody called")
+
+
 def test_an_entry_of_a_kind_that_does_not_exist_changes_nothing(home: Path) -> None:
     with Ledger.open("", home=home) as ledger:
         entries = [replace(entry, kind=f"{entry.kind}x") if entry.kind == "promotion" else entry for entry in ledger.entries()]  # type: ignore[arg-type]

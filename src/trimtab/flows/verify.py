@@ -18,6 +18,7 @@ from trimtab.flows.parts.verified import (
     decision_checks,
     excerpt_checks,
     files_checks,
+    irregular_checks,
     statement_checks,
     unpacked,
     verdict_of,
@@ -124,6 +125,7 @@ def _release_checks(what: str, given: Mapping[str, str], anchor: str | None, wei
             if state.verdict != "fail":
                 raise
             return [*checks, wrong("ledger", f"The release cannot be read from it: {error}")]
+    checks += irregular_checks(book, record.release.id)
     trusted = given or {**_own(home), **{one.public_key: one.name for one in book.people.values() if one.public_key}}
     store = EvidenceStore.open("", home=home)
     with tempfile.TemporaryDirectory() as scratch:

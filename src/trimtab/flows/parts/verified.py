@@ -226,6 +226,19 @@ def _snapshot(path: Path, scratch: Path) -> Snapshot:
     return whole_snapshot(path, scratch) if path.is_dir() else open_source(str(path), cache_dir=scratch, offline=True)
 
 
+def irregular_checks(book: Book, release_id: str) -> list[Check]:
+    """Entries about a release, or about people, that somebody wrote past the rules. They count for nothing, and can never be taken out."""
+    return [
+        Check(
+            name="rules",
+            state="unknown",
+            sentence=f"Entry {one.entry.seq}, {one.entry.kind} by {one.entry.by}, is not allowed and counts for nothing: {one.reasons[0]}",
+        )
+        for one in book.irregular
+        if one.entry.about == release_id or one.entry.kind == "person"
+    ]
+
+
 def unpacked(folder: Path, evidence: Sequence[Blob], store: EvidenceStore) -> list[Check]:
     """Write evidence out of a store, so that it can be read as the run folder that it was. What cannot be read is a check that failed."""
     found = []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -32,6 +33,7 @@ Flow = Callable[..., dict[str, Any]]
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what is found by TMPDIR is kept in it, and must not outlive the test
     for name in list(os.environ):
         if name.startswith("TRIMTAB_"):
             monkeypatch.delenv(name)
@@ -98,9 +100,6 @@ def test_one_sentence_an_error(
 def test_a_bug_keeps_its_traceback_in_a_file(
     flow: Callable[[str, Flow], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
 ) -> None:
-    import tempfile
-
-    tempfile.tempdir = None
     flow("optimize", raising(error))
     assert main(["optimize", "model.gguf"]) == 70
     sentence = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from trimtab.core.decision import Decision, GateResult
 from trimtab.core.deployment import EngineBuild, Recipe, Settings
 from trimtab.core.errors import InfeasibleError
-from trimtab.core.evidence import Outcome
+from trimtab.core.evidence import Evidence, Outcome
 from trimtab.core.model import TensorInfo
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.core.workload import Workload
@@ -64,7 +64,7 @@ def mending(tmp_path, monkeypatch):
     monkeypatch.setattr(Mending, "build", build)
     session = SimpleNamespace(
         say=lambda *_: None, seconds=0.0, seconds_left=1000.0, caches=tmp_path, products_dir=tmp_path, losses=losses,
-        run=SimpleNamespace(step=lambda key, compute: steps.setdefault(key, compute()), steps=steps),
+        run=SimpleNamespace(path=tmp_path, step=lambda key, compute: steps.setdefault(key, compute()), steps=steps),
     )  # fmt: skip
     bench = Bench(
         reference=candidate("reference"), weak=None, weak_missing="", variants={}, policy=POLICY,
@@ -119,7 +119,8 @@ def judged(monkeypatch, mending):
         if verdicts[one.id] == "broken":
             raise InfeasibleError("it crashed")
         by[one.id] = (bench.policy, attempt)
-        return SimpleNamespace(decision=decision(verdicts[one.id], attempt), candidate=(), reference=())
+        seen = Evidence(use="fixed_n", reference=(), candidate=())
+        return SimpleNamespace(decision=decision(verdicts[one.id], attempt), candidate=(), reference=(), evidence=seen)
 
     monkeypatch.setattr(mitigate, "Screening", FakeScreening)
     monkeypatch.setattr(mitigate, "PromptMaker", lambda *_: contextlib.nullcontext())

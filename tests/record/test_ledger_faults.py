@@ -182,6 +182,7 @@ from pathlib import Path
 from trimtab.core.errors import TrimtabError
 from trimtab.record.ledger import Ledger
 import trimtab.record.ledger_database, sqlalchemy.dialects.sqlite
+import cryptography.exceptions, cryptography.hazmat.primitives.asymmetric.ed25519, cryptography.hazmat.primitives.serialization
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 home = Path(sys.argv[1])

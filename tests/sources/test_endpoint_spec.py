@@ -54,5 +54,5 @@ def test_the_key_comes_from_the_environment(monkeypatch):
 
 
 def test_a_server_has_no_files(tmp_path):
-    with pytest.raises(InputError, match="out of reach; `trimtab compare` takes it"):
+    with pytest.raises(InputError, match="out of reach; `trimtab compare` and `trimtab evaluate` ask it, this cannot"):
         open_source("openai:http://host/v1#m", cache_dir=tmp_path)

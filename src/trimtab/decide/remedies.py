@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.core.decision import Decision, GateResult
+from trimtab.core.decision import Decision
 from trimtab.core.evidence import Evidence, Outcome
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.decide import gate_levels, judge_gate
@@ -75,9 +75,3 @@ def policy_for_remedies(policy: Policy, *, n_used: int, n_planned: int) -> Polic
         alpha=policy.alpha * n_left / policy.max_attempts,
         max_attempts=n_shared,
     )
-
-
-def gates_named(decision: Decision, names: Sequence[str]) -> list[GateResult]:
-    """Results of these gates, in the order of the names."""
-    found = {gate.name: gate for gate in decision.gates}
-    return [found[name] for name in names if name in found]

@@ -13,7 +13,7 @@ from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
-from trimtab.decide.remedies import gates_named, policy_for_remedies
+from trimtab.decide.remedies import policy_for_remedies
 from trimtab.evaluate.screen import ScreenResult
 from trimtab.flows.parts.certify import Certified, certify
 from trimtab.flows.parts.document import subject, write_judged
@@ -182,7 +182,7 @@ def _head(mending: Mending, failed: Decision, attempts: Sequence[str]) -> dict[s
         "of": subject(mending.candidate),
         "policy": mending.bench.policy.name,
         "gates": names,
-        "gates_before": [to_plain(gate) for gate in gates_named(failed, names)],
+        "gates_before": [to_plain(gate) for gate in failed.gates],
         "attempts": {"used": len(attempts), "allowed": mending.bench.policy.max_attempts, "planned": 0, "alpha_each": None},
     }
 

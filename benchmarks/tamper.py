@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "parts"))
-from sample_run import write_sample_run
+from sample_run import USE, write_sample_run
 from tampering import CHANGES, Case, ledger_rows
 
 from trimtab.core.errors import TrimtabError
@@ -48,18 +48,6 @@ TRIES = 20
 BARE = "unsigned run: a value of an item"
 CONFIDENCE = 0.95
 TARGETS = {"found_share": 1.0, "made": 1000}
-USE = """
-owner = "Support team, support@example.org"
-intended = ["Answers questions about our products"]
-prohibited = ["advice on health or law"]
-affected = ["customers"]
-[answers]
-benefit = "Answers at night."
-harm = "A wrong answer costs a customer time."
-errors = "A person corrects it."
-oversight = "The support team reads a sample each week."
-redress = "Customers write to us."
-"""
 
 
 def prepare(root: Path) -> None:

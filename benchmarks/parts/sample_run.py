@@ -26,6 +26,19 @@ from trimtab.record.run import RunDir
 from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
+USE = """
+owner = "Support team, support@example.org"
+intended = ["Answers questions about our products"]
+prohibited = ["advice on health or law"]
+affected = ["customers"]
+[answers]
+benefit = "Answers at night."
+harm = "A wrong answer costs a customer time."
+errors = "A person corrects it."
+oversight = "The support team reads a sample each week."
+redress = "Customers write to us."
+"""
+"""A use.toml that is complete by the rules `standard`."""
 GROUPS = ("north", "south", "west")
 _GATE = {"unit": "nats", "reason": "a sample"}
 POLICY = Policy(

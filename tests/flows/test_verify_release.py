@@ -27,20 +27,8 @@ from trimtab.record.ledger import Ledger
 from trimtab.record.statements import signed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "parts"))
-from sample_run import write_sample_run
+from sample_run import USE, write_sample_run
 
-USE = """
-owner = "Support team, support@example.org"
-intended = ["Answers questions about our products"]
-prohibited = ["advice on health or law"]
-affected = ["customers"]
-[answers]
-benefit = "Answers at night."
-harm = "A wrong answer costs a customer time."
-errors = "A person corrects it."
-oversight = "The support team reads a sample each week."
-redress = "Customers write to us."
-"""
 ID = "support-chat@1"
 
 

@@ -98,21 +98,30 @@ def log(*, folder: str | None, anchor: str | None, key: str | None, common: Comm
     return EXIT_BY_VERDICT[found["verdict"]]
 
 
-def _shown(found: Mapping[str, Any]) -> Iterable[Any]:
+def _told(found: Mapping[str, Any], sentence: str, longest: int) -> Iterable[Any]:
+    """The verdict as a sentence with its mark, and the reasons for it, each cut to `longest` characters."""
     from rich.text import Text
 
     from trimtab.cli.tables import MARKS
     from trimtab.core.phrases import line
 
     mark, style = MARKS[found["verdict"]]
+    yield Text.assemble((f"{mark} ", style), (sentence, "bold"))
+    for reason in found["reasons"]:
+        yield Text(line(reason, longest))
+
+
+def _shown(found: Mapping[str, Any]) -> Iterable[Any]:
+    from rich.text import Text
+
+    from trimtab.core.phrases import line
+
     words = {
         "pass": "The log is as it was written",
         "fail": "The log is not as it was written",
         "inconclusive": "Whether the log is as it was written cannot be told",
     }
-    yield Text.assemble((f"{mark} ", style), (f"{words[found['verdict']]}.", "bold"))
-    for reason in found["reasons"]:
-        yield Text(line(reason, 400))
+    yield from _told(found, f"{words[found['verdict']]}.", 400)
     checkpoint = found["checkpoint"]
     signed = f"; {checkpoint['size']:,} were signed on {checkpoint['at']}" if checkpoint else ""
     yield Text(f"{found['n_records']:,} good records from the first on{signed}. {line(found['folder'], 400)}", style="dim")
@@ -146,32 +155,24 @@ def _checks_shown(found: Mapping[str, Any]) -> Iterable[Any]:
 def _weights_shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
-    from trimtab.cli.tables import MARKS
     from trimtab.core.phrases import line
 
-    mark, style = MARKS[found["verdict"]]
     words = "These are the weights that were signed." if found["verdict"] == "pass" else "These are not the weights that were signed."
-    yield Text.assemble((f"{mark} ", style), (words, "bold"))
-    for reason in found["reasons"]:
-        yield Text(line(reason, 600))
+    yield from _told(found, words, 600)
     yield Text(line(f"{found['signature']}, by the key {found['public_key']}", 600), style="dim")
 
 
 def _ledger_shown(found: Mapping[str, Any]) -> Iterable[Any]:
     from rich.text import Text
 
-    from trimtab.cli.tables import MARKS
     from trimtab.core.phrases import line
 
-    mark, style = MARKS[found["verdict"]]
     words = {
         "pass": "The ledger is as it was written",
         "fail": "The ledger is not as it was written",
         "inconclusive": "Whether the ledger is as it was written cannot be told",
     }
-    yield Text.assemble((f"{mark} ", style), (f"{words[found['verdict']]}.", "bold"))
-    for reason in found["reasons"]:
-        yield Text(line(reason, 400))
+    yield from _told(found, f"{words[found['verdict']]}.", 400)
     checkpoint = found["checkpoint"]
     until = f"; {checkpoint['size']:,} were under the checkpoint of {checkpoint['at']}" if checkpoint else ""
     yield Text(

@@ -11,6 +11,7 @@ from trimtab.core.files import to_plain
 from trimtab.decide.release import find, read_book
 from trimtab.flows.parts.release_folder import NAME as RELEASE
 from trimtab.flows.parts.release_folder import cards_of, read_released
+from trimtab.flows.parts.released import opened_store
 from trimtab.flows.parts.verified import (
     Check,
     State,
@@ -30,7 +31,7 @@ from trimtab.package.bundle import PACKAGE as BUNDLED
 from trimtab.package.cargo import PACKED
 from trimtab.record.chain import log_id, segments
 from trimtab.record.chain_check import LogCheck, check_log
-from trimtab.record.checkpoints import Checkpoint, anchors_of_folder, public_key_of, read_anchor
+from trimtab.record.checkpoints import Checkpoint, anchors_of_folder, own_public_key, public_key_of, read_anchor
 from trimtab.record.evidence_store import EvidenceStore
 from trimtab.record.home import state_dir
 from trimtab.record.ledger import Ledger
@@ -127,7 +128,7 @@ def _release_checks(what: str, given: Mapping[str, str], anchor: str | None, wei
             return [*checks, wrong("ledger", f"The release cannot be read from it: {error}")]
     checks += irregular_checks(book, record.release.id)
     trusted = given or {**_own(home), **{one.public_key: one.name for one in book.people.values() if one.public_key}}
-    store = EvidenceStore.open("", home=home)
+    store = opened_store()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         checks += unpacked(folder, (*record.release.evidence, *cards), store) or files_checks(folder, record.release.evidence, cards)
@@ -191,8 +192,8 @@ def _ledger_check(found: LedgerCheck) -> Check:
 
 
 def _own(home: Path) -> dict[str, str]:
-    path = home / "keys" / "signing.pub.pem"
-    return {public_key_of(path): "this installation"} if path.is_file() else {}
+    key = own_public_key(home)
+    return {key: "this installation"} if key else {}
 
 
 def _own_if_there() -> dict[str, str]:
@@ -231,10 +232,7 @@ def _kept(home: Path, folder: Path) -> Checkpoint | None:
 
 
 def _trusted(home: Path, key: str | None) -> str:
-    own = home / "keys" / "signing.pub.pem"
-    if key:
-        return public_key_of(Path(key).expanduser())
-    return public_key_of(own) if own.exists() else ""
+    return public_key_of(Path(key).expanduser()) if key else own_public_key(home)
 
 
 def _other(folder: Path, checkpoint: Checkpoint | None, check: LogCheck) -> str:

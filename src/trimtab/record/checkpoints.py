@@ -58,6 +58,12 @@ class Checkpoint:
         return self.key == public_hex and is_signature(public_hex, self.signature, self.signed_bytes())
 
 
+def own_public_key(home: Path) -> str:
+    """64 hex digits of this installation's key, empty if it has none yet. Raises InputError."""
+    path = home / "keys" / "signing.pub.pem"
+    return public_key_of(path) if path.exists() else ""
+
+
 @dataclass(frozen=True)
 class Signer:
     """This installation's key for signing."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.release import Entry, EntryKind
-from trimtab.record.checkpoints import Checkpoint, Signer, anchor_of_log, anchors_of_folder, new_anchor, public_key_of, read_anchor
+from trimtab.record.checkpoints import Checkpoint, Signer, anchor_of_log, anchors_of_folder, new_anchor, own_public_key, read_anchor
 from trimtab.record.disk import sentences
 from trimtab.record.ledger_check import LedgerCheck, check_rows
 from trimtab.record.ledger_entries import (
@@ -134,7 +134,7 @@ class Ledger:
         ends = time.monotonic() + _SETTLE_S
         while True:
             checkpoint = read_anchor(anchor) if anchor else self._kept()
-            found = self._checked(checkpoint, key or self._own_key(), is_copy=anchor is not None)
+            found = self._checked(checkpoint, key or own_public_key(self._home), is_copy=anchor is not None)
             if found.verdict == "pass" or anchor or time.monotonic() > ends:
                 return found
             time.sleep(0.05)
@@ -221,10 +221,6 @@ class Ledger:
             return last
         path = self._home / "anchors" / f"{self.id}.json"
         return read_anchor(path) if path.exists() else None
-
-    def _own_key(self) -> str:
-        path = self._home / "keys" / "signing.pub.pem"
-        return public_key_of(path) if path.exists() else ""
 
     def _checked(self, checkpoint: Checkpoint | None, trusted_key: str, *, is_copy: bool) -> LedgerCheck:
         from trimtab.record.ledger_database import is_whole, rows

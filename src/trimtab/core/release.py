@@ -9,7 +9,19 @@ from trimtab.core.site import GuardUse
 
 Role = Literal["viewer", "operator", "approver", "auditor"]
 EntryKind = Literal[
-    "person", "run", "evaluation", "release", "approval", "promotion", "rollback", "retirement", "revocation", "incident", "exception"
+    "person",
+    "run",
+    "evaluation",
+    "release",
+    "approval",
+    "promotion",
+    "rollback",
+    "retirement",
+    "revocation",
+    "incident",
+    "exception",
+    "impact",
+    "action",
 ]
 ReleaseState = Literal["draft", "candidate", "approved", "live", "retired", "revoked"]
 

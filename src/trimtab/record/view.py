@@ -55,6 +55,7 @@ def page_of(decision: Mapping[str, Any]) -> dict[str, Any]:
     what_if = standard_answers(decision)
     return {
         "kind": str(decision.get("kind", "optimize")),
+        "is_of_run": "machine" in decision,  # logs of others are compared without a run of ours
         "verdict": str(decision.get("verdict", "inconclusive")),
         "headline": headline(decision),
         "reasons": [line(reason) for reason in decision.get("reasons") or ()],

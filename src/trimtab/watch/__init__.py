@@ -1,0 +1,1 @@
+"""Watching models in use: signals, sketches, detectors of change, rules from alarm to action."""

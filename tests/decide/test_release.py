@@ -1,6 +1,7 @@
 """Releases by their rules: the machine, who may do what, what an alias points at, and that nothing goes live past the rules."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -653,3 +654,32 @@ def test_what_is_no_release_is_set_aside(body: dict[str, Any]) -> None:
     ledger = made.people()
     ledger.write("release", "alice", "chat@1", body)
     assert "not of the form" in refused(ledger)
+
+
+def test_reading_takes_the_same_work_for_each_release_however_many_there_are() -> None:
+    def lines_run(n: int) -> int:
+        """Lines of Python that reading n releases of one name takes: the same on every machine."""
+        ledger = made.people()
+        for number in range(1, n + 1):
+            ledger.release(number)
+            ledger.approve("bob", number)
+            ledger.promote("carol", number)
+        n_lines = 0
+
+        def count(frame: object, event: str, arg: object) -> object:
+            nonlocal n_lines
+            n_lines += event == "line"
+            return count
+
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            book = read_book(ledger.entries)
+            states = [standing(book, record, ledger.entries[-1].at).state for record in book.records.values()]
+        finally:
+            sys.settrace(before)
+        assert states == ["approved"] * (n - 1) + ["live"]
+        return n_lines
+
+    few, more, most = (lines_run(n) for n in (20, 40, 60))
+    assert most - more == pytest.approx(more - few, rel=0.01)

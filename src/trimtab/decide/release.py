@@ -20,8 +20,10 @@ def read_book(entries: Sequence[Entry], until: str = "") -> Book:
     people: dict[str, Person] = {}
     records: dict[str, Record] = {}
     aliases: dict[str, dict[str, tuple[Served, ...]]] = {}
+    ids: dict[str, list[str]] = {}
+    promoted_last: dict[str, str] = {}
     irregular: list[Irregular] = []
-    book = Book(people=people, records=records, aliases=aliases)
+    book = Book(people=people, records=records, aliases=aliases, ids=ids, promoted_last=promoted_last)
     doubtful: set[str] = set()  # whose key was last given by an entry that was set aside: who signs with it may be anybody
     last = moment(until) if until else None
     for entry in entries:
@@ -33,10 +35,19 @@ def read_book(entries: Sequence[Entry], until: str = "") -> Book:
         if reasons:
             irregular.append(Irregular(entry=entry, reasons=reasons))
         else:
+            if entry.kind == "release" and entry.about not in records:
+                ids.setdefault(_name_of(entry), []).append(entry.about)
+            if entry.kind in ("promotion", "rollback"):
+                promoted_last[_name_of(entry)] = entry.about
             _apply(people, records, aliases, entry)
         if entry.kind == "person":
             (doubtful.add if reasons and people else doubtful.discard)(entry.about)
     return replace(book, irregular=tuple(irregular))
+
+
+def _name_of(entry: Entry) -> str:
+    """Of the release that an entry is about."""
+    return entry.about.partition("@")[0]
 
 
 def _wish_of(entry: Entry) -> Wish:
@@ -79,19 +90,19 @@ def find(book: Book, reference: str) -> Record:
     if match is None:
         raise InputError(f"{reference!r} names no release; write it as support-chat@3, or support-chat@production.")
     name, which = match[1], match[2] or ""
-    own = [one for one in book.records.values() if one.release.name == name]
+    own = book.ids.get(name, ())
     if not own:
-        known = ", ".join(dict.fromkeys(one.release.name for one in book.records.values()))
+        known = ", ".join(book.ids)
         raise InputError(
             f"There is no release called {name!r}; {f'there is {known}' if known else 'make one with `trimtab release create`'}."
         )
     if not which:
-        return own[-1]
+        return book.records[own[-1]]
     if which.isdecimal():
-        for record in own:
-            if record.release.number == int(which):
-                return record
-        raise InputError(f"There is no release {name}@{which}; {name} has {', '.join(one.release.id for one in own[-5:])}.")
+        numbered = f"{name}@{which.lstrip('0')}"
+        if numbered in book.records:
+            return book.records[numbered]
+        raise InputError(f"There is no release {name}@{which}; {name} has {', '.join(own[-5:])}.")
     if which not in book.aliases.get(name, {}):
         raise InputError(no_alias(book, name, which))
     served = book.serving(name, which)
@@ -118,7 +129,7 @@ class AliasThen:
 def served_at(entries: Sequence[Entry], name: str, at: str) -> tuple[AliasThen, ...]:
     """What each alias of `name` pointed at, at a time. Raises InputError for a name that nothing was released under by then."""
     book = read_book(entries, at)
-    if name not in {one.release.name for one in book.records.values()}:
+    if name not in book.ids:
         raise InputError(f"Nothing was released as {name!r} by {at}; `trimtab release list` shows what there is.")
     return tuple(_serving(entries, book, alias, stretches) for alias, stretches in book.aliases.get(name, {}).items())
 
@@ -144,6 +155,6 @@ def changes_of(entries: Sequence[Entry], name: str, at: str) -> tuple[Entry, ...
     until = moment(at)
     strange = {one.entry.seq for one in read_book(entries, at).irregular}
     return tuple(
-        entry for entry in entries if entry.about.partition("@")[0] == name and moment(entry.at) <= until and entry.seq not in strange
+        entry for entry in entries if _name_of(entry) == name and moment(entry.at) <= until and entry.seq not in strange
         and entry.kind != "person"
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """What a ledger's entries say at one time: people, releases, how each stands and why, what every alias points at."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -102,13 +102,26 @@ class Book:
 
     people: by name; records: by release id, in the order of their first entries
     aliases: name -> alias -> its stretches, the present one last
+    ids: name -> its releases in order; promoted_last: name -> id of the release that an alias was last pointed at
     irregular: entries that should not be there
     """
 
     people: Mapping[str, Person]
     records: Mapping[str, Record]
     aliases: Mapping[str, Mapping[str, tuple[Served, ...]]]
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    promoted_last: Mapping[str, str] = field(default_factory=dict)
     irregular: tuple[Irregular, ...] = ()
+
+    def last(self, name: str) -> Record | None:
+        """The newest release of a name."""
+        own = self.ids.get(name, ())
+        return self.records[own[-1]] if own else None
+
+    def next_number(self, name: str) -> int:
+        """Of the release of a name that is proposed next."""
+        newest = self.last(name)
+        return newest.release.number + 1 if newest is not None else 1
 
     def serving(self, name: str, alias: str) -> str:
         """Id of the release that an alias points at, empty if none."""
@@ -156,9 +169,8 @@ class Standing:
 
 def rules_in_force(book: Book, name: str) -> Rules | None:
     """The rules of the release of a name that was promoted last, else of its first one; None where there is none."""
-    own = [one for one in book.records.values() if one.release.name == name]
-    promoted = [(one.promotions[-1].seq, one.rules) for one in own if one.promotions]
-    return max(promoted, key=lambda pair: pair[0])[1] if promoted else own[0].rules if own else None
+    own = book.ids.get(name, ())
+    return book.records[book.promoted_last.get(name, own[0])].rules if own else None
 
 
 def effective(book: Book, record: Record, alias: str = "") -> Rules:

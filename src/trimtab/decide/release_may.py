@@ -94,11 +94,9 @@ def _release(book: Book, wish: Wish) -> list[str]:
     if release.by != wish.by:
         return [f"The release names {release.by} as its proposer, and {wish.by} wrote it."]
     record = book.records.get(release.id)
-    own = [one for one in book.records.values() if one.release.name == release.name]
     if record is None:
-        highest = max((one.release.number for one in own), default=0)
-        if release.number != highest + 1:
-            return [f"The next release of {release.name} is {release.name}@{highest + 1}, not {release.id}."]
+        if release.number != (following := book.next_number(release.name)):
+            return [f"The next release of {release.name} is {release.name}@{following}, not {release.id}."]
     else:
         state = standing(book, record, wish.at).state
         if "release" not in MAY[state] or record.promotions:
@@ -117,7 +115,7 @@ def _found(book: Book, release_id: str) -> Record:
     record = book.records.get(release_id)
     if record is None:
         name, _, _ = release_id.partition("@")
-        own = [one.release.id for one in book.records.values() if one.release.name == name]
+        own = book.ids.get(name, ())
         known = f"{name} has {', '.join(own[-5:])}" if own else "`trimtab release list` shows what there is"
         raise InputError(f"There is no release {release_id!r}; {known}.")
     return record

@@ -80,10 +80,9 @@ def create(
     gates, facts = required_gates(decision), card_facts(shipment_of(folder, allow_uncertified=True))
 
     def draft(book: Book, at: str) -> tuple[str, dict[str, Any]]:
-        own = [one for one in book.records.values() if one.release.name == name]
         release = Release(
             name=name,
-            number=max((one.release.number for one in own), default=0) + 1,
+            number=book.next_number(name),
             verdict=lock.verdict if decision["verdict"] == "pass" else decision["verdict"],
             decision_sha256=by_name["decision.json"].sha256,
             policy=lock.policy,

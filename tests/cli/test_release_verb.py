@@ -350,12 +350,24 @@ def test_runs_that_cannot_be_released(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "Nothing was released yet" in ask(capsys, "list")[1]
 
 
-def test_before_there_is_a_ledger(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    for args in (("list",), ("history", "support-chat"), ("people", "list"), ("create", str(run), "--name", "support-chat")):
-        code, _, err = ask(capsys, *args)
+def test_before_there_is_a_ledger(capsys: pytest.CaptureFixture[str], run: Path, home: Path) -> None:
+    asked = (
+        ("release", "list"),
+        ("release", "history", "support-chat"),
+        ("release", "people", "list"),
+        ("release", "create", str(run), "--name", "support-chat"),
+        ("release", "people", "add", "alice", "--public-key", "none.pem"),
+        ("verify", "ledger"),
+        ("verify", "support-chat@1"),
+        ("export", "support-chat@1", "--format", "compose", "--out", "out"),
+    )
+    for args in asked:
+        code = main(list(args))
+        err = capsys.readouterr().err
         assert code == 2
-        assert "trimtab release people add NAME" in err
+        assert any(words in err for words in ("trimtab release people add NAME", "is no public key", "There is no release called"))
         assert len(err.strip().splitlines()) == 1
+    assert not (home / "ledger").exists(), "whoever only asks begins no ledger"
 
 
 def test_the_only_person_need_not_be_named(capsys: pytest.CaptureFixture[str], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

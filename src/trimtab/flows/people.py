@@ -11,7 +11,7 @@ from trimtab.core.release import Person, Role
 from trimtab.decide.release import read_book
 from trimtab.decide.release_book import Book
 from trimtab.decide.release_may import PERSON
-from trimtab.flows.parts.released import entries_of, opened_ledger, who, write_entry
+from trimtab.flows.parts.released import entries_if_any, entries_of, who, write_entry
 from trimtab.record.checkpoints import public_key_of
 from trimtab.record.home import state_dir
 from trimtab.record.people_keys import key_path, made_key, remove_key
@@ -29,8 +29,7 @@ def add_person(name: str, *, roles: Sequence[str] = (), public_key: str = "", by
         if role not in get_args(Role):
             raise InputError(f"There is no role {role!r}; the roles are {', '.join(get_args(Role))}.")
     home = state_dir()
-    with opened_ledger(ledger) as opened:
-        book = read_book(opened.entries())
+    book = read_book(entries_if_any(ledger))
     first, known = not book.people, book.people.get(name)
     is_new_key = not public_key and not (known and known.public_key) and not key_path(home, name).exists()
     key = _given_key(public_key) or (known.public_key if known else "") or made_key(home, name)

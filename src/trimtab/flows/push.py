@@ -15,7 +15,7 @@ from trimtab.decide.release_book import Book, standing
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.card_facts import card_facts
 from trimtab.flows.parts.release_folder import write_release_folder
-from trimtab.flows.parts.released import now_after, opened_ledger, opened_store
+from trimtab.flows.parts.released import entries_if_any, now_after, opened_store
 from trimtab.flows.parts.shipment import Shipment, cargo_of, serving_of, shipment_of
 from trimtab.package.formats import card_files
 from trimtab.record.disk import sentences
@@ -116,8 +116,7 @@ def _fill(folder: Path, what: str, ledger: str) -> tuple[Shipment, tuple[str, ..
 
 def _released(folder: Path, what: str, ledger: str) -> tuple[Shipment, tuple[str, ...]]:
     """The release of that name, its folder as `trimtab verify` takes it. Raises InputError for one that was revoked."""
-    with opened_ledger(ledger) as opened:
-        entries = opened.entries()
+    entries = entries_if_any(ledger)
     if not entries:
         raise InputError(f"There is no {what}: it is no folder, and the ledger has no releases yet.")
     book: Book = read_book(entries)

@@ -72,7 +72,7 @@ def verify_ledger(*, anchor: str | None = None, keys: Sequence[str] = (), ledger
 
     anchor, keys: as of `verify_release`. Returns verdict, reasons, the first bad entry, counts. Raises InputError, MissingError.
     """
-    with Ledger.open(ledger, home=state_dir()) as opened:
+    with Ledger.open(ledger, home=state_dir(), must_exist=True) as opened:
         found = _checked_ledger(opened, anchor, list(_given(keys)))
         return {"ledger": opened.where, **to_plain(found)}
 
@@ -114,7 +114,7 @@ def _inner(path: Path) -> Path:
 
 def _release_checks(what: str, given: Mapping[str, str], anchor: str | None, weights: Path | None, url: str) -> list[Check]:
     home = state_dir()
-    with Ledger.open(url, home=home) as ledger:
+    with Ledger.open(url, home=home, must_exist=True) as ledger:
         state = _checked_ledger(ledger, anchor, list(given))
         checks = [_ledger_check(state)]
         try:

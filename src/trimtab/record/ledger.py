@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 _SETTLE_S = 0.3  # so long may a writer need between its commit and its checkpoint
 
 
+class NoLedger(InputError):
+    """There is none in that place yet."""
+
+
 class Append(Protocol):
     """Writes the next entry within a turn. It counts once the turn has ended."""
 
@@ -70,9 +74,10 @@ class Ledger:
         self._home = home
 
     @classmethod
-    def open(cls, url: str = "", *, home: Path) -> Self:
+    def open(cls, url: str = "", *, home: Path, must_exist: bool = False) -> Self:
         """Open a ledger, or begin one. url: empty = TRIMTAB_LEDGER, else SQLite under `home`, where keys and checkpoints lie in any case
 
+        must_exist: begin none and raise NoLedger instead: whoever only reads leaves nothing behind
         Raises InputError (wrong address, no permission, another ledger than the one that was signed there, a newer trimtab's),
         MissingError (not reachable, disk full, package).
         """
@@ -87,6 +92,8 @@ class Ledger:
                     f"There is no ledger in {place}, but one of {last.size} entries was signed there on {last.at}; put it back from a "
                     f"backup, or move {home / 'anchors' / last.log}.json aside to begin a new one."
                 )
+            if must_exist:
+                raise NoLedger(f"There is no ledger in {place} yet; begin with `trimtab release people add NAME`.")
 
         url = url or os.environ.get("TRIMTAB_LEDGER", "")
         database = Database.open(url, default=home / "ledger" / "ledger.db", may_begin=may_begin)

@@ -18,7 +18,7 @@ from trimtab.decide.release_rules import Rules
 from trimtab.guard.registry import guard_class, guard_names
 from trimtab.record.evidence_store import EvidenceStore
 from trimtab.record.home import state_dir
-from trimtab.record.ledger import Ledger
+from trimtab.record.ledger import Ledger, NoLedger
 from trimtab.record.people_keys import signer_of
 
 log = logging.getLogger("trimtab.flows")
@@ -36,9 +36,9 @@ class Refused(InputError):
 
 
 @contextlib.contextmanager
-def opened_ledger(url: str) -> Iterator[Ledger]:
-    """The ledger of TRIMTAB_HOME, or of a URL; what it warns of goes to stderr. Raises InputError, MissingError."""
-    ledger = Ledger.open(url, home=state_dir())
+def opened_ledger(url: str, *, must_exist: bool = False) -> Iterator[Ledger]:
+    """The ledger of TRIMTAB_HOME, or of a URL; what it warns of goes to stderr. Raises InputError (NoLedger), MissingError."""
+    ledger = Ledger.open(url, home=state_dir(), must_exist=must_exist)
     try:
         yield ledger
     finally:
@@ -48,12 +48,20 @@ def opened_ledger(url: str) -> Iterator[Ledger]:
 
 
 def entries_of(url: str) -> tuple[Entry, ...]:
-    """All entries of a ledger, whose chain was followed. Raises InputError where there is none yet."""
-    with opened_ledger(url) as ledger:
+    """All entries of a ledger, whose chain was followed. Raises InputError where there is none yet; it is not begun for that."""
+    with opened_ledger(url, must_exist=True) as ledger:
         entries = ledger.entries()
     if not entries:
-        raise InputError("The ledger is empty; begin with `trimtab release people add NAME`.")
+        raise NoLedger(f"The ledger {ledger.where} is empty; begin with `trimtab release people add NAME`.")
     return entries
+
+
+def entries_if_any(url: str) -> tuple[Entry, ...]:
+    """As `entries_of`, and none where there is no ledger."""
+    try:
+        return entries_of(url)
+    except NoLedger:
+        return ()
 
 
 def write_entry(url: str, kind: EntryKind, *, by: str, draft: Draft) -> Entry:

@@ -13,7 +13,7 @@ from trimtab.decide.release_book import Record
 from trimtab.decide.release_may import rules_of
 from trimtab.flows.parts.release_folder import NAME as RELEASE
 from trimtab.flows.parts.release_folder import Released, read_released, write_release_folder
-from trimtab.flows.parts.released import opened_ledger, opened_store
+from trimtab.flows.parts.released import entries_if_any, opened_store
 from trimtab.flows.parts.shipment import Shipment, shipment_of
 
 
@@ -53,13 +53,12 @@ def _released(path: Path) -> Released | None:
 
 def _fetched(what: str, folder: Path, url: str, *, allow_revoked: bool) -> Record:
     """Write a release of the ledger into a folder."""
-    with opened_ledger(url) as ledger:
-        entries = ledger.entries()
-        record = _found(what, entries)
-        if record.revoked is not None and not allow_revoked:
-            reason = str(record.revoked.body.get("reason", ""))
-            raise InputError(f"{record.release.id} was revoked by {record.revoked.by} ({reason}); it is not exported.")
-        write_release_folder(folder, record, entries, opened_store())
+    entries = entries_if_any(url)
+    record = _found(what, entries)
+    if record.revoked is not None and not allow_revoked:
+        reason = str(record.revoked.body.get("reason", ""))
+        raise InputError(f"{record.release.id} was revoked by {record.revoked.by} ({reason}); it is not exported.")
+    write_release_folder(folder, record, entries, opened_store())
     return record
 
 

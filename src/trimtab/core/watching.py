@@ -65,6 +65,7 @@ class Late:
 
     name: of the signal, e.g. `thumbs`, `edited`, `retried`, the outcome's own name, `shadow_nats_per_token`, `probe_right`
     value: on the signal's scale; a yes is 1
+    groups: what the person said of themselves with it, as in Observed
     """
 
     request: str
@@ -72,6 +73,7 @@ class Late:
     kind: LateKind
     name: str
     value: float
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class Alarm:
     signal: its name; slice: of which requests, empty = all, e.g. {"language": "de"} or {"group:sex": "female"}
     at_s: when it was found; since_s: from when on, as estimated; n_since: requests since then
     before, after: levels in the signal's unit with their intervals; change: after minus before
+    label: of a category signal, which one's share moved; since_range_s: moments that fit nearly as well as since_s
     method: of the detector, with its stated error, e.g. `e-detector, one false alarm in 1,000,000 requests over all signals at most`
     examples: ids of requests that show it
     """
@@ -99,6 +102,8 @@ class Alarm:
     method: str
     slice: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    label: str = ""
+    since_range_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,28 @@
+"""Which signals are watched. The list is catalog/signals.toml; outcomes that a site names itself become signals as they come."""
+
+import dataclasses
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from trimtab.core.watching import Signal
+
+SIGNALS_FILE = Path(__file__).parent.parent / "catalog" / "signals.toml"
+NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+"""What a signal, an outcome or a group may be called: it ends up in files, in metrics and on pages."""
+
+
+@functools.cache
+def signals() -> Mapping[str, Signal]:
+    """Every signal of the catalogue by its name, in its order."""
+    rows = tomllib.loads(SIGNALS_FILE.read_text(encoding="utf-8"))["signals"]
+    numbers = {field.name for field in dataclasses.fields(Signal) if field.type is float}
+    found = [Signal(**{key: float(value) if key in numbers else value for key, value in row.items()}) for row in rows]
+    return {one.name: one for one in found}
+
+
+def signal_of(name: str) -> Signal:
+    """The catalogue's signal, else that of an outcome which a site has named itself: a share from 0 to 1, of which any change is told."""
+    return signals().get(name) or Signal(name=name, kind="mean", about="people", text=f"outcome {name}")

@@ -318,8 +318,8 @@ def test_looks(made: SimpleNamespace) -> None:
     assert decide(policy, replaced(base, use="fixed_n")).n_looks == 1
     with pytest.raises(InputError, match="Look 2"):
         decide(policy, replaced(base, use="fixed_n"), look=2)
-    with pytest.raises(InputError, match="anytime"):
-        decide(policy, replaced(base, use="anytime"))
+    with pytest.raises(InputError, match="Look 2"):
+        decide(policy, replaced(base, use="anytime"), look=2)
 
 
 @settings(deadline=None, max_examples=15)

@@ -87,6 +87,8 @@ class GenerationCheck:
 class Evidence:
     """All that a decision rests on. Outcomes of reference, candidate and controls are matched by item id.
 
+    use: `fixed_n` looked at once; `sequential` at the policy's planned looks; `anytime` whenever one likes: then the outcomes of the
+        reference stand in the order they came, those without a value in their places, and a cluster's items came together
     controls: gate name -> outcomes of that gate's planted positive control on the same items
     noise: outcomes of the reference's own weights under another batch shape, thread count, slot count or F32, by name; on a
         sample of the items at least

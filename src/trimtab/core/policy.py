@@ -24,6 +24,7 @@ class GateSpec:
     control: name of the planted positive control that this gate must fail
     min_clusters: with fewer the gate cannot tell
     reason: why this margin
+    bound: of evidence that is looked at all the time (`anytime`): a change counts as that much at most, either way. 0 = ten margins
     """
 
     name: str
@@ -36,6 +37,7 @@ class GateSpec:
     control: str = ""
     required: bool = True
     min_clusters: int = 10
+    bound: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

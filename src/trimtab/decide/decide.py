@@ -1,17 +1,17 @@
 """The decision: every gate judged, checked against its noise floor and its planted control, and joined."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 from trimtab.core.decision import ControlResult, Decision, GateResult, Verdict
 from trimtab.core.errors import InputError
-from trimtab.core.evidence import Evidence, Outcome
+from trimtab.core.evidence import Evidence
 from trimtab.core.policy import GateSpec, Policy
+from trimtab.decide.anytime import judge_anytime, judge_anytime_controls
 from trimtab.decide.equivalence import judge_equivalence
 from trimtab.decide.fairness import judge_equivalence_by_group
 from trimtab.decide.generation import judge_generation
-from trimtab.decide.judgement import Judgement, Level, number
+from trimtab.decide.judgement import Judgement, Level, at_worst_open, number, others_unchanged
 from trimtab.decide.noise import noise_floor
 from trimtab.decide.non_inferiority import judge_non_inferiority
 from trimtab.decide.pairs import Pairs, pair_outcomes, share_change, share_correct
@@ -29,9 +29,9 @@ def decide(policy: Policy, evidence: Evidence, *, attempt: int = 1, look: int = 
     """Judge one candidate. Pure: the same policy and evidence give the same decision.
 
     attempt: which candidate this is on these items, counted from 1
-    look: which of the policy's planned looks, counted from 1; 1 for evidence that is looked at once (`fixed_n`)
-    Raises InputError for an attempt or look beyond the plan, `anytime` evidence, a policy that cannot be judged by, or outcomes that do not
-    belong together (repeated ids, other clusters, other prompts).
+    look: which of the policy's planned looks, counted from 1; 1 for evidence without a plan: `fixed_n`, `anytime`
+    Raises InputError for an attempt or look beyond the plan, a policy that cannot be judged by, or outcomes that do not belong together
+    (repeated ids, other clusters, other prompts).
     """
     check_policy(policy)
     looks = _looks(policy, evidence, attempt, look)
@@ -49,7 +49,7 @@ def decide(policy: Policy, evidence: Evidence, *, attempt: int = 1, look: int = 
         attempt=attempt,
         look=look,
         n_looks=len(looks),
-        joint_power=joint_power([power for gate, power in judged if gate.required]),
+        joint_power=None if evidence.use == "anytime" else joint_power([power for gate, power in judged if gate.required]),
     )
 
 
@@ -70,10 +70,6 @@ def _looks(policy: Policy, evidence: Evidence, attempt: int, look: int) -> tuple
             f"Attempt {attempt} is beyond the {policy.max_attempts} that policy {policy.name!r} allows on the same certify items; "
             "use fresh items or start a new suite version."
         )
-    if evidence.use == "anytime":
-        raise InputError(
-            "Evidence collected for anytime-valid monitoring cannot certify a candidate; collect it at fixed n or planned looks."
-        )
     looks = policy.looks if evidence.use == "sequential" else (1.0,)
     if not 1 <= look <= len(looks):
         raise InputError(f"Look {look} was not planned: {evidence.use} evidence under policy {policy.name!r} has {len(looks)}.")
@@ -82,6 +78,8 @@ def _looks(policy: Policy, evidence: Evidence, attempt: int, look: int) -> tuple
 
 def judge_gate(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
     """What one gate's arithmetic says, before its control and its noise are looked at."""
+    if evidence.use == "anytime":
+        return judge_anytime(spec, evidence, level)
     match spec.kind:
         case "non_inferiority":
             return judge_non_inferiority(spec, evidence.reference, evidence.candidate, level)
@@ -96,19 +94,13 @@ def judge_gate(spec: GateSpec, evidence: Evidence, level: Level) -> Judgement:
         case "rate":
             return judge_rate(spec, evidence.reference, evidence.candidate, level)
         case "agreement":
-            return _at_worst_open(judge_non_inferiority(spec, evidence.reference, evidence.candidate, level))
-
-
-def _at_worst_open(judgement: Judgement) -> Judgement:
-    """Of what only shows a difference: less alike is no loss, so it forbids a pass and is no fail."""
-    if judgement.verdict != "fail":
-        return judgement
-    different = "it is different; whether it is worse cannot be told from likeness"
-    return dataclasses.replace(judgement, verdict="inconclusive", reasons=(*judgement.reasons, different))
+            return at_worst_open(judge_non_inferiority(spec, evidence.reference, evidence.candidate, level))
 
 
 def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str, Judgement]:
     """The gate's planted positive controls, judged by the same rules at the same n; empty if none was run."""
+    if evidence.use == "anytime":
+        return judge_anytime_controls(spec, evidence, level)
     if spec.kind == "parity":
         return {name: judge_parity(spec, probe, level) for name, probe in evidence.parity_controls.items()}
     name = spec.control or "control"
@@ -124,13 +116,7 @@ def judge_controls(spec: GateSpec, evidence: Evidence, level: Level) -> dict[str
         return {name: judge_equivalence(spec, evidence.reference, outcomes, level, sample=True)}
     if spec.kind == "rate":
         return {name: judge_rate(spec, evidence.reference, outcomes, level, sample=True)}
-    return {name: judge_equivalence_by_group(spec, evidence.reference, _others_unchanged(evidence.reference, outcomes), level, sample=True)}
-
-
-def _others_unchanged(reference: Sequence[Outcome], planted: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """A control that was run on the harmed group's items only: the others are as in the reference, which makes it no easier to catch."""
-    run = {outcome.item_id for outcome in planted}
-    return (*planted, *(outcome for outcome in reference if outcome.item_id not in run))
+    return {name: judge_equivalence_by_group(spec, evidence.reference, others_unchanged(evidence.reference, outcomes), level, sample=True)}
 
 
 def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: float) -> tuple[GateResult, float]:
@@ -142,7 +128,7 @@ def _gate(spec: GateSpec, evidence: Evidence, level: Level, noise_multiple: floa
     verdict, noise_reasons = _against_noise(spec, judgement.verdict, floor, noise_multiple)
     pairs = pair_outcomes(spec.suite, evidence.reference, evidence.candidate, weight=spec.weight) if spec.suite else NO_PAIRS
     accuracy, accuracy_candidate, lost, gained = share_correct(pairs)
-    moved = share_change(pairs, FLIPS_CONFIDENCE)
+    moved = share_change(pairs, FLIPS_CONFIDENCE) if evidence.use != "anytime" else None  # it is an interval for one look
     result = GateResult(
         name=spec.name,
         kind=spec.kind,

@@ -1,8 +1,10 @@
 """What a gate's arithmetic says before controls and noise are looked at."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from trimtab.core.decision import GroupResult, Verdict
+from trimtab.core.evidence import Outcome
 
 MISSING_MARGINS = 10.0
 """An item without a value on either side counts as a loss of this many margins (or the worst loss seen, if that is larger)."""
@@ -46,6 +48,20 @@ class Level:
     @property
     def words(self) -> str:
         return f"{100 * self.confidence:.{4 if self.alpha >= 0.0005 else 7}g} % interval"
+
+
+def at_worst_open(judgement: Judgement) -> Judgement:
+    """Of what only shows a difference: less alike is no loss, so it forbids a pass and is no fail."""
+    if judgement.verdict != "fail":
+        return judgement
+    different = "it is different; whether it is worse cannot be told from likeness"
+    return replace(judgement, verdict="inconclusive", reasons=(*judgement.reasons, different))
+
+
+def others_unchanged(reference: Sequence[Outcome], planted: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """A control that was run on the harmed group's items only: the others are as in the reference, which makes it no easier to catch."""
+    run = {outcome.item_id for outcome in planted}
+    return (*planted, *(outcome for outcome in reference if outcome.item_id not in run))
 
 
 def number(value: float) -> str:

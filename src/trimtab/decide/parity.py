@@ -42,7 +42,7 @@ def judge_parity(spec: GateSpec, probe: ParityProbe | None, level: Level) -> Jud
     drift = clustered_mean(-np.expm1(-differences), probe.answers)
     low, high = divergence_bounds(divergence, level.alpha)
     verdict, reasons = _verdict(spec, divergence, drift, level)
-    short = _too_little(spec, probe, divergence)
+    short = too_little(spec, probe, divergence)
     if short:
         verdict, reasons = ("inconclusive" if verdict == "pass" else verdict), [*short, *reasons]
     return Judgement(
@@ -89,7 +89,8 @@ def _verdict(spec: GateSpec, divergence: ClusteredMean, drift: ClusteredMean, le
     return "inconclusive", [f"{figures}; the limit of {spec.margin:.3g} lies within"]
 
 
-def _too_little(spec: GateSpec, probe: ParityProbe, divergence: ClusteredMean) -> list[str]:
+def too_little(spec: GateSpec, probe: ParityProbe, divergence: ClusteredMean) -> list[str]:
+    """Why a probe is no ground for a pass, as clauses."""
     reasons = []
     if divergence.n < MIN_TOKENS:
         reasons.append(f"{count(divergence.n, 'token')}, {MIN_TOKENS} are needed: cannot tell")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trimtab.core.errors import InputError
-from trimtab.core.files import digest_of
+from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import GateKind, GateSpec, Policy
 from trimtab.stats.sequential import nominal_alphas
 
@@ -71,7 +71,11 @@ def _catalog_gates() -> dict[str, Any]:
 
 def policy_sha256(policy: Policy) -> str:
     """Digest of everything a policy says, reasons included: a changed margin is another policy."""
-    return digest_of(policy)
+    plain = to_plain(policy)
+    for gate in plain["gates"]:
+        if not gate["bound"]:
+            del gate["bound"]  # a gate that states none is what it was before there were any
+    return digest_of(plain)
 
 
 def check_policy(policy: Policy) -> None:
@@ -104,6 +108,8 @@ def _check_gate(gate: GateSpec, where: str) -> None:
         raise InputError(f"{where}, gate {gate.name!r}: a margin needs a reason.")
     if gate.kind not in ("parity", "generation") and not gate.suite:
         raise InputError(f"{where}, gate {gate.name!r}: name the suite it reads.")
+    if not 0.0 <= gate.bound < math.inf or 0.0 < gate.bound <= gate.margin:
+        raise InputError(f"{where}, gate {gate.name!r}: the bound of a change must be larger than the margin, or 0 for ten margins.")
     if gate.min_clusters < 2:
         raise InputError(f"{where}, gate {gate.name!r}: min_clusters must be at least 2.")
 

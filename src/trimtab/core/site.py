@@ -122,6 +122,10 @@ class Site:
     abuse: what comes of patterns over many requests of a key, on models with guards: `watch` opens cases for a person, `throttle` also
         slows the key down, `off` does not look
     capture_pct: share of requests whose redacted text is kept for review; 0 = none
+    watch_sample_pct: share of a stable version's answers whose redacted text waits on disk to be scored again, for an hour at most, while
+        another version is on trial beside it; 0 = none
+    quality_reference: what a version on trial is held against: the `stable` version, or the reference that its own lock was certified
+        against (`lock-reference`)
     """
 
     models: tuple[ServedModel, ...]
@@ -135,6 +139,8 @@ class Site:
     request_s: float = 600.0
     abuse: Literal["off", "watch", "throttle"] = "watch"
     capture_pct: float = 0.0
+    watch_sample_pct: float = 0.0
+    quality_reference: Literal["stable", "lock-reference"] = "stable"
 
     def model_called(self, name: str) -> ServedModel | None:
         """The model of this name or alias."""

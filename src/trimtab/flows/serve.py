@@ -19,9 +19,10 @@ from trimtab.core.site import Listen, ServedModel, Site, Version
 from trimtab.engines.base import ABILITIES
 from trimtab.engines.registry import engine_class
 from trimtab.flows.events import Event, OnEvent, ignore
+from trimtab.flows.parts.prepared import Prepared, prepare_lock
 from trimtab.measure.meters import joules_between, read_energy
 from trimtab.record.deploy import DeployLock
-from trimtab.record.home import cache_dir, state_dir
+from trimtab.record.home import state_dir
 from trimtab.record.run import caches_in_use
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.serve")
 access_log = logging.getLogger("trimtab.access")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A locked version whose weights lie here and are what the lock names."""
-
-    lock: DeployLock
-    candidate: Candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +91,7 @@ def prepare(site: Site, folder: Path, *, offline: bool, on_event: OnEvent) -> di
         for version in model.versions:
             if version.lock:
                 on_event(Event(phase="open", message=f"{model.name}: {version.lock}"))
-                one = found[version.id] = asyncio.run(_prepare_lock(folder / version.lock, offline=offline))
+                one = found[version.id] = asyncio.run(prepare_lock(folder / version.lock, offline=offline))
                 if one.lock.verdict != "pass":
                     log.warning("%s: the decision on %s is %s, not pass; the site allows it", model.name, version.id, one.lock.verdict)
                 if shares_one_context(one.candidate):
@@ -139,40 +132,6 @@ def check_adapters(model: ServedModel, version: Version, candidate: Candidate) -
             raise InputError(f"{model.name}: the adapter {one.name} ({one.path}) is not for {version.id}: {why}.")
 
 
-async def _prepare_lock(path: Path, *, offline: bool) -> Prepared:
-    # What builds weights brings half a second of imports along, and most sites name servers and no locks.
-    from trimtab.flows.parts.locked import build_locked, found_source, read_lock
-    from trimtab.flows.parts.opening import open_model
-    from trimtab.flows.parts.packed import packed_candidate
-
-    lock = read_lock(path)
-    caches = cache_dir()
-    packed = packed_candidate(lock, path, caches=caches)
-    if packed is not None:
-        _warn_of_build(path, lock, packed)
-        return Prepared(lock=lock, candidate=packed)
-    opened = open_model(found_source(lock.source, path), cache_dir=caches, offline=offline)
-    candidate = await build_locked(opened, lock, path, caches=caches, offline=offline)
-    changed = [
-        what
-        for what, was, now in (
-            ("its source files", lock.source_sha256, opened.snapshot.digest),
-            ("its weights", lock.weights_sha256, candidate.snapshot.digest),
-            ("its chat template", lock.template_sha256, opened.template_sha256 if lock.template_sha256 else ""),
-        )
-        if was != now
-    ]
-    if changed:
-        raise InputError(f"{path}: {' and '.join(changed)} are not what was certified; `trimtab check {path}` says what changed.")
-    _warn_of_build(path, lock, candidate)
-    return Prepared(lock=lock, candidate=candidate)
-
-
-def _warn_of_build(path: Path, lock: DeployLock, candidate: Candidate) -> None:
-    if lock.build != candidate.build:
-        log.warning("%s was certified on %s, this is %s; `trimtab check` measures it again", path, lock.build, candidate.build)
-
-
 async def _serve(
     target: Path,
     site: Site,
@@ -196,6 +155,7 @@ async def _serve(
     from trimtab.serve.notes import Notes
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
+    from trimtab.serve.sampling import Sampler
     from trimtab.serve.traces import Traces
     from trimtab.serve.traffic import kept
 
@@ -216,7 +176,8 @@ async def _serve(
         one = prepared.get(version.id)
         return () if one is None else tuple(one.candidate.snapshot.root / file.name for file in one.candidate.snapshot.files)
 
-    traffic_path = home / "serve" / f"traffic-{digest_of(str(target.absolute()))[:16]}.json"
+    place = digest_of(str(target.absolute()))[:16]
+    traffic_path = home / "serve" / f"traffic-{place}.json"
     in_force = kept(traffic_path, site)
     limits, spend = Limits(), SpendFile(home)
     spend.load(limits, time.time())
@@ -244,6 +205,7 @@ async def _serve(
             captures=Captures(home / "captures", site.capture_pct),
             traffic_path=traffic_path,
             on_ended=told,
+            sampler=Sampler(home / "watch" / place / "sample", site.watch_sample_pct),
         )
 
         async def reload() -> None:

@@ -31,6 +31,7 @@ from trimtab.serve.meter import Meter
 from trimtab.serve.notes import Notes
 from trimtab.serve.responses import response_object
 from trimtab.serve.rollout import pick
+from trimtab.serve.sampling import Sampler
 from trimtab.serve.screening import AnswerScreen
 from trimtab.serve.sse import DONE, KEEP_ALIVE, encode, sse_error
 from trimtab.serve.traffic import keep, kept, shifted, with_rollout
@@ -77,6 +78,7 @@ class Gateway:
 
     declared: the site as its file says; site: with what was done to its traffic since; guards: by model name
     digester: makes a running digest for what the log must not show; captures: a sample of texts for review
+    sampler: a sample of answers for the watch, None = none
     on_ended: told how each request ended, as the audit log is
     """
 
@@ -91,6 +93,7 @@ class Gateway:
     captures: Captures
     traffic_path: Path
     on_ended: Sequence[OnEnded] = ()
+    sampler: Sampler | None = None
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -130,6 +133,8 @@ class Gateway:
         journey.version, shadow = pick(admitted.model.rollout, journey.id, parsed.user or journey.key_id)
         if journey.adapter is None:
             journey.decision = next((one.decision_sha256 for one in admitted.model.versions if one.id == journey.version), "")
+        if self.sampler is not None:
+            journey.sampled = self.sampler.begin(admitted.model, parsed, journey)
         call = Call(
             id=journey.id,
             kind="chat" if parsed.kind == "response" else parsed.kind,
@@ -302,6 +307,8 @@ class Gateway:
         if journey.captured is not None:
             texts, sent = journey.captured
             self.captures.keep(journey.id, texts, b"".join(sent).decode(errors="replace"))
+        if self.sampler is not None and journey.sampled is not None:
+            asyncio.get_running_loop().run_in_executor(None, self.sampler.keep, journey.sampled, journey)
 
     # What may be asked of it and done to it
 
@@ -345,6 +352,8 @@ class Gateway:
         self.declared, self.guards = declared, guards
         self.notes.refuses = declared.audit == "refuse"
         self.captures.pct = declared.capture_pct
+        if self.sampler is not None:
+            self.sampler.pct = declared.watch_sample_pct
         await self.dispatcher.reconfigure(self.site)
 
     async def finish(self) -> None:

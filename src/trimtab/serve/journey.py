@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from trimtab.core.guarding import Verdict
 from trimtab.core.model import Adapter
 from trimtab.record.identities import Key
 from trimtab.serve.base import Usage
+
+if TYPE_CHECKING:
+    from trimtab.serve.sampling import Begun
 
 _IN_HEADERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
@@ -23,6 +26,7 @@ class Journey:
     model: its own name, or that of the adapter; adapter: under which it is answered, None = none
     decision: sha256 of the decision that the version's lock rests on; empty without a lock, and under an adapter
     traceparent: the caller's trace, empty if it told none; captured: texts and answer where they are kept for review
+    sampled: what will be kept of it for the watch, None = nothing
     is_late: whether it has lasted for longer than it may
     """
 
@@ -46,6 +50,7 @@ class Journey:
     queue_s: float | None = None
     traceparent: str = ""
     captured: tuple[list[str], list[bytes]] | None = None
+    sampled: "Begun | None" = None
     is_over: bool = False
     is_late: Callable[[], bool] = lambda: False
 
@@ -54,6 +59,8 @@ class Journey:
         self.output.update(data)
         if self.captured is not None:
             self.captured[1].append(data)
+        if self.sampled is not None:
+            self.sampled.sends(data)
 
     @property
     def key_id(self) -> str:

@@ -18,7 +18,8 @@ LAYERS = {
     "flows": 4.0,
     "api": 4.5,
     "__init__": 4.6,
-    **dict.fromkeys(("cli", "web", "bridges"), 5.0),
+    "web": 4.8,
+    **dict.fromkeys(("cli", "bridges"), 5.0),
     "__main__": 6.0,
 }
 TESTING_MAY_IMPORT = {"core", "engines", "guard", "serve", "testing"}
@@ -37,9 +38,9 @@ HEAVY = {
     "huggingface_hub": set(),
     "torch": set(),
     "ray": set(),
-    "starlette": {"serve"},
+    "starlette": {"serve", "web"},
     "aiohttp": {"serve"},
-    "uvicorn": {"serve"},
+    "uvicorn": {"serve", "web"},
     "msgspec": {"serve", "record", "watch"},
     "datasketches": set(),
     "py3langid": set(),

@@ -4,9 +4,11 @@ import gzip
 import io
 import json
 import os
+import random
 import tarfile
 import tracemalloc
 
+import pyarrow
 import pytest
 
 from trimtab.core.errors import InputError, MissingError
@@ -142,10 +144,26 @@ def test_only_what_lies_below_a_path_is_unpacked_and_the_rest_may_be_anything(tm
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a", "b.txt"]
 
 
-def test_zstd_is_said_not_to_be_read(tmp_path):
-    (kept,) = layout_with(tmp_path, (b"x", TAR + "+zstd"))
-    with pytest.raises(InputError, match="zstd"):
-        unpack_tar(tmp_path, kept, tmp_path / "out")
+def in_zstd(data):
+    out = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(data)
+    return out.getvalue().to_pybytes()
+
+
+def test_layers_in_zstd_are_read(tmp_path):
+    noise = random.Random(1).randbytes(300_000)
+    tar = tar_of(("a.txt", b"a"), ("b/noise", noise))
+    (kept,) = layout_with(tmp_path / "layout", (in_zstd(tar[:1000]) + in_zstd(tar[1000:]), TAR + "+zstd"))  # two frames, as pzstd writes
+    assert unpack_tar(tmp_path / "layout", kept, tmp_path / "out") == ["a.txt", "b/noise"]
+    assert (tmp_path / "out" / "b" / "noise").read_bytes() == noise
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"x" * 100, lambda data: data[:9]])
+def test_what_is_no_zstd_is_refused(tmp_path, damage):
+    (kept,) = layout_with(tmp_path / "layout", (damage(in_zstd(tar_of(("a.txt", b"a" * 5000)))), TAR + "+zstd"))
+    with pytest.raises(InputError, match="not a tar archive that can be read"):
+        unpack_tar(tmp_path / "layout", kept, tmp_path / "out")
 
 
 def with_manifests(folder, n):

@@ -310,18 +310,22 @@ def unpack_tar(layout: Path, descriptor: Descriptor, folder: Path, *, below: str
 
 def tar_entries(layout: Path, descriptor: Descriptor) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """The entries of a tar layer in their order, with what to read of each regular file. Raises InputError when it comes to damage."""
-    if descriptor.media_type.endswith("zstd"):
-        raise InputError(
-            f"{layout}: the layer {descriptor.digest} is compressed with zstd, which is not read; give one without (skopeo copy)."
-        )
     mode = "r|gz" if descriptor.media_type.endswith("gzip") else "r|"
     with open_blob(layout, descriptor) as blob:
         try:
-            with tarfile.open(fileobj=blob, mode=mode) as tar:  # type: ignore[call-overload]
+            content = _unpacked_zstd(blob) if descriptor.media_type.endswith("zstd") else blob
+            with tarfile.open(fileobj=content, mode=mode) as tar:  # type: ignore[call-overload]
                 for entry in tar:
                     yield entry, tar.extractfile(entry) if entry.isreg() else None
         except (tarfile.TarError, EOFError, OSError) as error:
             raise InputError(f"{layout}: the layer {descriptor.digest} is not a tar archive that can be read ({error}).") from None
+
+
+def _unpacked_zstd(blob: _Checked) -> Any:
+    """What a blob holds that is compressed with zstd, to read once. What is no zstd is an OSError when it is read."""
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(blob, "r"), "zstd")
 
 
 def _descriptor(plain: Any, layout: Path) -> Descriptor:

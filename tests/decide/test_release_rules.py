@@ -13,7 +13,7 @@ from trimtab.core.release import IntendedUse, Licence
 from trimtab.core.site import GuardUse
 from trimtab.decide.intended_use import parse_use, questions, use_gaps, use_template
 from trimtab.decide.licences import bases_of, licence_chain, licence_gaps, licence_of, with_said
-from trimtab.decide.release_guards import guards_of, unguarded
+from trimtab.decide.release_guards import guards_of, in_words, unguarded
 from trimtab.decide.release_rules import Rules, load_rules, rules_from, rules_names
 
 BARE = 'name = "ours"\nversion = "1"\n'
@@ -209,6 +209,21 @@ def test_unknown_licences_pass_only_where_rules_say_so() -> None:
 # guards
 
 KNOWN: Any = {"topics": "both", "hazards": "both", "loops": "out"}
+
+
+@pytest.mark.parametrize(
+    ("use", "read"),
+    [
+        ("topics: betting = casino, bet", "betting (casino, bet)"),
+        ("topics: betting = ", "topics: betting = "),
+        ("topics: casino, bet", "casino (bet)"),
+        ("topics: casino", "casino"),
+        ("hazards: advice on weapons", "hazards: advice on weapons"),
+        ("Legal advice", "Legal advice"),
+    ],
+)
+def test_prohibited_uses_in_the_words_of_people(use: str, read: str) -> None:
+    assert in_words(use) == read
 
 
 def test_prohibited_uses_that_name_a_guard_become_one() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,18 @@ def test_energy_is_that_of_a_million_tokens():
     (energy,) = model["modelCard"]["considerations"]["environmentalConsiderations"]["energyConsumptions"]
     assert energy["activityEnergyCost"] == {"value": 0.1, "unit": "kWh"}, "0.36 J a token: 360 kJ, 0.1 kWh a million"
     assert {"name": "trimtab:of", "value": "1,000,000 output tokens, 1 request at a time"} in energy["properties"]
+
+
+def test_words_of_a_denied_topic_are_told_as_people_say_it():
+    known = facts()
+    assert known.release is not None
+    use = replace(known.release.use, prohibited=("topics: betting = casino, bet", "hazards: advice on weapons"))
+    files = card_files("cards", replace(known, release=replace(known.release, use=use)))
+    for name, data in files.items():
+        told = data.decode("utf-8")
+        assert "betting (casino, bet)" in told, name
+        assert "hazards: advice on weapons" in told, name
+        assert "topics:" not in told, name
 
 
 def test_same_facts_same_bytes_also_in_another_process():

@@ -35,6 +35,16 @@ def unguarded(prohibited: Sequence[str], known: Mapping[str, Sides]) -> tuple[st
     return tuple(one for one in prohibited if not _named([one], known))
 
 
+def in_words(use: str) -> str:
+    """A prohibited use as people read it: `topics: betting = casino, bet` is `betting (casino, bet)`; every other one as it stands."""
+    match = _NAMED.fullmatch(use)
+    topic, words = _topic(match[2]) if match and match[1] == "topics" else ("", [])
+    if not words:
+        return use
+    others = [word for word in words if word != topic]
+    return f"{topic} ({', '.join(others)})" if others else topic
+
+
 def _named(prohibited: Sequence[str], known: Mapping[str, Sides]) -> list[tuple[str, str]]:
     """(guard, what it is about) of the uses that name one. `topics` without words cannot be enforced, so it names none."""
     found = []

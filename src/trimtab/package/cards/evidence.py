@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from trimtab.core.phrases import count, fixed, is_number, line, percent, seconds, significant
 from trimtab.decide.intended_use import questions
-from trimtab.package.cards.facts import CardFacts, Plain, Subject, mapping, source_of, table
+from trimtab.package.cards.facts import CardFacts, Plain, Subject, mapping, prohibited_of, source_of, table
 from trimtab.package.cards.figures import (
     change,
     changed_groups,
@@ -53,14 +53,14 @@ def _answers(facts: CardFacts, asked: Iterable[str]) -> Iterator[str]:
 def _use(facts: CardFacts, subject: Subject) -> Iterator[str]:
     if facts.release:
         use = facts.release.use
-        for what, found in (("meant for", use.intended), ("must not be used for", use.prohibited), ("may touch", use.affected)):
+        for what, found in (("meant for", use.intended), ("must not be used for", prohibited_of(facts)), ("may touch", use.affected)):
             if found:
                 yield f"Stated by its owner: {what}: {_listed(found)}."
 
 
 def _prohibited(facts: CardFacts, subject: Subject) -> Iterator[str]:
-    if facts.release and facts.release.use.prohibited:
-        yield f"Stated by its owner: must not be used for: {_listed(facts.release.use.prohibited)}."
+    if found := prohibited_of(facts):
+        yield f"Stated by its owner: must not be used for: {_listed(found)}."
 
 
 def _listed(texts: Iterable[str]) -> str:

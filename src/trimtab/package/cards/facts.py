@@ -6,6 +6,7 @@ from typing import Any
 
 from trimtab.core.phrases import line
 from trimtab.core.release import Release
+from trimtab.decide.release_guards import in_words
 
 Plain = Mapping[str, Any]
 
@@ -118,6 +119,11 @@ def mapping(value: Any) -> Plain:
 def table(value: Any) -> list[Plain]:
     """The mappings of a list; empty for anything else."""
     return [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def prohibited_of(facts: CardFacts) -> list[str]:
+    """What it must not be used for, as its owner stated it and people read it."""
+    return [in_words(use) for use in facts.release.use.prohibited] if facts.release else []
 
 
 def source_of(facts: CardFacts) -> str:

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.phrases import MINUS, count, fixed, is_number, line
-from trimtab.package.cards.facts import CardFacts, Plain, Subject, hub_id, licence_of, mapping, source_of
+from trimtab.package.cards.facts import CardFacts, Plain, Subject, hub_id, licence_of, mapping, prohibited_of, source_of
 from trimtab.package.cards.figures import (
     change,
     conditions,
@@ -147,7 +147,11 @@ def _use(facts: CardFacts) -> str:
         return "## Use\n\nIt is not released: nobody has stated what it is for.\n\n"
     use = facts.release.use
     said = f"## Use\n\nWho answers for it: {md(use.owner) if use.owner else 'nobody is named'}.\n\n"
-    for title, texts in (("Meant for", use.intended), ("Must not be used for", use.prohibited), ("People it may touch", use.affected)):
+    for title, texts in (
+        ("Meant for", use.intended),
+        ("Must not be used for", prohibited_of(facts)),
+        ("People it may touch", use.affected),
+    ):
         said += f"{title}:\n\n{bullets(texts)}" if texts else f"{title}: not stated.\n\n"
     return said
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trimtab.core.phrases import count, is_number, line, percent
-from trimtab.package.cards.facts import CardFacts, Plain, Subject, mapping
+from trimtab.package.cards.facts import CardFacts, Plain, Subject, mapping, prohibited_of
 from trimtab.package.cards.figures import LATENCIES, conditions, control, counted, group_change, groups_by_axis, in_flight, meaning
 from trimtab.package.cards.sentences import answer, failures, faster, level_title, limits
 
@@ -103,7 +103,7 @@ def _considerations(facts: CardFacts, subject: Subject) -> dict[str, Any]:
             "useCases": [line(text, LONGEST) for text in use.intended] if use else [],
             "technicalLimitations": list(limits(facts, subject)),
             "performanceTradeoffs": [*faster(subject), *failures(facts, subject)],
-            "ethicalConsiderations": [{"name": f"Must not be used for: {line(text, LONGEST)}"} for text in (use.prohibited if use else ())],
+            "ethicalConsiderations": [{"name": f"Must not be used for: {line(text, LONGEST)}"} for text in prohibited_of(facts)],
             "environmentalConsiderations": _environment(facts, subject),
             "fairnessAssessments": list(_fairness(facts, subject)),
         }

@@ -1,11 +1,11 @@
 """The card for people who are no engineers: one self-contained page. It loads nothing, runs nothing and escapes every text it prints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.phrases import count, fixed, is_number, line
-from trimtab.package.cards.facts import CardFacts, Plain, Subject, licence_of, mapping
+from trimtab.package.cards.facts import CardFacts, Plain, Subject, licence_of, mapping, prohibited_of
 from trimtab.package.cards.figures import (
     change,
     conditions,
@@ -73,7 +73,7 @@ def page_of(facts: CardFacts, subject: Subject) -> dict[str, Any]:
         "origin": origin(facts, subject),
         "is_released": release is not None,
         "intended": _texts(use.intended) if use else [],
-        "prohibited": _texts(use.prohibited) if use else [],
+        "prohibited": _texts(prohibited_of(facts)),
         "affected": _texts(use.affected) if use else [],
         "tests": [_test(gate) for gate in subject.gates],
         "tested_on": list(_tested_on(facts, subject)),
@@ -92,7 +92,7 @@ def page_of(facts: CardFacts, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _texts(texts: tuple[str, ...]) -> list[str]:
+def _texts(texts: Sequence[str]) -> list[str]:
     return [line(text, LONGEST) for text in texts if line(text)]
 
 

@@ -36,6 +36,14 @@ def pairs(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def saying_licences(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --licence and --licence-source."""
+    told = "Licence of a model that nothing here tells; may be repeated."
+    where = option("--licence-source", default="", metavar="URL", help="Where that licence can be read.")
+    decorated: Callable[..., Any] = option("--licence", multiple=True, callback=pairs, metavar="MODEL=SPDX", help=told)(where(command))
+    return decorated
+
+
 @click.group(short_help="Who approved what, on which evidence; what serves now, and what served then.")
 def release() -> None:
     """From a finished run to what an alias points at. Every step is an entry of a ledger that only grows, judged by the release's rules.
@@ -63,10 +71,7 @@ def release() -> None:
     metavar="NAME|FILE",
     help="standard, two-person or a TOML file; default those of the release promoted last, else standard.",
 )
-@option(
-    "--licence", multiple=True, callback=pairs, metavar="MODEL=SPDX", help="Licence of a model that nothing here tells; may be repeated."
-)
-@option("--licence-source", default="", metavar="URL", help="Where that licence can be read.")
+@saying_licences
 @acting
 @common
 def create(
@@ -96,10 +101,7 @@ def create(
 @click.argument("file", required=False)
 @option("--template", is_flag=True, help="Print a use.toml to fill in.")
 @option("--rules", default="", metavar="NAME|FILE", help="Whose required questions the template marks; default standard.")
-@option(
-    "--licence", multiple=True, callback=pairs, metavar="MODEL=SPDX", help="Licence of a model that nothing here tells; may be repeated."
-)
-@option("--licence-source", default="", metavar="URL", help="Where that licence can be read.")
+@saying_licences
 @acting
 @common
 def use(

@@ -4,10 +4,11 @@ Answers are JSON types. `by`: who acts, empty = the only person there is; `ledge
 What the rules refuse is an InputError with the reasons; a refused promotion is an answer of its own.
 """
 
+import contextlib
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ from typing import Any
 from trimtab.core.decision import Verdict
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of, to_plain, write_atomic
-from trimtab.core.phrases import line
 from trimtab.core.release import Blob, Entry, IntendedUse, Release
-from trimtab.core.toml import to_toml
 from trimtab.decide.intended_use import parse_use, use_template
 from trimtab.decide.licences import with_said
 from trimtab.decide.release import AliasThen, changes_of, find, read_book, served_at
-from trimtab.decide.release_book import Book, moment, rules_in_force, standing
+from trimtab.decide.release_book import Book, Record, moment, rules_in_force, standing
 from trimtab.decide.release_may import no_alias
 from trimtab.decide.release_rules import Rules, load_rules
 from trimtab.flows.parts.attest import attest, keep_cards
@@ -39,8 +38,10 @@ from trimtab.flows.parts.released import (
     who,
     write_entry,
 )
-from trimtab.flows.parts.shipment import shipment_of
+from trimtab.flows.parts.shipment import Shipment, serving_of, shipment_of
 from trimtab.package.cards.facts import CardFacts
+from trimtab.package.cargo import LOCK
+from trimtab.package.manifests import site
 from trimtab.record.deploy import DeployLock, read_deploy_toml
 from trimtab.record.disk import disk_error, sentences
 from trimtab.record.lock import is_locked
@@ -200,7 +201,8 @@ def complete(
     known = read_book(entries_of(ledger))
     person = who(known, by)
     meant = read_use(use) if use is not None else None
-    facts = _facts_kept(find(known, reference).release)
+    with _kept_run(find(known, reference)) as shipment:
+        facts = card_facts(shipment)
 
     def draft(book: Book, at: str) -> tuple[str, dict[str, Any]]:
         record = find(book, reference)
@@ -213,14 +215,15 @@ def complete(
     return show(write_entry(ledger, "release", by=person, draft=draft).about, ledger=ledger)
 
 
-def _facts_kept(release: Release) -> CardFacts:
-    """What cards say of the run that a release rests on, by its evidence. Raises InputError (missing, damaged), MissingError."""
+@contextlib.contextmanager
+def _kept_run(record: Record) -> Iterator[Shipment]:
+    """The run that a release rests on, out of the evidence, until the block ends. Raises InputError (missing, damaged), MissingError."""
     store = opened_store()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for blob in release.evidence:
+        for blob in record.release.evidence:
             store.fetch(blob.sha256, place(folder, blob))
-        return card_facts(shipment_of(folder, allow_uncertified=True))
+        yield shipment_of(folder, allow_uncertified=True, release=record.release, rules=record.rules)
 
 
 def approve(reference: str, *, note: str = "", by: str = "", ledger: str = "") -> dict[str, Any]:
@@ -410,34 +413,13 @@ def site_files(reference: str, out: str | Path, *, ledger: str = "") -> dict[str
 
     Raises InputError (folder not empty, evidence changed), MissingError.
     """
-    book = read_book(entries_of(ledger))
-    record, store, folder = find(book, reference), opened_store(), Path(out)
-    row = standing_row(book, record, datetime.now(UTC).isoformat())
-    wanted = {blob.name: blob for blob in record.release.evidence if blob.name in ("decision.json", "deploy.toml")}
-    if faults := evidence_faults(store, list(wanted.values())):
-        raise Refused(faults)
+    record, folder = find(read_book(entries_of(ledger)), reference), Path(out)
+    with _kept_run(record) as shipment:
+        serving, decision = serving_of(shipment), (shipment.folder / "decision.json").read_bytes()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not an empty folder; name a new one with --out.")
     with sentences(folder, "write"):
-        for name, blob in wanted.items():
-            write_atomic(folder / name, store.get(blob.sha256))
-        write_atomic(folder / "site.toml", _site_toml(row))
-    return {"folder": str(folder), "site": str(folder / "site.toml"), "guards": row["guards"], "unguarded": row["unguarded"]}
-
-
-def _site_toml(row: Mapping[str, Any]) -> str:
-    """A site with one model: the release's lock, and the guards of its rules and of its prohibited uses."""
-    guards = [{key: value for key, value in guard.items() if value not in ("", {})} for guard in row["guards"]]
-    model = {
-        "name": row["release"].partition("@")[0],
-        "lock": "deploy.toml",
-        **({} if row["verdict"] == "pass" else {"allow_uncertified": True}),
-        **({"guards": guards} if guards else {}),
-    }
-    notes = [f"# {row['release']}, decision {row['decision_sha256'][:16]}, by the rules {row['rules']}."]
-    if row["verdict"] != "pass":
-        notes.append(
-            f"# Its decision is {row['verdict']}; waived: {', '.join(one['gate'] for one in row['waivers'] if one['counts']) or 'nothing'}."
-        )
-    notes += [f"# No guard stands behind this prohibited use: {line(one)}" for one in row["unguarded"]]
-    return "\n".join(notes) + "\n" + to_toml({"models": [model]})
+        for name, data in {**site.site_files(serving, lock=LOCK, is_open=False), "decision.json": decision}.items():
+            write_atomic(folder / name, data)
+    told = {"guards": to_plain(serving.guards), "unguarded": list(serving.unguarded)}
+    return {"folder": str(folder), "site": str(folder / site.SITE), **told}

@@ -207,7 +207,7 @@ def test_words_of_a_denied_topic_are_told_as_people_say_it():
     known = facts()
     assert known.release is not None
     use = replace(known.release.use, prohibited=("topics: betting = casino, bet", "hazards: advice on weapons"))
-    files = card_files("cards", replace(known, release=replace(known.release, use=use)))
+    files = card_files(replace(known, release=replace(known.release, use=use)))
     for name, data in files.items():
         told = data.decode("utf-8")
         assert "betting (casino, bet)" in told, name

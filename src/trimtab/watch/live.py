@@ -29,4 +29,145 @@ envelope     [{"model", "version", "covers": text, "today": LEVEL of the share o
              began, whose low holds at every moment, "outside": [{"what", "share"}] of today, most frequent first, "text": a sentence}]
 """
 
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from trimtab.core.files import to_plain
+from trimtab.core.watching import Alarm, Signal
+from trimtab.watch.envelope import OUTSIDE
+from trimtab.watch.rules import GROUP, is_worse, severity_of
+from trimtab.watch.signals import signal_of, signals
+from trimtab.watch.tallies import plain_level
+from trimtab.watch.watcher import ALL, Told, Version, Watched, Watcher
+
 SCHEMA = "trimtab.live/1"
+SHOWN = 100
+"""Alarms and actions, the newest."""
+
+
+def document(
+    watcher: Watcher,
+    *,
+    now_s: float,
+    site: str,
+    site_id: str,
+    source: str,
+    dry_run: bool = False,
+    actions: Sequence[Mapping[str, Any]] = (),
+    faults: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """live.json, see above. actions: rows, oldest first; faults: of the reader, beside the watcher's own."""
+    versions = sorted(watcher.versions.items(), key=lambda one: -one[1].n)
+    models: dict[str, list[dict[str, Any]]] = {}
+    for (model, name), version in versions:
+        models.setdefault(model, []).append(_version(watcher, model, name, version))
+    rows = [{"model": model, "n": sum(one["n"] for one in found), "versions": found} for model, found in models.items()]
+    requests = watcher.rules.requests_per_false_alarm
+    return {
+        "schema": SCHEMA,
+        "site": site,
+        "site_id": site_id,
+        "source": source,
+        "started_s": watcher.started_s,
+        "at_s": watcher.at_s,
+        "written_s": now_s,
+        "n_requests": watcher.n_requests,
+        "n_late": watcher.n_late,
+        "faults": {**watcher.faults, **{reason: n for reason, n in (faults or {}).items() if n}},
+        "dry_run": dry_run,
+        "detectors": {
+            "n": watcher.n_detectors(),
+            "method": f"e-detectors, one false alarm in {requests:,} requests over all signals and slices at most",
+        },
+        "models": sorted(rows, key=lambda row: -row["n"]),
+        "alarms": [alarm_row(watcher, told) for told in reversed(list(watcher.alarms.values())[-SHOWN:])],
+        "actions": [dict(row) for row in reversed(actions[-SHOWN:])],
+        "envelope": [version.outside.summary(model, name) for (model, name), version in versions if version.outside is not None],
+    }
+
+
+def _version(watcher: Watcher, model: str, name: str, version: Version) -> dict[str, Any]:
+    standing: dict[str, list[str]] = {}
+    for told in watcher.alarms.values():
+        if told.stands and (told.alarm.model, told.alarm.version) == (model, name) and not told.alarm.slice:
+            standing.setdefault(told.alarm.signal, []).append(told.alarm.id)
+    order = {signal: place for place, signal in enumerate(signals())}
+    rows = sorted(version.parts[ALL].items(), key=lambda row: order.get(row[0], len(order)))
+    parts = sorted((part for part in version.parts if part != ALL), key=lambda part: (part[0], -version.sizes.get(part, 0), part[1]))
+    return {
+        "version": name,
+        "n": version.n,
+        "last_s": version.last_s,
+        "signals": [_signal(signal_of(signal), one, watcher.at_s, standing.get(signal, [])) for signal, one in rows],
+        "slices": [_slice(version, part) for part in parts if not part[0].startswith(GROUP)],
+        "groups": [_slice(version, part) for part in parts if part[0].startswith(GROUP)],
+    }
+
+
+def _signal(signal: Signal, watched: Watched, at_s: float, standing: Sequence[str]) -> dict[str, Any]:
+    recent, total = watched.recent, sum(watched.counts.values())
+    often = sorted(watched.counts.items(), key=lambda one: (-one[1], one[0]))
+    return {
+        **{key: getattr(signal, key) for key in ("text", "unit", "kind", "about", "worse")},
+        "signal": signal.name,
+        "all": watched.level(signal.kind),
+        "hour": plain_level(None) if recent is None else recent.hour(at_s).level(signal.kind),
+        "percentiles": watched.percentiles(),
+        "shares": {label: count / total for label, count in often},
+        "series": [] if recent is None else recent.series(at_s),
+        "standing": list(standing),
+    }
+
+
+def _slice(version: Version, part: tuple[str, str]) -> dict[str, Any]:
+    by, of = part
+    rows = {name: one.tally.level(signal_of(name).kind) for name, one in version.parts[part].items() if one.tally.n}
+    return {"by": by.removeprefix(GROUP), "of": of, "n": version.sizes.get(part, 0), "signals": rows}
+
+
+def alarm_row(watcher: Watcher, told: Told) -> dict[str, Any]:
+    """An alarm as live.json and alarms.jsonl have it."""
+    signal = signal_called(told.alarm.signal)
+    return {
+        **to_plain(told.alarm),
+        "text": sentence(told.alarm, signal),
+        "worse": is_worse(told.alarm, signal),
+        "severity": severity_of(told.alarm, signal, watcher.rules.severity),
+        "stands": told.stands,
+        "ended_s": told.ended_s,
+        "ended": told.ended,
+    }
+
+
+def signal_called(name: str) -> Signal:
+    """A signal by its name, the share outside of the evidence among them."""
+    return OUTSIDE if name == OUTSIDE.name else signal_of(name)
+
+
+def sentence(alarm: Alarm, signal: Signal) -> str:
+    """What changed, where, from what to what, by how much, since when."""
+    what = signal.text + (f", {alarm.label}," if alarm.label else "")
+    where = "".join(f", {key.removeprefix(GROUP)} {value}" for key, value in alarm.slice.items())
+    share = signal.kind != "mean"
+    sign = "+" if alarm.change.value > 0 else ""
+    change = f"{sign}{shown(alarm.change.value, signal, is_change=True)}"
+    if alarm.change.low is not None and alarm.change.high is not None:
+        change += f", 95 %: {shown(alarm.change.low, signal, bare=True)} to {shown(alarm.change.high, signal, bare=True)}"
+    version = alarm.version or alarm.model or "all requests"
+    levels = f"{shown(alarm.before.value, signal, bare=share)} to {shown(alarm.after.value, signal)}"
+    return f"{version}{where}: {what} went from {levels} ({change}) since {moment(alarm.since_s)}"
+
+
+def shown(value: float, signal: Signal, *, bare: bool = False, is_change: bool = False) -> str:
+    """A level as people read it: `4.2 %`, `182 ms`. bare: without its unit; is_change: a rate's is in points."""
+    share = signal.kind != "mean"
+    number = 100.0 * value if share else value
+    text = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    unit = ("points" if is_change else "%") if share else signal.unit
+    return text if bare or not unit else f"{text} {unit}"
+
+
+def moment(at_s: float) -> str:
+    """`2026-11-27 11:05 UTC`"""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")

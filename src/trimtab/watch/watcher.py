@@ -1,0 +1,412 @@
+"""What is watched, request by request: levels, detectors and alarms of every version, in bounded memory for ever. Pure: no clock, no files.
+
+The same items in the same order give the same alarms and the same summary, whether they come live, from a log, or in pieces with the state
+kept in between as JSON. Every request counts once: a second one of the same id is passed over and counted as a fault.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trimtab.core.measurement import Interval
+from trimtab.core.watching import Alarm, Late, Observed, SignalKind
+from trimtab.watch.budget import Share
+from trimtab.watch.detectors import Detector
+from trimtab.watch.envelope import OUTSIDE, Envelope, Outside
+from trimtab.watch.rules import GROUP, WatchRules, is_worse
+from trimtab.watch.signals import NAME, signal_of, signals
+from trimtab.watch.tallies import OTHER, Recent, Tally, counted
+
+Slice = tuple[str, str]
+"""(by, of): ("language", "de") or ("group:sex", "female"); ("", "") = all requests."""
+ALL: Slice = ("", "")
+RECENT = 50_000
+"""Requests that late news is joined to, and among which a second one of the same id is seen."""
+VERSIONS = 64
+VERSIONS_AT_ONCE = 4
+OWN_NAMES = 32
+ATTRIBUTES = 4
+"""Most versions, those that the budget allows for within its requests, names of a site's own outcomes, attributes of people."""
+KEPT_ALARMS = 200
+BACK_N = 256
+"""Requests by which it is seen that a level is back at what it was."""
+BACK_Z = 2.58
+STANDS_S = 7 * 86400.0
+AHEAD_S = 300.0
+AHEAD, DUPLICATE, NO_REQUEST = "clock ahead of this machine's", "duplicate", "no such request"
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """A signal of one slice: how it stands, and what judges it.
+
+    recent: of all requests only; counts: of a category's labels; detector: None = it is not judged
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    recent: Recent | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    detector: Detector | None = None
+
+    def level(self, kind: SignalKind) -> dict[str, Any]:
+        """Since the watch began; of a category the share of its most frequent label."""
+        if kind != "category":
+            return self.tally.level(kind)
+        return Tally(sum(self.counts.values()), float(max(self.counts.values(), default=0))).level(kind)
+
+    def percentiles(self) -> dict[str, float] | None:
+        """Since the watch began, None where there is no sketch."""
+        return None
+
+
+@dataclass(kw_only=True)
+class Told:
+    """An alarm as it stands. back: the level since, by which it ends; key: of what it is about"""
+
+    alarm: Alarm
+    stands: bool
+    ended_s: float | None = None
+    ended: str = ""
+    back: Tally = field(default_factory=Tally)
+
+    @property
+    def key(self) -> tuple[str, Slice, str]:
+        """Signal, slice and label."""
+        (part,) = self.alarm.slice.items() or (ALL,)
+        return self.alarm.signal, part, self.alarm.label
+
+
+@dataclass(kw_only=True)
+class Version:
+    """All that is known of one version of one model. sizes: requests by slice"""
+
+    n: int = 0
+    last_s: float = 0.0
+    sizes: dict[Slice, int] = field(default_factory=dict)
+    parts: dict[Slice, dict[str, Watched]] = field(default_factory=lambda: {ALL: {}})
+    outside: Outside | None = None
+
+
+Context = tuple[str, str, tuple[Slice, ...]]
+"""(model, version, slices) of a request, which many requests share."""
+
+
+class Watcher:
+    """Takes requests and what is learnt of them later; yields alarms. See `live.document` for what it shows.
+
+    envelopes: version id -> what its evidence covered
+    """
+
+    def __init__(self, rules: WatchRules, *, envelopes: Mapping[str, Envelope] | None = None) -> None:
+        self.rules = rules
+        self.envelopes = dict(envelopes or {})
+        self.versions: dict[tuple[str, str], Version] = {}
+        self.alarms: OrderedDict[str, Told] = OrderedDict()
+        self.faults: dict[str, int] = {}
+        self.n_requests = self.n_late = 0
+        self.started_s = self.at_s = 0.0
+        self._recent: OrderedDict[str, int] = OrderedDict()
+        self._late: dict[str, list[str]] = {}
+        self._contexts: dict[Context, int] = {}
+        self._by_number: dict[int, Context] = {}
+        self._next_context = 0
+        self._own_names: set[str] = set()
+        self._sliced = frozenset(rules.slices.signals)
+
+    def take(self, item: Observed | Late, *, now_s: float = float("inf")) -> tuple[Alarm, ...]:
+        """The next item. now_s: the watch's own clock; an item from later than that is taken for one of the last moment seen."""
+        at_s = item.at_s
+        if at_s > now_s + AHEAD_S:
+            self.fault(AHEAD)
+            at_s = self.at_s or now_s
+        alarms = tuple(self._observed(item, at_s) if isinstance(item, Observed) else self._joined(item, at_s))
+        for alarm in alarms:
+            self._tell(alarm)
+        return alarms
+
+    def fault(self, reason: str, n: int = 1) -> None:
+        """Count something that was passed over or put right."""
+        self.faults[reason] = self.faults.get(reason, 0) + n
+
+    def _observed(self, item: Observed, at_s: float) -> Iterator[Alarm]:
+        if item.request in self._recent:
+            self.fault(DUPLICATE)
+            return
+        version = self._version(item.model, item.version)
+        if version is None:
+            return
+        self.n_requests += 1
+        self.started_s = min(self.started_s, at_s) if self.started_s else at_s
+        self.at_s = max(self.at_s, at_s)
+        version.n += 1
+        version.last_s = max(version.last_s, at_s)
+        slices = self._slices(version, item.labels, item.groups)
+        for one in slices:
+            version.sizes[one] = version.sizes.get(one, 0) + 1
+        self._remember(item.request, (item.model, item.version, slices))
+        where = (item.model, item.version, version)
+        for name, value in _values(item):
+            yield from self._value(where, slices, name, value, at_s, item.request)
+        if version.outside is not None:
+            alarm = version.outside.take(item, at_s)
+            if alarm is not None:
+                yield alarm
+
+    def _joined(self, item: Late, at_s: float) -> Iterator[Alarm]:
+        number = self._recent.get(item.request)
+        if number is None:
+            self.fault(NO_REQUEST)
+            return
+        told = self._late.setdefault(item.request, [])
+        if item.name in told:
+            self.fault(DUPLICATE)
+            return
+        if item.name not in signals():
+            if not NAME.fullmatch(item.name) or (item.name not in self._own_names and len(self._own_names) >= OWN_NAMES):
+                self.fault("name of an outcome: not a name, or too many")
+                return
+            self._own_names.add(item.name)
+        told.append(item.name)
+        model, name, slices = self._by_number[number]
+        version = self.versions[model, name]
+        self.n_late += 1
+        self.at_s = max(self.at_s, at_s)
+        known = {by for by, _ in slices}
+        more = [one for one in self._slices(version, {}, item.groups) if one[0] not in known]
+        yield from self._value((model, name, version), (*slices, *more), item.name, item.value, at_s, item.request)
+
+    def _value(
+        self, where: tuple[str, str, Version], slices: Iterable[Slice], name: str, value: float | str, at_s: float, request: str
+    ) -> Iterator[Alarm]:
+        """One value of one signal, to all requests and to the slices that the request is in."""
+        model, version_name, version = where
+        judged = name in self._sliced
+        for part in (ALL, *slices):
+            watched = version.parts[part].get(name)
+            if watched is None:
+                watched = version.parts[part][name] = self._watched(name, part, judged)
+            signal = signal_of(name)
+            number = 1.0 if signal.kind == "category" else float(value)
+            if signal.kind == "category":
+                counted(watched.counts, str(value))
+                if part is not ALL:
+                    continue
+            watched.tally.add(number)
+            if watched.recent is not None and signal.kind != "category":
+                watched.recent.add(number, at_s)
+            if self.alarms:
+                self._look_back((model, version_name), name, part, value, at_s)
+            finding = watched.detector.take(value, at_s, request) if watched.detector is not None else None
+            if finding is not None:
+                yield finding.alarm(model=model, version=version_name, slice={} if part == ALL else {part[0]: part[1]})
+
+    def _watched(self, name: str, part: Slice, judged: bool) -> Watched:
+        recent = Recent() if part == ALL else None
+        return Watched(recent=recent, detector=self._detector(name, part) if part == ALL or (judged and part[1] != OTHER) else None)
+
+    def _detector(self, name: str, part: Slice, state: Mapping[str, Any] | None = None) -> Detector:
+        signal, share = signal_of(name), self.share(part)
+        if state is None:
+            return share.detector(signal)
+        return Detector.from_state(signal, state, alarm_share=share.alarm_share, requests=share.requests, slices=share.slices)
+
+    def share(self, part: Slice) -> Share:
+        """Half of the budget for all requests, half for slices, in equal shares: how many there can be is known beforehand."""
+        slices = self.rules.slices
+        if part == ALL:
+            share, n = 0.5 / (len(signals()) + OWN_NAMES), VERSIONS_AT_ONCE
+        else:
+            share, n = 0.5 / (len(slices.signals) * (len(slices.by) + ATTRIBUTES)), VERSIONS_AT_ONCE * slices.most
+        return Share(alarm_share=share, slices=n, requests=float(self.rules.requests_per_false_alarm))
+
+    # Where a request belongs
+
+    def _version(self, model: str, name: str) -> Version | None:
+        found = self.versions.get((model, name))
+        if found is None:
+            if len(self.versions) >= VERSIONS:
+                self.fault("versions: too many to watch")
+                return None
+            found = self.versions[model, name] = Version()
+            envelope = self.envelopes.get(name)
+            if envelope is not None:
+                found.outside = Outside(envelope, self.rules.outside_share)
+        return found
+
+    def _slices(self, version: Version, labels: Mapping[str, str], groups: Mapping[str, str]) -> tuple[Slice, ...]:
+        """The slices of a request; a value beyond the most that are kept is `other`, an attribute beyond them is a fault."""
+        wanted = [(by, labels[by]) for by in self.rules.slices.by if by in labels]
+        wanted += [(GROUP + attribute, groups[attribute]) for attribute in sorted(groups)]
+        found = []
+        for by, of in wanted:
+            part = (by, of)
+            if part not in version.parts:
+                same = sum(other == by for other, _ in version.parts)
+                if not same and by.startswith(GROUP) and len({b for b, _ in version.parts if b.startswith(GROUP)}) >= ATTRIBUTES:
+                    self.fault("attributes of people: too many")
+                    continue
+                part = part if same < self.rules.slices.most else (by, OTHER)
+                version.parts.setdefault(part, {})
+            found.append(part)
+        return tuple(found)
+
+    def _remember(self, request: str, context: Context) -> None:
+        number = self._contexts.get(context)
+        if number is None:
+            if len(self._contexts) >= RECENT:
+                self._forget_contexts()
+            number = self._next_context
+            self._next_context += 1
+            self._contexts[context] = number
+            self._by_number[number] = context
+        self._recent[request] = number
+        if len(self._recent) > RECENT:
+            old, _ = self._recent.popitem(last=False)
+            self._late.pop(old, None)
+
+    def _forget_contexts(self) -> None:
+        used = set(self._recent.values())
+        self._by_number = {number: context for number, context in self._by_number.items() if number in used}
+        self._contexts = {context: number for number, context in self._by_number.items()}
+
+    # Alarms that stand
+
+    def _tell(self, alarm: Alarm) -> None:
+        signal = OUTSIDE if alarm.signal == OUTSIDE.name else signal_of(alarm.signal)
+        told = Told(alarm=alarm, stands=is_worse(alarm, signal))
+        if not told.stands:
+            told.ended_s, told.ended = alarm.at_s, "a change for the better"
+        for other in self.alarms.values():
+            if other.stands and (other.alarm.model, other.alarm.version, other.key) == (alarm.model, alarm.version, told.key):
+                other.stands, other.ended_s, other.ended = False, alarm.at_s, f"moved again: alarm {alarm.id}"
+        self.alarms[alarm.id] = told
+        while len(self.alarms) > KEPT_ALARMS:
+            self.alarms.popitem(last=False)
+
+    def _look_back(self, whose: tuple[str, str], name: str, part: Slice, value: float | str, at_s: float) -> None:
+        """Whether what an alarm was about is back at its level before: then it stands no more."""
+        for told in self.alarms.values():
+            alarm = told.alarm
+            if not told.stands or (alarm.model, alarm.version) != whose or alarm.signal != name or told.key[1] != part:
+                continue
+            if at_s - alarm.at_s > STANDS_S:
+                told.stands, told.ended_s, told.ended = False, at_s, "for a week now: that is its level"
+                continue
+            number = float(str(value) == _label(alarm.label)) if alarm.label else float(value)
+            told.back.add(number)
+            if told.back.n < BACK_N:
+                continue
+            level = told.back.interval("rate" if alarm.label else signal_of(name).kind, BACK_Z)
+            told.back = Tally()
+            if level is not None and _is_back(level, alarm):
+                told.stands, told.ended_s, told.ended = False, at_s, "back at its level before"
+
+    def n_detectors(self) -> int:
+        """Streams under watch."""
+        return sum(
+            one.detector is not None for version in self.versions.values() for rows in version.parts.values() for one in rows.values()
+        )
+
+    def standing(self) -> list[Alarm]:
+        """Alarms that stand, the newest last."""
+        return [told.alarm for told in self.alarms.values() if told.stands]
+
+    # Kept as JSON
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for JSON; rules and envelopes are not in it."""
+        return {
+            "counts": [self.n_requests, self.n_late, self.started_s, self.at_s],
+            "faults": dict(self.faults),
+            "versions": [[model, name, _version_state(version)] for (model, name), version in self.versions.items()],
+            "alarms": [{**vars(told), "alarm": asdict(told.alarm), "back": told.back.state()} for told in self.alarms.values()],
+            "contexts": [[number, *context] for number, context in self._by_number.items()],
+            "recent": list(self._recent.items()),
+            "late": dict(self._late),
+            "own_names": sorted(self._own_names),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], rules: WatchRules, *, envelopes: Mapping[str, Envelope] | None = None) -> "Watcher":
+        """The watcher that `state` was taken of, with the rules that hold now."""
+        made = cls(rules, envelopes=envelopes)
+        made.n_requests, made.n_late, made.started_s, made.at_s = state["counts"]
+        made.faults = dict(state["faults"])
+        made._own_names = set(state["own_names"])
+        for model, name, one in state["versions"]:
+            made.versions[model, name] = made._version_of(name, one)
+        for one in state["alarms"]:
+            alarm = _alarm(one["alarm"])
+            n, total, squares = one["back"]
+            told = Told(**{**one, "alarm": alarm, "back": Tally(int(n), total, squares)})
+            made.alarms[alarm.id] = told
+        for number, model, name, slices in state["contexts"]:
+            context: Context = (model, name, tuple((by, of) for by, of in slices))
+            made._contexts[context], made._by_number[number] = number, context
+        made._next_context = max(made._by_number, default=-1) + 1
+        made._recent = OrderedDict((request, number) for request, number in state["recent"])
+        made._late = {request: list(names) for request, names in state["late"].items()}
+        return made
+
+    def _version_of(self, name: str, state: Mapping[str, Any]) -> Version:
+        version = Version(n=state["n"], last_s=state["last_s"])
+        version.sizes = {(by, of): n for by, of, n in state["sizes"]}
+        for by, of, rows in state["parts"]:
+            version.parts[by, of] = {signal: self._watched_of(signal, (by, of), row) for signal, row in rows.items()}
+        envelope = self.envelopes.get(name)
+        if envelope is not None:
+            outside = state["outside"]
+            allowed = self.rules.outside_share
+            version.outside = Outside.from_state(outside, envelope, allowed) if outside else Outside(envelope, allowed)
+        return version
+
+    def _watched_of(self, name: str, part: Slice, row: Mapping[str, Any]) -> Watched:
+        n, total, squares = row["tally"]
+        recent = None if row["recent"] is None else Recent.from_state(row["recent"])
+        detector = None if row["detector"] is None else self._detector(name, part, row["detector"])
+        return Watched(tally=Tally(int(n), total, squares), recent=recent, counts=dict(row["counts"]), detector=detector)
+
+
+def _version_state(version: Version) -> dict[str, Any]:
+    return {
+        "n": version.n,
+        "last_s": version.last_s,
+        "sizes": [[by, of, n] for (by, of), n in version.sizes.items()],
+        "parts": [[by, of, {name: _watched_state(one) for name, one in rows.items()}] for (by, of), rows in version.parts.items()],
+        "outside": None if version.outside is None else version.outside.state(),
+    }
+
+
+def _watched_state(watched: Watched) -> dict[str, Any]:
+    return {
+        "tally": watched.tally.state(),
+        "recent": None if watched.recent is None else watched.recent.state(),
+        "counts": dict(watched.counts),
+        "detector": None if watched.detector is None else watched.detector.state(),
+    }
+
+
+def _alarm(row: Mapping[str, Any]) -> Alarm:
+    intervals = {key: Interval(**row[key]) for key in ("before", "after", "change")}
+    since = row["since_range_s"]
+    return Alarm(**{**row, **intervals, "examples": tuple(row["examples"]), "since_range_s": None if since is None else tuple(since)})
+
+
+def _values(item: Observed) -> Iterator[tuple[str, float | str]]:
+    """What a request says of each signal. Labels that are no signal only make slices."""
+    known = signals()
+    yield from ((name, value) for name, value in item.numbers.items() if name in known)
+    yield from ((name, 1.0 if value else 0.0) for name, value in item.flags.items() if name in known)
+    yield from ((name, value) for name, value in item.labels.items() if name in known)
+
+
+def _label(text: str) -> str:
+    """The label that an alarm is about: `sw` of `other (mostly sw)`."""
+    _, _, mostly = text.partition("(mostly ")
+    return mostly.removesuffix(")") or text
+
+
+def _is_back(level: Interval, alarm: Alarm) -> bool:
+    low, high, before = level.low or 0.0, level.high or 0.0, alarm.before.value
+    return low <= before if alarm.change.value > 0 else high >= before

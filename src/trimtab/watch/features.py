@@ -4,6 +4,7 @@ Long texts are read in part: `READ_CHARS` from their beginning. What cannot be t
 """
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -27,7 +28,8 @@ _LENGTHS = ((100, "to 100"), (500, "to 500"), (2000, "to 2000"), (8000, "to 8000
 
 _WORD = re.compile(r"[^\W\d_]+")
 _CONTROL = re.compile(
-    r"<\|[A-Za-z0-9_./ -]{1,40}\|>|<｜[^｜<>]{1,40}｜>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:CLS|SEP|MASK)\]"
+    r"<\|[A-Za-z0-9_./ -]{1,40}\|>|<｜[^｜<>]{1,40}｜>|\[/?INST\]|<</?SYS>>"
+    r"|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:CLS|SEP|MASK)\]"
 )
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL)
 _SPACELESS = frozenset({"han", "kana", "thai", "lao", "khmer", "myanmar"})
@@ -98,7 +100,7 @@ def _identifier() -> Any:
 
 
 def script_of(text: str) -> str:
-    """The writing system of most of a text's letters, e.g. `latin`, `han`, `kana` (Japanese as a rule holds both); `none` without letters."""
+    """The writing system of most of a text's letters, e.g. `latin`, `han`, `kana` (Japanese); `none` without letters."""
     if text.isascii():
         return "latin" if any(map(str.isalpha, text)) else "none"
     counts: Counter[str] = Counter()
@@ -128,7 +130,7 @@ def words_of(text: str) -> list[str]:
     found: list[str] = []
     for word in _WORD.findall(text.casefold()):
         if len(word) > 2 and not word.isascii() and _script(word[0]) in _SPACELESS:
-            found += map("".join, zip(word, word[1:], strict=False))
+            found += map("".join, itertools.pairwise(word))
         else:
             found.append(word)
     return found
@@ -138,7 +140,7 @@ def topic_of(words: list[str]) -> str:
     """One of TOPICS buckets, `t00` ...: signs of four fixed random projections of the words, long ones weighing more.
 
     The same words give the same bucket on every machine. A bucket is no subject: texts of like wording share one more often than chance
-    has it, so that a shift of subjects moves the buckets' shares, which is all it is for (docs/signals.md says how well). `none` without words.
+    has it, so that a shift of subjects moves the buckets' shares, which is all it is for (docs/signals.md says how well).
     """
     sums = [0.0] * 4
     for word in set(words):

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trimtab.core.watching import Signal
 
@@ -17,10 +18,10 @@ NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 @functools.cache
 def signals() -> Mapping[str, Signal]:
     """Every signal of the catalogue by its name, in its order."""
-    rows = tomllib.loads(SIGNALS_FILE.read_text(encoding="utf-8"))["signals"]
+    rows: list[dict[str, Any]] = tomllib.loads(SIGNALS_FILE.read_text(encoding="utf-8"))["signals"]
     numbers = {field.name for field in dataclasses.fields(Signal) if field.type is float}
-    found = [Signal(**{key: float(value) if key in numbers else value for key, value in row.items()}) for row in rows]
-    return {one.name: one for one in found}
+    plain: list[dict[str, Any]] = [{key: float(value) if key in numbers else value for key, value in row.items()} for row in rows]
+    return {row["name"]: Signal(**row) for row in plain}
 
 
 def signal_of(name: str) -> Signal:

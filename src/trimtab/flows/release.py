@@ -226,14 +226,16 @@ def _kept_run(record: Record) -> Iterator[Shipment]:
         yield shipment_of(folder, allow_uncertified=True, release=record.release, rules=record.rules)
 
 
-def approve(reference: str, *, note: str = "", by: str = "", ledger: str = "") -> dict[str, Any]:
-    """Say yes to a release as it is now. Raises InputError, MissingError."""
+def approve(reference: str, *, note: str = "", seen: str = "", by: str = "", ledger: str = "") -> dict[str, Any]:
+    """Say yes to a release as it is now. seen: its release_sha256 when it was looked at, where that was a while ago: if it was changed
+    since, that is refused. Raises InputError, MissingError.
+    """
     entries = entries_of(ledger)
     book = read_book(entries)
     person, record = who(book, by), find(book, reference)
     if faults := evidence_faults(opened_store(), record.release.evidence):
         raise Refused(faults)
-    body = {"note": note, "release_sha256": record.sha256}
+    body = {"note": note, "release_sha256": seen or record.sha256}
     write_entry(ledger, "approval", by=person, draft=lambda book, at: (record.release.id, body))
     return show(record.release.id, ledger=ledger)
 
@@ -397,7 +399,7 @@ def _then(one: AliasThen) -> dict[str, Any]:
 
 def _changes(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """A row an entry. completes: a `release` entry of a release that was there already"""
-    keys = ("note", "reason", "gate", "expires", "to", "alias", "from", "title", "severity", "verdict")
+    keys = ("note", "reason", "gate", "expires", "to", "alias", "from", "title", "severity", "verdict", "effect", "result")
     rows, seen = [], set()
     for entry in entries:
         own = {key: entry.body[key] for key in keys if entry.body.get(key)}

@@ -23,7 +23,7 @@ from trimtab.record.home import state_dir
 from trimtab.web.desk import Desk
 from trimtab.web.entrance import Entrance
 from trimtab.web.events import Changes
-from trimtab.web.pages import ANYONE, Page, Visit, all_pages, answer, render
+from trimtab.web.pages import ANYONE, Page, Refusal, Visit, all_pages, answer, render
 from trimtab.web.security import SAFE, Headers, is_token, origin_fault
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ log = logging.getLogger("trimtab.web")
 
 LONGEST_BODY_BYTES = 64 * 1024
 MOST_FIELDS = 100
-
-
-class Refusal(Exception):
-    """A request that is not answered. reasons: sentences; status: of HTTP"""
-
-    def __init__(self, status: int, title: str, reasons: Sequence[str], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(*reasons)
-        self.status = status
-        self.title = title
-        self.reasons = reasons
-        self.headers = headers or {}
 
 
 def make_app(*, port: int, ledger: str = "", runs: Sequence[Path] = ()) -> "ASGIApp":
@@ -163,14 +152,16 @@ async def _read_form(request: Request, page: Page) -> Mapping[str, Any]:
 def _refused(visit: Visit, refusal: Refusal, *, as_json: bool = False) -> Response:
     """A refusal as the visitor can read it."""
     if visit.page.is_api or as_json:
-        error = {"message": " ".join(refusal.reasons), "reasons": list(refusal.reasons)}
+        error: dict[str, Any] = {"message": " ".join(refusal.reasons), "reasons": list(refusal.reasons)}
+        if refusal.command:
+            error["command"] = refusal.command
         response: Response = answer({"error": error}, status=refusal.status)
     elif refusal.status == 401 and visit.request.method in SAFE and visit.page.name != "events":
         url = visit.request.url
         back = url.path + (f"?{url.query}" if url.query else "")
         response = RedirectResponse("/sign-in" + ("" if back == "/" else f"?next={quote(back, safe='')}"), status_code=303)
     else:
-        response = render(visit, "error.html", status=refusal.status, title=refusal.title, reasons=refusal.reasons)
+        response = render(visit, "error.html", status=refusal.status, title=refusal.title, reasons=refusal.reasons, command=refusal.command)
     response.headers.update(dict(refusal.headers))
     return response
 

@@ -52,6 +52,6 @@ class Entrance:
         from itsdangerous import BadData
 
         try:
-            return self._forms.loads(str(token), max_age=FORM_LASTS_S) == request.cookies.get(self.form_cookie, "\0")
+            return bool(self._forms.loads(str(token), max_age=FORM_LASTS_S) == request.cookies.get(self.form_cookie, "\0"))
         except BadData:
             return False

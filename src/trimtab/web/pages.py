@@ -1,7 +1,7 @@
 """What a page is, who may see it, and how it is written. Every route of the application stands in the ROUTES of one file of this room."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,7 +24,7 @@ EVERY_ROLE: tuple[Role, ...] = get_args(Role)
 ANYONE: tuple[Allowed, ...] = ("anyone",)
 """Also who is not signed in."""
 
-ROOMS = ("overview", "sign_in", "events", "api", "static_files")
+ROOMS = ("overview", "live", "releases", "history", "runs", "models", "audit", "people", "sign_in", "events", "api", "static_files")
 """Files of this room that have ROUTES, in the order of the navigation."""
 
 
@@ -54,6 +54,20 @@ class Visit:
     def has_key(self) -> bool:
         """Whether what is done in the visitor's name can be signed here."""
         return self.person is not None and self.desk.has_key(self.person)
+
+
+class Refusal(Exception):
+    """A request that is not answered. reasons: sentences; status: of HTTP; command: what to run instead, where there is something"""
+
+    def __init__(
+        self, status: int, title: str, reasons: Sequence[str], headers: Mapping[str, str] | None = None, *, command: str = ""
+    ) -> None:
+        super().__init__(*reasons)
+        self.status = status
+        self.title = title
+        self.reasons = reasons
+        self.headers = headers or {}
+        self.command = command
 
 
 Handler = Callable[[Visit], Response]
@@ -123,7 +137,12 @@ def environment() -> "jinja2.Environment":
     from trimtab.web.words import FILTERS
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("trimtab.web", "templates"),
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("trimtab.web", "templates"),
+                jinja2.PrefixLoader({"record": jinja2.PackageLoader("trimtab.record", "templates")}),  # tables of the reports
+            ]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -78,20 +78,20 @@ def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; name one that holds runs.")
-        for path, problem in _find(folder, DEEP):
+        for path, problem in find_runs(folder):
             rows.setdefault(path.resolve(), _damaged(path, problem) if problem else _row(path))
     return sorted(rows.values(), key=lambda row: (row["started"] or "", row["path"]), reverse=True)
 
 
-def _find(folder: Path, deep: int) -> list[tuple[Path, str]]:
-    """Run directories, each with an empty text, and folders that cannot be read, each with the reason."""
+def find_runs(folder: Path, deep: int = DEEP) -> list[tuple[Path, str]]:
+    """Run directories, each with an empty text, and folders that cannot be read, each with the reason; up to `deep` levels down."""
     try:
         if (folder / "run.json").is_file():
             return [(folder, "")]
         below = sorted(Path(item.path) for item in os.scandir(folder) if item.is_dir(follow_symlinks=False) and item.name[0] != ".")
     except OSError as error:
         return [(folder, f"it cannot be read ({error.strerror or error})")]
-    return [found for path in below for found in _find(path, deep - 1)] if deep else []
+    return [found for path in below for found in find_runs(path, deep - 1)] if deep else []
 
 
 def _row(path: Path) -> dict[str, Any]:

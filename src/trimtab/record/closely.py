@@ -33,9 +33,13 @@ def write_closely(folder: Path, document: Plain) -> Path:
 
 def render_closely(document: Plain) -> str:
     """The page of a document of either kind."""
-    name = PAGES[document["schema"]]
-    page = _why(document) if name == "why" else _beside(document)
+    page = closely_page(document)
     return environment().get_template("closely.html.j2").render(page=page, title=page["title"], digest=digest_of(document)) + "\n"
+
+
+def closely_page(document: Plain) -> dict[str, Any]:
+    """What a page of a document of either kind says, as texts."""
+    return _why(document) if PAGES[document["schema"]] == "why" else _beside(document)
 
 
 def kinds_of_spans(spans: list[Plain]) -> list[str]:

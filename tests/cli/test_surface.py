@@ -49,6 +49,7 @@ OWN = {
     "export": {"format", "out", "base", "image", "port", "ledger", "allow_uncertified"},
     "import": {"out"},
     "doctor": set(),
+    "ui": {"port", "ledger", "runs"},
 }
 OWN_OF_PARTS = {
     "runs": {"list": set(), "show": {"what_if", "price_per_hour", "power_watts", "price_per_kwh"}, "diff": set(), "rm": {"yes", "dry_run"}},
@@ -85,6 +86,20 @@ OWN_OF_PARTS = {
         "people key": set(),
         "people list": {"ledger"},
     },
+    "incident": {
+        "open": {"about", "severity", "owner", "affected", "alarm", "serious", "note", "as", "ledger"},
+        "update": {"state", "severity", "title", "owner", "affected", "alarm", "serious", "note", "as", "ledger"},
+        "close": {"note", "owner", "as", "ledger"},
+        "list": {"about", "all", "ledger"},
+        "show": {"ledger"},
+        "impact add": {"about", "severity", "intended", "state", "owner", "group", "mitigation", "source", "note", "as", "ledger"},
+        "impact update": {
+            *("effect", "severity", "intended", "state", "owner", "group", "mitigation", "source", "note"),
+            *("as", "ledger"),
+        },
+        "impact list": {"about", "ledger"},
+    },
+    "ui": {"sign-in": {"as", "port", "ledger"}},
     "cache": {"show": set(), "prune": {"max_size", "older_than", "dry_run"}},
 }
 

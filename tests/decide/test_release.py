@@ -282,6 +282,8 @@ def test_rules_may_allow_no_waivers_at_all_or_not_for_an_alias() -> None:
         ("exception", "carol", {"gate": "text", "reason": "small", "expires": made.at(5)}),
         ("person", "carol", {"name": "eve", "roles": ["approver"], "public_key": ""}),
         ("incident", "vic", {"title": "slow"}),
+        ("impact", "vic", {"effect": "slow"}),
+        ("action", "bob", {"kind": "alarm"}),
     ],
 )
 def test_roles_are_kept(kind: Any, by: str, body: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ DOES = {
     "revocation": "revoked",
     "incident": "noted an incident of",
     "evaluation": "evaluated",
+    "impact": "noted an effect of",
+    "action": "acted on",
 }
 
 
@@ -184,7 +186,7 @@ def _why(one: Plain) -> str:
         f"on {where}" if where else "",
         one.get("gate", ""),
         one.get("verdict", ""),
-        one.get("note") or one.get("reason") or one.get("title", ""),
+        one.get("title") or one.get("effect") or one.get("note") or one.get("reason") or one.get("result", ""),
     ]
     return line("; ".join(part for part in parts if part), 200)
 

@@ -13,6 +13,7 @@ LateKind = Literal["feedback", "outcome", "agreement", "probe"]
 Severity = Literal["low", "moderate", "high", "critical"]
 IncidentState = Literal["open", "contained", "closed"]
 ImpactState = Literal["suspected", "confirmed", "mitigated", "dismissed"]
+Harm = Literal["health", "death", "infrastructure", "widespread", "rights", "property"]
 ActionKind = Literal["alarm", "sample", "guard", "stop-canary", "rollback", "scale", "page", "certify"]
 
 
@@ -128,6 +129,7 @@ class Incident:
 
     id: `incident-7`; about: release id or model name; opened, updated: UTC, ISO 8601; by: who opened it, a person or the watch
     affected: groups of people; alarms: ids; notes: (when, who, what) in order
+    serious: harm that a law may want reported (catalog/reporting.toml says in how many days); empty = none that is known
     """
 
     id: str
@@ -142,6 +144,7 @@ class Incident:
     affected: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
     notes: tuple[tuple[str, str, str], ...] = ()
+    serious: Harm | Literal[""] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,7 @@ class Impact:
     """One line of the impact register: an effect on people, meant or not.
 
     id: `impact-3`; intended: whether it was meant; groups: who is affected; sources: ids of incidents, alarms or feedback behind it
+    notes: (when, who, what) in order
     """
 
     id: str
@@ -162,3 +166,4 @@ class Impact:
     mitigation: str = ""
     sources: tuple[str, ...] = ()
     updated: str = ""
+    notes: tuple[tuple[str, str, str], ...] = ()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from trimtab.core.errors import InputError
 from trimtab.core.release import Entry, Person
+from trimtab.core.watching import Impact, Incident
+from trimtab.decide.incidents import noted_impact, noted_incident
 from trimtab.decide.release_book import Book, Irregular, Record, Served, Standing, moment, record_of, standing
 from trimtab.decide.release_may import Wish, body_sha256, no_alias, refusals, rules_of
 
@@ -23,7 +25,9 @@ def read_book(entries: Sequence[Entry], until: str = "") -> Book:
     ids: dict[str, list[str]] = {}
     promoted_last: dict[str, str] = {}
     irregular: list[Irregular] = []
-    book = Book(people=people, records=records, aliases=aliases, ids=ids, promoted_last=promoted_last)
+    incidents: dict[str, Incident] = {}
+    impacts: dict[str, Impact] = {}
+    book = Book(people=people, records=records, aliases=aliases, ids=ids, promoted_last=promoted_last, incidents=incidents, impacts=impacts)
     doubtful: set[str] = set()  # whose key was last given by an entry that was set aside: who signs with it may be anybody
     last = moment(until) if until else None
     for entry in entries:
@@ -34,6 +38,10 @@ def read_book(entries: Sequence[Entry], until: str = "") -> Book:
             reasons = (f"The key of {entry.by} was put there by somebody who may not; an approver must add {entry.by} again.", *reasons)
         if reasons:
             irregular.append(Irregular(entry=entry, reasons=reasons))
+        elif entry.kind == "incident":
+            incidents[entry.body["id"]] = noted_incident(incidents.get(entry.body["id"]), entry)
+        elif entry.kind == "impact":
+            impacts[entry.body["id"]] = noted_impact(impacts.get(entry.body["id"]), entry)
         else:
             if entry.kind == "release" and entry.about not in records:
                 ids.setdefault(_name_of(entry), []).append(entry.about)
@@ -64,7 +72,7 @@ def _apply(people: dict[str, Person], records: dict[str, Record], aliases: dict[
         records[entry.about] = record_of(entry, body_sha256(entry.body), rules_of(entry.body), records.get(entry.about))
         return
     record = records.get(entry.about)
-    if record is None:  # a run, an evaluation or an incident, which changes nothing here
+    if record is None:  # a run, an evaluation or an action, which changes nothing here
         return
     own = aliases.setdefault(record.release.name, {}) if entry.kind in ("promotion", "rollback", "revocation") else {}
     if entry.kind == "approval":

@@ -7,6 +7,7 @@ from typing import Any
 
 from trimtab.core.decision import Verdict
 from trimtab.core.release import Entry, EntryKind, Person, Release, ReleaseState, Role
+from trimtab.core.watching import Impact, Incident
 from trimtab.decide.intended_use import use_gaps
 from trimtab.decide.licences import licence_gaps
 from trimtab.decide.release_rules import Rules
@@ -23,18 +24,21 @@ ROLES: Mapping[EntryKind, tuple[Role, ...]] = {
     "revocation": ("operator", "approver"),
     "incident": ("operator", "approver", "auditor"),
     "exception": ("approver",),
+    "impact": ("operator", "approver", "auditor"),
+    "action": ("operator",),
 }
 """Who may write what: one of these roles. The first person of a ledger adds itself."""
 
+NOTED: frozenset[EntryKind] = frozenset({"evaluation", "incident", "impact", "action"})
+"""What may be noted of a release at any time; it changes nothing about it."""
+
 MAY: Mapping[ReleaseState, frozenset[EntryKind]] = {
-    "draft": frozenset({"release", "evaluation", "incident", "exception", "rollback", "retirement", "revocation"}),
-    "candidate": frozenset({"release", "evaluation", "incident", "exception", "approval", "rollback", "retirement", "revocation"}),
-    "approved": frozenset(
-        {"release", "evaluation", "incident", "exception", "approval", "promotion", "rollback", "retirement", "revocation"}
-    ),
-    "live": frozenset({"evaluation", "incident", "exception", "approval", "promotion", "rollback", "revocation"}),
-    "retired": frozenset({"evaluation", "incident", "revocation"}),
-    "revoked": frozenset({"evaluation", "incident"}),
+    "draft": NOTED | {"release", "exception", "rollback", "retirement", "revocation"},
+    "candidate": NOTED | {"release", "exception", "approval", "rollback", "retirement", "revocation"},
+    "approved": NOTED | {"release", "exception", "approval", "promotion", "rollback", "retirement", "revocation"},
+    "live": NOTED | {"exception", "approval", "promotion", "rollback", "revocation"},
+    "retired": NOTED | {"revocation"},
+    "revoked": NOTED,
 }
 """The machine: what may be written about a release in each state. A rollback goes only where the alias has been before."""
 
@@ -103,6 +107,7 @@ class Book:
     people: by name; records: by release id, in the order of their first entries
     aliases: name -> alias -> its stretches, the present one last
     ids: name -> its releases in order; promoted_last: name -> id of the release that an alias was last pointed at
+    incidents, impacts: by id, in the order they were first noted, as they stand
     irregular: entries that should not be there
     """
 
@@ -111,6 +116,8 @@ class Book:
     aliases: Mapping[str, Mapping[str, tuple[Served, ...]]]
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     promoted_last: Mapping[str, str] = field(default_factory=dict)
+    incidents: Mapping[str, Incident] = field(default_factory=dict)
+    impacts: Mapping[str, Impact] = field(default_factory=dict)
     irregular: tuple[Irregular, ...] = ()
 
     def last(self, name: str) -> Record | None:

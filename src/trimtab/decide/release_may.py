@@ -9,6 +9,7 @@ from typing import Any, get_args
 from trimtab.core.errors import InputError
 from trimtab.core.files import digest_of
 from trimtab.core.release import EntryKind, Person, Release, Role
+from trimtab.decide.incidents import action_refusals, impact_refusals, incident_refusals
 from trimtab.decide.release_book import MAY, ROLES, Book, Record, day, effective, moment, roles_of, standing
 from trimtab.decide.release_rules import Rules, rules_from
 
@@ -210,6 +211,24 @@ def _ends(book: Book, wish: Wish) -> list[str]:
     return [] if wish.kind == "retirement" or str(wish.body["reason"]).strip() else ["A revocation needs a reason."]
 
 
+def _incident(book: Book, wish: Wish) -> list[str]:
+    if "@" in wish.about:
+        _found(book, wish.about)
+    return incident_refusals(book.incidents, about=wish.about, body=wish.body)
+
+
+def _impact(book: Book, wish: Wish) -> list[str]:
+    if "@" in wish.about:
+        _found(book, wish.about)
+    return impact_refusals(book.impacts, book.incidents, about=wish.about, body=wish.body)
+
+
+def _action(book: Book, wish: Wish) -> list[str]:
+    if "@" in wish.about:
+        _found(book, wish.about)
+    return action_refusals(wish.body)
+
+
 _CHECKS: Mapping[EntryKind, Callable[[Book, Wish], list[str]]] = {
     "person": _person,
     "release": _release,
@@ -219,6 +238,9 @@ _CHECKS: Mapping[EntryKind, Callable[[Book, Wish], list[str]]] = {
     "rollback": _rollback,
     "retirement": _ends,
     "revocation": _ends,
+    "incident": _incident,
+    "impact": _impact,
+    "action": _action,
 }
 
 

@@ -97,6 +97,42 @@ def test_damage_elsewhere_is_made_good_too(tmp_path: Path) -> None:
     assert files.find(f"{url}/incoming") == []
 
 
+@pytest.mark.parametrize("moves_over", [True, False])
+def test_what_somebody_else_put_in_meanwhile_is_never_gone(moves_over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    url = f"memory://{secrets.token_hex(8)}"
+    place = f"{url.removeprefix('memory:/')}/{SHA[:2]}/{SHA[2:]}"
+    write, move, remove = MemoryFileSystem.pipe_file, MemoryFileSystem.mv, MemoryFileSystem.rm_file
+    removed: list[str] = []
+
+    def meanwhile(self: MemoryFileSystem, path: str, data: bytes) -> None:
+        write(self, path, data)
+        write(self, place, data)
+
+    def strict(self: MemoryFileSystem, source: str, to: str) -> None:
+        if not moves_over and self.exists(to):
+            raise FileExistsError(to)
+        move(self, source, to)
+
+    def noted(self: MemoryFileSystem, path: str) -> None:
+        removed.append(path)
+        remove(self, path)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", meanwhile)
+    monkeypatch.setattr(MemoryFileSystem, "mv", strict)
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", noted)
+    store = EvidenceStore.open(url, home=tmp_path)
+    blob = store.put_bytes(DATA, name="run.json")
+    assert store.check(blob) == ""
+    assert not [path for path in removed if path.endswith(SHA[2:])]
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", write)
+    MemoryFileSystem().pipe_file(place, b"other")
+    store.put_bytes(DATA, name="run.json")
+    assert store.check(blob) == ""
+    assert MemoryFileSystem().find(f"{url}/incoming") == []
+
+
 def test_many_put_the_same_at_once(store: EvidenceStore) -> None:
     blobs: list[Blob] = []
     threads = [threading.Thread(target=lambda: blobs.append(store.put_bytes(DATA, name="x"))) for _ in range(8)]

@@ -150,13 +150,27 @@ class _RemoteFiles:
                 self._files.makedirs(folder, exist_ok=True)
             try:
                 self._files.pipe_file(part, data)
-                if self._files.exists(path):
-                    self._files.rm_file(path)  # a damaged one: not every protocol moves over what is there
-                self._files.mv(part, path)
+                self._move(part, path, data)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._files.rm_file(part)
                 raise
+
+    def _move(self, part: str, path: str, data: bytes) -> None:
+        """Move over what is there, where the protocol does that; else what is damaged is removed first, and what is whole stays.
+
+        Others may put the same content in at the same time: it is never gone in between.
+        """
+        try:
+            self._files.mv(part, path)
+        except Exception:
+            if not self._files.exists(path):
+                raise
+            if self._files.cat_file(path) == data:
+                self._files.rm_file(part)
+                return
+            self._files.rm_file(path)
+            self._files.mv(part, path)
 
     def _opened(self, url: str) -> tuple[Any, str]:
         try:

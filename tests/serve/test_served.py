@@ -166,6 +166,30 @@ deny = { taboo = ["forbidden"] }
     assert "ann@example" not in json.dumps(records(running.home))
 
 
+def test_guards_are_tightened_and_replicas_kept_ready_until_the_file_is_read_again(gateway: Start) -> None:
+    guards = """
+[[models.guards]]
+name = "personal"
+side = "in"
+on_hit = "redact"
+"""
+    ask = [{"role": "user", "content": "I am ann@example.com, hello"}]
+    with FakeServer(answer=lambda messages: "fine") as server:
+        running = gateway(site(server, guards=guards), "--admin-port", str(free_port()))
+        with client(running) as ours:
+            assert ours.chat.completions.create(model="chat", messages=ask).choices[0].message.content == "fine"
+            post(running.admin_url + "/guards", {"model": "chat"})
+            with pytest.raises(openai.BadRequestError):
+                ours.chat.completions.create(model="chat", messages=ask)
+            post(running.admin_url + "/reload", {})
+            assert ours.chat.completions.create(model="chat", messages=ask).choices[0].message.content == "fine"
+        post(running.admin_url + "/replicas", {"model": "chat", "more": 1})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(running.admin_url + "/replicas", {"model": "chat", "more": 1})
+        assert refused.value.code == 409
+        running.end()
+
+
 def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
     with FakeServer(answer=lambda messages: "old") as old, FakeServer(answer=lambda messages: "new") as new:
         text = site(old, new, rollout='stable = "chat@1"\ncanary = "chat@2"\ncanary_pct = 100')

@@ -37,6 +37,13 @@ def test_a_shadow_stays_through_all_of_it() -> None:
         assert shifted(model, action, percent).shadow == "chat@1"
 
 
+def test_a_shadow_may_get_more_of_the_requests() -> None:
+    model = dataclasses.replace(MODEL, rollout=Rollout(stable="chat@2", shadow="chat@1", shadow_pct=1.0))
+    assert shifted(model, "shadow", 20) == dataclasses.replace(model.rollout, shadow_pct=20.0)
+    with pytest.raises(Refusal, match="no shadow"):
+        shifted(MODEL, "shadow", 20)
+
+
 @pytest.mark.parametrize(
     ("actions", "status", "says"),
     [

@@ -24,6 +24,7 @@ from trimtab.serve.base import Refusal
 from trimtab.serve.connections import CLOSE_S, IDLE_S, LOOK_EVERY, Connection, raise_file_limit
 from trimtab.serve.door import Incoming
 from trimtab.serve.errors import error_body, error_headers, internal_error
+from trimtab.serve.feedback import FEEDBACK_PATHS, MOST_BYTES
 from trimtab.serve.gateway import Gateway, Stream, Whole
 from trimtab.serve.openapi import openapi_document
 from trimtab.serve.schema import PATHS
@@ -182,11 +183,22 @@ def _other_paths(gateway: Gateway) -> Starlette:
     async def openapi(request: Request) -> Response:
         return JSONResponse(openapi_document())
 
+    async def told(request: Request) -> Response:
+        key = key_of(request)
+        if gateway.feedback is None:
+            raise Refusal(404, "This server takes no feedback: its site does not say `watch = true`.", code="not_watched")
+        try:
+            raw = await read_body(request.receive, MOST_BYTES)
+        except Gone:
+            return Response(status_code=400)
+        return JSONResponse(gateway.feedback.take(request.url.path, key, raw))
+
     async def only_post(request: Request) -> Response:
         raise Refusal(405, f"{request.url.path} takes POST.", code="method_not_allowed")
 
     routes = [
-        *(Route(path, only_post, methods=["GET", "PUT", "PATCH", "DELETE"]) for path in PATHS),
+        *(Route(path, told, methods=["POST"]) for path in FEEDBACK_PATHS),
+        *(Route(path, only_post, methods=["GET", "PUT", "PATCH", "DELETE"]) for path in (*PATHS, *FEEDBACK_PATHS)),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", one_model),
         Route("/health", health),
@@ -216,6 +228,20 @@ def admin_app(gateway: Gateway, reload: Callable[[], Awaitable[None]]) -> Starle
         await gateway.shift(str(given.get("model", "")), str(given.get("action", "")), given.get("percent"))
         return JSONResponse(gateway.state())
 
+    async def tightened(request: Request) -> Response:
+        """`{"model": "chat"}`: its guards block what they flag or redact, until the site's file is read again."""
+        given = await request.json()
+        await gateway.tighten(str(given.get("model", "")) if isinstance(given, dict) else "")
+        return JSONResponse(gateway.state())
+
+    async def scaled(request: Request) -> Response:
+        """`{"model": "chat", "more": 1}`: so many replicas more are kept ready, until the site's file is read again."""
+        given = await request.json()
+        more = given.get("more", 1) if isinstance(given, dict) else 0
+        if type(more) is not int or not 1 <= more <= 1000:
+            raise Refusal(400, f"`more` must be a whole number from 1 to 1000, not {more!r}.", param="more")
+        return JSONResponse({"min_replicas": await gateway.scale(str(given.get("model", "")), more)})
+
     async def cases(request: Request) -> Response:
         return JSONResponse({"cases": [to_plain(case) for case in gateway.door.abuse.cases()]})
 
@@ -233,6 +259,8 @@ def admin_app(gateway: Gateway, reload: Callable[[], Awaitable[None]]) -> Starle
         Route("/state", state),
         Route("/reload", reloaded, methods=["POST"]),
         Route("/traffic", shifted, methods=["POST"]),
+        Route("/guards", tightened, methods=["POST"]),
+        Route("/replicas", scaled, methods=["POST"]),
     ]
     return Starlette(
         routes=routes,

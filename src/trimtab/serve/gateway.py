@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.files import to_plain
+from trimtab.core.groups import groups_of, without_groups
 from trimtab.core.model import Adapter
 from trimtab.core.site import ServedModel, Site
 from trimtab.guard.pipeline import Guards
@@ -26,7 +27,8 @@ from trimtab.serve.base import Call, Frame, Refusal, Usage
 from trimtab.serve.dispatch import Dispatcher
 from trimtab.serve.door import Admitted, Door, Incoming
 from trimtab.serve.errors import internal_error
-from trimtab.serve.journey import Journey, began_record, ended_record
+from trimtab.serve.feedback import FeedbackDesk
+from trimtab.serve.journey import Journey, Texts, began_record, ended_record
 from trimtab.serve.meter import Meter
 from trimtab.serve.notes import Notes
 from trimtab.serve.responses import response_object
@@ -79,7 +81,8 @@ class Gateway:
     declared: the site as its file says; site: with what was done to its traffic since; guards: by model name
     digester: makes a running digest for what the log must not show; captures: a sample of texts for review
     sampler: a sample of answers for the watch, None = none
-    on_ended: told how each request ended, as the audit log is
+    on_ended: told how each request ended, as the audit log is; wants_texts: whether one of them wants to read a request's texts then
+    feedback: where clients tell of answers, None = nowhere
     """
 
     declared: Site
@@ -94,6 +97,8 @@ class Gateway:
     traffic_path: Path
     on_ended: Sequence[OnEnded] = ()
     sampler: Sampler | None = None
+    wants_texts: Callable[[str], bool] = lambda request: False
+    feedback: FeedbackDesk | None = None
     is_draining: bool = False
     _shadows: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -128,8 +133,12 @@ class Gateway:
         """Pick who answers; a copy goes to the shadow."""
         parsed = admitted.parsed
         journey.is_stream = parsed.stream
-        if self.captures.wants(journey.id):
-            journey.captured = parsed.texts(), []
+        for_review, for_watch = self.captures.wants(journey.id), self.wants_texts(journey.id)
+        if for_review or for_watch:
+            journey.texts = Texts(parsed=parsed, is_for_review=for_review, is_for_watch=for_watch)
+        body: Mapping[str, Any] = parsed.body
+        if self.site.watch:
+            journey.groups, body = groups_of(parsed.request.get("metadata")), without_groups(body)
         journey.version, shadow = pick(admitted.model.rollout, journey.id, parsed.user or journey.key_id)
         if journey.adapter is None:
             journey.decision = next((one.decision_sha256 for one in admitted.model.versions if one.id == journey.version), "")
@@ -138,7 +147,7 @@ class Gateway:
         call = Call(
             id=journey.id,
             kind="chat" if parsed.kind == "response" else parsed.kind,
-            body=parsed.body,
+            body=body,
             stream=parsed.stream,
             parsed=parsed.kind == "response" or admitted.guards.reads_output,
             adapter=journey.adapter.name if journey.adapter is not None else "",
@@ -304,9 +313,8 @@ class Gateway:
         self.notes.begin(record, soon=True)
         for tell in self.on_ended:
             tell(record, journey)
-        if journey.captured is not None:
-            texts, sent = journey.captured
-            self.captures.keep(journey.id, texts, b"".join(sent).decode(errors="replace"))
+        if journey.texts is not None and journey.texts.is_for_review:
+            self.captures.keep(journey.id, journey.texts.parsed.texts(), b"".join(journey.texts.sent).decode(errors="replace"))
         if self.sampler is not None and journey.sampled is not None:
             asyncio.get_running_loop().run_in_executor(None, self.sampler.keep, journey.sampled, journey)
 
@@ -333,9 +341,7 @@ class Gateway:
 
     async def shift(self, name: str, action: str, percent: Any = None) -> None:
         """Do one of traffic.ACTIONS to a model. Kept on disk before it takes effect. Raises Refusal."""
-        model = self.site.model_called(name)
-        if model is None:
-            raise Refusal(404, f"The model {name!r} does not exist.", code="model_not_found", param="model")
+        model = self._named(name)
         rollout = shifted(model, action, percent)
         site = with_rollout(self.site, model.name, rollout)
         keep(self.traffic_path, self.declared, site)
@@ -345,6 +351,39 @@ class Gateway:
         self.site = site
         await self.dispatcher.reconfigure(site)
         await self.notes.settled(note)
+
+    async def tighten(self, name: str) -> None:
+        """Have the guards of a model block what they flag or redact, until the site's file is read again. Raises Refusal."""
+        model = self._named(name)
+        strict = tuple(dataclasses.replace(use, on_hit="block") for use in model.guards)
+        if not strict:
+            raise Refusal(409, f"{model.name!r} has no guards.", code="no_guards")
+        guards = await asyncio.to_thread(Guards, strict)
+        note = self.notes.begin({"event": "guards", "model": model.name, "action": "tighten"})
+        self.guards = {**self.guards, model.name: guards}
+        await self.notes.settled(note)
+
+    async def scale(self, name: str, more: int) -> int:
+        """Keep so many replicas more of each version of a model ready, until the site's file is read again. Returns how many then.
+
+        Raises Refusal: its `max_replicas` are ready already.
+        """
+        model = self._named(name)
+        least = min(model.max_replicas, model.min_replicas + more)
+        if least == model.min_replicas:
+            raise Refusal(409, f"{model.name!r} has its max_replicas of {least} ready already.", code="at_most_replicas")
+        note = self.notes.begin({"event": "replicas", "model": model.name, "before": model.min_replicas, "after": least})
+        changed = dataclasses.replace(model, min_replicas=least)
+        self.site = dataclasses.replace(self.site, models=tuple(changed if one.name == model.name else one for one in self.site.models))
+        await self.dispatcher.reconfigure(self.site)
+        await self.notes.settled(note)
+        return least
+
+    def _named(self, name: str) -> ServedModel:
+        model = self.site.model_called(name)
+        if model is None:
+            raise Refusal(404, f"The model {name!r} does not exist.", code="model_not_found", param="model")
+        return model
 
     async def reconfigure(self, declared: Site, guards: Mapping[str, Guards]) -> None:
         """Take another configuration. Requests under way end as they began; listening addresses stay."""

@@ -15,7 +15,7 @@ from trimtab.core.site import Rollout, ServedModel, Site
 from trimtab.serve.base import Refusal
 
 SCHEMA = "trimtab.traffic/1"
-ACTIONS = ("rollback", "promote", "canary")
+ACTIONS = ("rollback", "promote", "canary", "shadow")
 
 
 def shifted(model: ServedModel, action: str, percent: Any = None) -> Rollout:
@@ -24,6 +24,7 @@ def shifted(model: ServedModel, action: str, percent: Any = None) -> Rollout:
     rollback: no traffic for the canary if there is one, else the version listed before the stable one answers
     promote: the canary becomes the stable version
     canary: it gets `percent` of the requests; without a canary, the version listed after the stable one becomes it
+    shadow: it gets copies of `percent` of the requests
     """
     now = model.rollout
     ids = [version.id for version in model.versions]
@@ -38,10 +39,14 @@ def shifted(model: ServedModel, action: str, percent: Any = None) -> Rollout:
         if not now.canary:
             raise Refusal(409, f"{model.name!r} has no canary.", code="no_canary")
         return dataclasses.replace(now, stable=now.canary, canary="", canary_pct=0.0)
-    if action != "canary":
+    if action not in ("canary", "shadow"):
         raise Refusal(400, f"Unknown action {action!r}; the actions are {', '.join(ACTIONS)}.", param="action")
     if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
         raise Refusal(400, f"`percent` must be a number from 0 to 100, not {percent!r}.", param="percent")
+    if action == "shadow":
+        if not now.shadow:
+            raise Refusal(409, f"{model.name!r} has no shadow.", code="no_shadow")
+        return dataclasses.replace(now, shadow_pct=float(percent))
     canary = now.canary or (ids[place + 1] if place + 1 < len(ids) else "")
     if not canary:
         raise Refusal(409, f"There is no version of {model.name!r} after {now.stable}.", code="no_later_version")

@@ -6,7 +6,7 @@ kept in between as JSON. Every request counts once: a second one of the same id 
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from trimtab.core.measurement import Interval
@@ -130,7 +130,7 @@ class Watcher:
         self.faults[reason] = self.faults.get(reason, 0) + n
 
     def _observed(self, item: Observed, at_s: float) -> Iterator[Alarm]:
-        if item.request in self._recent:
+        if item.request and item.request in self._recent:
             self.fault(DUPLICATE)
             return
         version = self._version(item.model, item.version)
@@ -260,6 +260,8 @@ class Watcher:
             self._next_context += 1
             self._contexts[context] = number
             self._by_number[number] = context
+        if not request:
+            return
         self._recent[request] = number
         if len(self._recent) > RECENT:
             old, _ = self._recent.popitem(last=False)
@@ -337,7 +339,7 @@ class Watcher:
         for model, name, one in state["versions"]:
             made.versions[model, name] = made._version_of(name, one)
         for one in state["alarms"]:
-            alarm = _alarm(one["alarm"])
+            alarm = alarm_from(one["alarm"])
             n, total, squares = one["back"]
             told = Told(**{**one, "alarm": alarm, "back": Tally(int(n), total, squares)})
             made.alarms[alarm.id] = told
@@ -387,7 +389,9 @@ def _watched_state(watched: Watched) -> dict[str, Any]:
     }
 
 
-def _alarm(row: Mapping[str, Any]) -> Alarm:
+def alarm_from(row: Mapping[str, Any]) -> Alarm:
+    """From its fields as JSON, with whatever stands beside them."""
+    row = {one.name: row[one.name] for one in fields(Alarm)}
     intervals = {key: Interval(**row[key]) for key in ("before", "after", "change")}
     since = row["since_range_s"]
     return Alarm(**{**row, **intervals, "examples": tuple(row["examples"]), "since_range_s": None if since is None else tuple(since)})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimtab.flows import incident
 from trimtab.record.audit import AuditLog
 
 LIVE = Path(__file__).parents[1] / "watch" / "data" / "live.json"
@@ -21,6 +22,18 @@ def seed(home: Path, runs: Path) -> None:
     shutil.copy(LIVE, watched / "live.json")
     asyncio.run(_write_log(home))
     (runs / "why.json").write_text(json.dumps(WHY))
+
+
+def note_incidents(by: str) -> None:
+    """One incident that is contained, with an effect on people, and one that is closed; in the ledger of TRIMTAB_HOME."""
+    said = {"about": "support-chat@2", "affected": ["women who write in"], "alarms": ["9f3c5a1e0b7d2c48"], "owner": "opal"}
+    first = incident.open_incident("Refuses women more often", severity="high", serious="rights", note=SCRIPT, by=by, **said)
+    incident.update_incident(first["id"], state="contained", note="rolled back", by=by)
+    source = {"about": "support-chat@2", "sources": [first["id"]], "groups": ["women who write in"]}
+    incident.add_impact(f"Answers come a day later {SCRIPT}", severity="moderate", owner="opal", by=by, **source)
+    incident.add_impact("Answers come sooner", about="support-chat@2", severity="low", intended=True, state="confirmed", by=by)
+    other = incident.open_incident("Slow on Mondays", about="chat", severity="low", owner="opal", by=by)
+    incident.close_incident(other["id"], note="a backup ran; moved to the night", by=by)
 
 
 async def _write_log(home: Path) -> None:

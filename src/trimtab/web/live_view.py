@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.phrases import MISSING, count, decimals_for, fixed, is_number, line, percent, seconds
-from trimtab.watch.live import SCHEMA
 from trimtab.web.plots import Spark, spark
 from trimtab.web.words import when
 
 Plain = Mapping[str, Any]
+SCHEMA = "trimtab.live/1"
+"""As watch/live.py has it, which takes libraries that the page does not need."""
 STALE_S = 30.0
 """A file that was not written for so long has no watch behind it."""
 MOST_BYTES = 32 * 2**20

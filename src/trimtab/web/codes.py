@@ -13,7 +13,10 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.files import canonical_json
 from trimtab.core.release import Person
+from trimtab.decide.release import read_book
+from trimtab.flows.parts.released import opened_ledger, who
 from trimtab.record.checkpoints import is_signature
+from trimtab.record.home import state_dir
 from trimtab.record.people_keys import signer_of
 
 SCHEMA = "trimtab.sign-in/1"
@@ -45,6 +48,16 @@ def make_code(home: Path, person: Person, *, ledger: str, port: int, now_s: floa
     code = Code(person=person.name, ledger=ledger, port=port, at_s=at_s, once=secrets.token_hex(16))
     signature = signer_of(home, person.name, person.public_key)(code.signed_bytes())
     return base64.urlsafe_b64encode(canonical_json({**vars(code), "signature": signature}).encode()).decode().rstrip("=")
+
+
+def code_here(*, by: str, port: int, ledger: str) -> tuple[str, str]:
+    """Who signs in and the code for it, by the key under TRIMTAB_HOME. by: empty = the only one there is. Raises InputError, MissingError."""
+    with opened_ledger(ledger, must_exist=True) as opened:
+        book, ledger_id = read_book(opened.entries()), opened.id
+    name = who(book, by)
+    if name not in book.people:
+        raise InputError(f"There is nobody called {name!r} in the ledger; `trimtab release people list` shows who is.")
+    return name, make_code(state_dir(), book.people[name], ledger=ledger_id, port=port)
 
 
 def no_key(name: str) -> str:

@@ -9,7 +9,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.release import Entry
 from trimtab.decide.intended_use import questions
 from trimtab.decide.release import find
-from trimtab.decide.release_book import Book
+from trimtab.decide.release_book import Book, Record, effective
 from trimtab.flows.parts.released import now_after, opened_store, standing_row
 from trimtab.flows.release import list_releases
 from trimtab.web.acts import ACTS, Act, done
@@ -44,7 +44,7 @@ def one(visit: Visit) -> Response:
         "release.html",
         row=row,
         name=record.release.name,
-        acts=[act for act in _acts(row, _aliases_back(book, release)) if visit.may(act.roles)],
+        acts=[act for act in _acts(row, _aliases_back(book, release)) if visit.may(act.roles) and not _in_vain(act, book, record, visit)],
         others=_others(book, row, visit),
         choices={"gate": list(record.open_gates), "alias": _aliases_back(book, release)},
         backs=_backs(book, release),
@@ -62,6 +62,12 @@ def _acts(row: Mapping[str, Any], aliases_back: Sequence[str]) -> list[Act]:
     """What the release's state allows, whoever may do it."""
     useful = {"rollback": bool(aliases_back), "waive": any(verdict != "pass" for verdict in row["gates"].values())}
     return [act for act in ACTS if act.is_open(row["state"]) and useful.get(act.name, True)]
+
+
+def _in_vain(act: Act, book: Book, record: Record, visit: Visit) -> bool:
+    """Whether the rules would refuse it to this visitor whatever they fill in."""
+    is_own = visit.name in record.proposers
+    return is_own and (act.name == "waive" or (act.name == "approve" and not effective(book, record).proposer_may_approve))
 
 
 def _aliases_back(book: Book, release: str) -> list[str]:

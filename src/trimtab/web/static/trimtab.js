@@ -93,6 +93,10 @@ if (field && location.hash.startsWith("#code=")) {
   field.form.querySelector("button").focus();
 }
 
+// On a phone the links are a strip: the page that is shown is in sight.
+const current = document.querySelector(".bar nav [aria-current]");
+if (current) current.scrollIntoView({ block: "nearest", inline: "center" });
+
 // A form is sent once.
 document.addEventListener("submit", (event) => {
   if (event.target.method === "post") for (const button of event.target.querySelectorAll("button")) setTimeout(() => { button.disabled = true; });

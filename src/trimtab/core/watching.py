@@ -67,6 +67,7 @@ class Late:
     name: of the signal, e.g. `thumbs`, `edited`, `retried`, the outcome's own name, `shadow_nats_per_token`, `probe_right`
     value: on the signal's scale; a yes is 1
     groups: what the person said of themselves with it, as in Observed
+    model, version: of a `probe`, behind which there is no request of a user's; else empty
     """
 
     request: str
@@ -75,6 +76,8 @@ class Late:
     name: str
     value: float
     groups: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

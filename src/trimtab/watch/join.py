@@ -37,6 +37,10 @@ class Join:
         self._contexts: dict[Context, Context] = {}
         self._early: OrderedDict[tuple[str, str], Late] = OrderedDict()
 
+    def knows(self, request: str) -> bool:
+        """Whether a request is among the last ones."""
+        return request in self._known
+
     def see(self, item: Observed) -> tuple[tuple[Late, Observed], ...]:
         """Remember a request. Returns what came before it, joined."""
         self._remember(item.request, _context_of(item))

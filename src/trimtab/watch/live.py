@@ -35,11 +35,10 @@ from typing import Any
 
 from trimtab.core.files import to_plain
 from trimtab.core.watching import Alarm, Signal
-from trimtab.watch.envelope import OUTSIDE
 from trimtab.watch.rules import GROUP, is_worse, severity_of
 from trimtab.watch.signals import signal_of, signals
 from trimtab.watch.tallies import plain_level
-from trimtab.watch.watcher import ALL, Told, Version, Watched, Watcher
+from trimtab.watch.watcher import ALL, Told, Version, Watched, Watcher, signal_called
 
 SCHEMA = "trimtab.live/1"
 SHOWN = 100
@@ -138,11 +137,6 @@ def alarm_row(watcher: Watcher, told: Told) -> dict[str, Any]:
         "ended_s": told.ended_s,
         "ended": told.ended,
     }
-
-
-def signal_called(name: str) -> Signal:
-    """A signal by its name, the share outside of the evidence among them."""
-    return OUTSIDE if name == OUTSIDE.name else signal_of(name)
 
 
 def sentence(alarm: Alarm, signal: Signal) -> str:

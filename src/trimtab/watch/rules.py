@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trimtab.core.errors import InputError
+from trimtab.core.groups import PREFIX
 from trimtab.core.watching import About, ActionKind, Alarm, Severity, Signal
 
 Serves = Literal["stable", "canary", "shadow"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-GROUP = "group:"
+GROUP = PREFIX
 """What the keys of slices by groups of people begin with, as in `group:sex`."""
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -279,7 +280,12 @@ def is_worse(alarm: Alarm, signal: Signal) -> bool:
 
 
 def severity_of(alarm: Alarm, signal: Signal, grades: Grades) -> Severity:
-    """How severe, by the end of the change's interval that is nearer to none; for one group of people, groups_step more."""
+    """How severe, by the end of the change's interval that is nearer to none; for one group of people, groups_step more.
+
+    What a gate of the policy says of live answers is `high`: its margin is what may not be passed.
+    """
+    if signal.name.startswith("quality:"):
+        return "high"
     low, high = (alarm.change.value if end is None else end for end in (alarm.change.low, alarm.change.high))
     least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     if signal.kind == "mean":

@@ -23,7 +23,7 @@ import msgspec
 
 from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain, write_atomic
-from trimtab.core.watching import Action, Alarm
+from trimtab.core.watching import Action, ActionKind, Alarm
 from trimtab.record.disk import append_record, read_records, sentences
 from trimtab.record.lock import FolderLock
 from trimtab.record.spool import Cursor
@@ -39,7 +39,7 @@ class Wanted:
     """An action that an alarm leads to. rule: its name; percent, replicas: of the rule"""
 
     id: str
-    kind: str
+    kind: ActionKind
     rule: str
     percent: float = 10.0
     replicas: int = 1

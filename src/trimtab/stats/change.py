@@ -54,12 +54,12 @@ _LOOK = 1.05
 """The bounds are computed anew when there are this many times as many values: looking less often costs no validity."""
 
 
-def mean_bounds(n: float, total: Floats, spread: Floats, risk: float) -> tuple[Floats, Floats]:
+def mean_bounds(n: float | Floats, total: Floats, spread: Floats, risk: float | Floats) -> tuple[Floats, Floats]:
     """Lower and upper bounds for means, valid at every n together, each with chance `risk` / 2 of ever failing.
 
-    total: sums (s,) of n values each; spread: sums (s,) of (value - a centre known before it) squared, distances at most 1.
+    total: sums (s,) of n values each; n, risk: of all, or (s,); spread: sums (s,) of (value - a centre known before it) squared, distances at most 1.
     """
-    if n <= 0:
+    if np.min(n) <= 0:
         return np.full(total.shape, -np.inf), np.full(total.shape, np.inf)
     cost = np.log(2.0 * _RATES.size / risk)
     radius = ((cost + _PSI[:, None] * spread[None, :]) / (_RATES[:, None] * n)).min(axis=0)

@@ -1,7 +1,7 @@
 """The false-alarm budget: at most one false alarm in N requests over everything that is watched, split over signals and slices.
 
-Alarms add up, so shares do: sums over detectors of their shares are 1. The slices of one dimension (languages, say) share one share, because
-each request is in one of them at most: all of them together see no more requests than there are. So it is dimensions that cost, not slices.
+Alarms add up, so shares do: sums over detectors of their shares are 1. The slices of one dimension (languages, say) share one share: each
+request is in one of them at most, so all of them together see no more requests than there are. So it is dimensions that cost, not slices.
 """
 
 from collections.abc import Mapping
@@ -55,12 +55,12 @@ class Budget:
             )
 
     def share(self, signal: str, dimension: str = ALL) -> Share:
-        """For a signal's detector: of all requests, or each detector of one slice of `dimension`. Raises InputError for what has no part."""
+        """For a signal's detector: of all requests, or each detector of one slice of `dimension`. Raises InputError for others."""
         if signal not in self.weights:
             raise InputError(f"The signal `{signal}` has no part of the budget of false alarms; it has {', '.join(self.weights)}.")
         if dimension != ALL and dimension not in self.dimensions:
             raise InputError(
-                f"Slices by `{dimension}` have no part of the budget of false alarms; {', '.join(self.dimensions) or 'none'} have."
+                f"Slices by `{dimension}` have no part of the budget; those by {', '.join(self.dimensions) or 'nothing'} have."
             )
         part = self.weights[signal] / sum(self.weights.values())
         if self.dimensions:

@@ -206,12 +206,13 @@ class Detector:
         stream, direction = self._evidence.strongest()
         yes_or_no = self.signal.kind != "mean"
         point = change_point(self._segments, stream, yes_or_no=yes_or_no)
-        label = "" if self.signal.kind != "category" else self._streams[stream]
-        if label == OTHER and self._others:
-            label = f"{OTHER} (mostly {Counter(self._others).most_common(1)[0][0]})"
         confidence = 1.0 - (1.0 - LEVEL) / len(self._segments)  # for the moment was chosen among so many
         parts = (self._segments[: point.index], self._segments[point.index :])
         before, after = (_level(part, stream, confidence, yes_or_no=yes_or_no) for part in parts)
+        label = "" if self.signal.kind != "category" else self._streams[stream]
+        if label == OTHER and direction == "above" and self._others:
+            since = list(self._others)[-max(1, round(after.value * after.n)) :]
+            label = f"{OTHER} (mostly {Counter(since).most_common(1)[0][0]})"
         self.alarms += 1
         finding = Finding(
             signal=self.signal.name,
@@ -307,8 +308,8 @@ class Detector:
 
 
 def has_season(signal: Signal) -> bool:
-    """Whether a signal is expected to follow the hour of the day: load and what people ask do; what the model makes of it should not."""
-    return signal.about in ("input", "service")
+    """Whether a signal is taken to follow the hour of the day: what people ask and how long it takes do, errors and answers should not."""
+    return signal.about == "input" or (signal.about == "service" and signal.kind == "mean")
 
 
 def _segment(block: Floats, requests: Sequence[str], start_s: float, sums: Floats, squares: Floats) -> Segment:

@@ -1,7 +1,7 @@
 """Detectors of river, for exploration: looking at a log for what might have changed. They promise no number of false alarms.
 
-Bifet & Gavaldà 2007 (ADWIN), Page 1954 (Page-Hinkley), Raab et al. 2020 (KSWIN), with river's own settings. benchmarks/detection.py counts what
-they tell of streams in which nothing changed.
+Bifet & Gavaldà 2007 (ADWIN), Page 1954 (Page-Hinkley), Raab et al. 2020 (KSWIN), with river's own settings. benchmarks/detection.py counts
+what they tell of streams in which nothing changed.
 """
 
 from collections.abc import Iterable

@@ -21,7 +21,7 @@ HOUR_S = 3600.0
 HOURS = 168
 ADOPTED_S = (86_400.0, 7 * 86_400.0, 14 * 86_400.0)
 """History, in seconds, at which the profile is taken into use anew."""
-FIRST_DAY = 0.5
+FIRST_DAY = 1.0
 """Deviations of a value that a mean may move within the first day, before the rhythm is known."""
 ALLOWED = 4.0
 """Posterior deviations of a cell's effect that its mean may be off."""
@@ -52,8 +52,9 @@ class Season:
         self.squares = np.zeros(self.streams)
 
     def forget(self) -> None:
-        """Learn from here on alone (after a change); the effects in use stay in use."""
+        """Learn from here on alone (after a change); the effects in use stay in use, until there is as much history again."""
         self._clear()
+        self.since_s, self.adopted = None, min(self.adopted, len(ADOPTED_S) - 1)
 
     def take(self, block: Floats, at_s: float) -> bool:
         """Learn from `block` (b, streams), all of one hour. True = other effects are in use from now on."""

@@ -45,7 +45,7 @@ OWN = {
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
-    "serve": {"host", "port", "admin_port", "keys", "open_to_network"},
+    "serve": {"host", "port", "admin_port", "keys", "watch", "open_to_network"},
     "export": {"format", "out", "base", "image", "port", "ledger", "allow_uncertified"},
     "import": {"out"},
     "doctor": set(),

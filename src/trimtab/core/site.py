@@ -122,6 +122,8 @@ class Site:
     abuse: what comes of patterns over many requests of a key, on models with guards: `watch` opens cases for a person, `throttle` also
         slows the key down, `off` does not look
     capture_pct: share of requests whose redacted text is kept for review; 0 = none
+    watch: what is seen of each request, without its texts, is written for `trimtab watch`, and feedback is taken
+    watch_pct: share of requests whose texts are looked at for it, as guards have redacted them; they are kept nowhere
     watch_sample_pct: share of a stable version's answers whose redacted text waits on disk to be scored again, for an hour at most, while
         another version is on trial beside it; 0 = none
     quality_reference: what a version on trial is held against: the `stable` version, or the reference that its own lock was certified
@@ -139,6 +141,8 @@ class Site:
     request_s: float = 600.0
     abuse: Literal["off", "watch", "throttle"] = "watch"
     capture_pct: float = 0.0
+    watch: bool = False
+    watch_pct: float = 100.0
     watch_sample_pct: float = 0.0
     quality_reference: Literal["stable", "lock-reference"] = "stable"
 

@@ -5,8 +5,9 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,13 @@ from trimtab.record.home import state_dir
 from trimtab.record.run import caches_in_use
 
 if TYPE_CHECKING:
+    from trimtab.flows.parts.observer import Observer
+    from trimtab.serve.feedback import FeedbackDesk
     from trimtab.serve.journey import Journey
     from trimtab.serve.traces import Traces
+
+SEGMENTS_REMEMBERED = 2
+"""Of the spool, read at the start: feedback on requests that came before it is taken too."""
 
 log = logging.getLogger("trimtab.serve")
 access_log = logging.getLogger("trimtab.access")
@@ -48,12 +54,14 @@ def serve(
     *,
     change: Callable[[Site], Site] = lambda site: site,
     offline: bool = False,
+    runs_watch: bool = False,
     on_event: OnEvent = ignore,
     on_ready: Callable[[Serving], None] = lambda serving: None,
 ) -> None:
     """Serve a deploy.toml or a site.toml until SIGTERM or SIGINT; what runs then is finished first.
 
     change: applied to the site each time its file is read, for options of the command line
+    runs_watch: `trimtab watch` runs as a process beside it, for a site that is watched
     Raises InputError (file, lock, address), MissingError (an engine or the packages of `trimtab[serve]`).
     """
     try:
@@ -61,7 +69,7 @@ def serve(
     except ImportError as error:
         raise MissingError("Serving needs packages that are not installed.", "pip install 'trimtab[serve]'") from error
     site = read(Path(target), change)
-    uvloop.run(_serve(Path(target), site, change, offline, on_event, on_ready))
+    uvloop.run(_serve(Path(target), site, change, offline, runs_watch, on_event, on_ready))
 
 
 def read(path: Path, change: Callable[[Site], Site]) -> Site:
@@ -137,6 +145,7 @@ async def _serve(
     site: Site,
     change: Callable[[Site], Site],
     offline: bool,
+    runs_watch: bool,
     on_event: OnEvent,
     on_ready: Callable[[Serving], None],
 ) -> None:
@@ -190,6 +199,12 @@ async def _serve(
         if traces is not None:
             stack.callback(traces.close)
             told.append(partial(_traced, traces))
+        if runs_watch:
+            await stack.enter_async_context(_watch_beside(target))
+        watched = await asyncio.to_thread(_watched, home / "watch" / place, site) if site.watch else None
+        if watched is not None:
+            stack.push_async_callback(asyncio.to_thread, watched[0].close)
+            told.append(partial(_observed, *watched))
         audit = await stack.enter_async_context(AuditLog.open(sync_s=site.audit_sync_ms / 1000)) if site.audit != "off" else None
         meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()), read_joules=joules_meter())
         notes = Notes(audit=audit, meter=meter, refuses=site.audit == "refuse")
@@ -206,6 +221,8 @@ async def _serve(
             traffic_path=traffic_path,
             on_ended=told,
             sampler=Sampler(home / "watch" / place / "sample", site.watch_sample_pct),
+            wants_texts=watched[0].wants if watched is not None else lambda request: False,
+            feedback=watched[1] if watched is not None else None,
         )
 
         async def reload() -> None:
@@ -213,6 +230,8 @@ async def _serve(
             guards = {model.name: Guards(model.guards) for model in changed.models}
             prepared.update(await asyncio.to_thread(prepare, changed, folder, offline=offline, on_event=on_event))
             await gateway.reconfigure(changed, guards)
+            if watched is not None:
+                watched[0].pct = changed.watch_pct
             if needs_restart := what_stays(site, changed):
                 log.warning("only a restart changes: %s", ", ".join(needs_restart))
 
@@ -230,7 +249,7 @@ async def _serve(
 
 def what_stays(site: Site, changed: Site) -> list[str]:
     """What a site that is read again says otherwise, and what a running gateway does not change."""
-    found = [name for name in ("listen", "audit_sync_ms") if getattr(site, name) != getattr(changed, name)]
+    found = [name for name in ("listen", "audit_sync_ms", "watch") if getattr(site, name) != getattr(changed, name)]
     return [*found, "audit"] if (site.audit == "off") != (changed.audit == "off") else found
 
 
@@ -246,6 +265,38 @@ def joules_meter() -> Callable[[], float | None] | None:
         return joules_between(before, last)
 
     return read
+
+
+def _watched(folder: Path, site: Site) -> "tuple[Observer, FeedbackDesk]":
+    """What tells the watch of requests, and takes what clients tell of them. Raises InputError."""
+    from trimtab.evaluate.refusal import judge_refusal
+    from trimtab.flows.parts.observer import Observer, refuses
+    from trimtab.record.spool import read_newest
+    from trimtab.serve.feedback import FeedbackDesk
+
+    observer = Observer(folder, site.watch_pct, refused=lambda text: judge_refusal(text).refused, read_joules=joules_meter())
+    desk = FeedbackDesk(observer.late, refuses)
+    desk.load(read_newest(observer.folder, SEGMENTS_REMEMBERED))
+    return observer, desk
+
+
+@contextlib.asynccontextmanager
+async def _watch_beside(target: Path) -> AsyncIterator[None]:
+    """`trimtab watch` as a process, until the block ends."""
+    from trimtab.serve.watch_process import keep_running
+
+    running = asyncio.create_task(keep_running([sys.executable, "-m", "trimtab", "watch", str(target.absolute())]))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def _observed(observer: "Observer", desk: "FeedbackDesk", record: Mapping[str, Any], journey: "Journey") -> None:
+    observer.ended(record, journey)
+    if journey.model:
+        desk.remember(journey.id, journey.key_id, time.time())
 
 
 def _accessed(record: Mapping[str, Any], journey: "Journey") -> None:

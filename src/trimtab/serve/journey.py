@@ -1,7 +1,7 @@
 """What is known of one request, and what the audit log is told of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,19 @@ from trimtab.serve.base import Usage
 
 if TYPE_CHECKING:
     from trimtab.serve.sampling import Begun
+    from trimtab.serve.schema import Parsed
 
 _IN_HEADERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+
+@dataclass(kw_only=True)
+class Texts:
+    """What was asked and what goes out, where somebody wants to read it: for review, for the watch. As guards have left it."""
+
+    parsed: "Parsed"
+    is_for_review: bool
+    is_for_watch: bool
+    sent: list[bytes] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -25,7 +36,8 @@ class Journey:
     output: running digest of the answer's bytes; queue_s: its wait for a replica
     model: its own name, or that of the adapter; adapter: under which it is answered, None = none
     decision: sha256 of the decision that the version's lock rests on; empty without a lock, and under an adapter
-    traceparent: the caller's trace, empty if it told none; captured: texts and answer where they are kept for review
+    traceparent: the caller's trace, empty if it told none; texts: None where nobody wants to read them
+    groups: of people, as the client states them
     sampled: what will be kept of it for the watch, None = nothing
     is_late: whether it has lasted for longer than it may
     """
@@ -49,7 +61,8 @@ class Journey:
     error: str = ""
     queue_s: float | None = None
     traceparent: str = ""
-    captured: tuple[list[str], list[bytes]] | None = None
+    texts: Texts | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
     sampled: "Begun | None" = None
     is_over: bool = False
     is_late: Callable[[], bool] = lambda: False
@@ -57,8 +70,8 @@ class Journey:
     def sends(self, data: bytes) -> None:
         """Note what goes out."""
         self.output.update(data)
-        if self.captured is not None:
-            self.captured[1].append(data)
+        if self.texts is not None:
+            self.texts.sent.append(data)
         if self.sampled is not None:
             self.sampled.sends(data)
 

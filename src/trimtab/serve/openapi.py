@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from trimtab.serve.bodies import Chat, Completion, Embedding
+from trimtab.serve.feedback import Feedback, Outcome
 from trimtab.serve.response_bodies import Item, Response
 
 _POSTS = {
@@ -15,12 +16,17 @@ _POSTS = {
     "/v1/responses": ("createResponse", "Answer, in items. Nothing is kept between requests.", Response, "ResponseObject", "ResponseEvent"),
     "/v1/embeddings": ("createEmbedding", "Vectors of texts, where the model gives them.", Embedding, "EmbeddingList", ""),
 }
+_TOLD = {
+    "/v1/feedback": ("createFeedback", "Tell what somebody thought of an answer: thumbs, edited, or a name of yours.", Feedback),
+    "/v1/outcomes": ("createOutcome", "Tell what came of an answer, however late.", Outcome),
+}
 _REFUSALS = {
     "400": "A field is wrong, cannot be honoured, or the prompt is too long; or a guard blocked the text. The same request never succeeds.",
     "401": "The key is missing or not valid.",
     "403": "The key may not do this.",
     "404": "There is no such model or path.",
     "408": "The body did not come in time.",
+    "409": "The request is too old for it.",
     "413": "The body is too large.",
     "429": "Too many requests or tokens for this key, or a full queue; `Retry-After` says when to come again.",
     "500": "The server met an error of its own.",
@@ -75,6 +81,7 @@ def _answers() -> dict[str, Any]:
         ),
         "ResponseEvent": _object({"type": _TEXT, "sequence_number": _WHOLE}),
         "EmbeddingList": _object({"object": {"const": "list"}, "model": _TEXT, "data": _array(vector)}, {"usage": _ANY}),
+        "Told": _object({"object": {"enum": ["feedback", "outcome"]}, "request_id": _TEXT, "name": _TEXT, "counted": {"type": "boolean"}}),
         "Model": _object(row, {"state": _TEXT, "alias_of": _MAYBE_TEXT, "parent": _MAYBE_TEXT}),
         "ModelList": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
     }
@@ -95,12 +102,19 @@ def _refusals(*statuses: str) -> dict[str, Any]:
 def openapi_document() -> dict[str, Any]:
     """OpenAPI 3.1, as JSON types. One document for every site: which models there are is told by /v1/models."""
     _, components = msgspec.json.schema_components(
-        [Chat, Completion, Response, Embedding, Item], ref_template="#/components/schemas/{name}"
+        [Chat, Completion, Response, Embedding, Item, Feedback, Outcome], ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, Any] = {}
     for path, (name, what, body, answer, events) in _POSTS.items():
         asked = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
-        answers = {"200": _answer("The answer; with `stream` true its events.", answer, events), **_refusals()}
+        answers = {"200": _answer("The answer; with `stream` true its events.", answer, events), **_refusals(*_REFUSALS.keys() - {"409"})}
+        paths[path] = {"post": {"operationId": name, "summary": what, "requestBody": asked, "responses": answers}}
+    for path, (name, what, told) in _TOLD.items():
+        asked = {"required": True, "content": {"application/json": {"schema": _ref(told.__name__)}}}
+        answers = {
+            "200": _answer("It was taken; `counted` is false if the same name of the request was told before.", "Told"),
+            **_refusals("400", "401", "404", "408", "409", "413", "429", "500", "503"),
+        }
         paths[path] = {"post": {"operationId": name, "summary": what, "requestBody": asked, "responses": answers}}
     models = {"200": _answer("All models, with their states.", "ModelList"), **_refusals("401", "403")}
     paths["/v1/models"] = {"get": {"operationId": "listModels", "summary": "What is served. Wakes no model.", "responses": models}}

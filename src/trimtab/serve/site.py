@@ -118,6 +118,8 @@ def _site(top: Table, folder: Path) -> Site:
         max_body_bytes=top.size("max_body") or Site.max_body_bytes,
         request_s=top.number("request_s", Site.request_s, least=1.0),
         capture_pct=top.number("capture_pct", Site.capture_pct, most=100.0),
+        watch=top.flag("watch", Site.watch),
+        watch_pct=top.number("watch_pct", Site.watch_pct, most=100.0),
         watch_sample_pct=top.number("watch_sample_pct", Site.watch_sample_pct, most=100.0),
         quality_reference=cast(Any, top.one_of("quality_reference", ("stable", "lock-reference"), Site.quality_reference)),
     )

@@ -17,6 +17,8 @@ from typing import Any
 READ_CHARS = 2000
 LANGUAGE_CHARS = 400
 """The language of a text is that of so much of it: reading all of it would cost more than all other features together."""
+REFUSAL_CHARS = 300
+"""An answer refuses at its beginning, if it does; a judge of all of it takes ten times as long."""
 LEAST_LETTERS = 20
 """A shorter text is in language `und`: of fewer letters the identifier is right too seldom (docs/signals.md)."""
 LEAST_CONFIDENCE = 0.5
@@ -69,7 +71,7 @@ def features(
         if "und" not in (language, spoken):
             flags["same_language"] = language == spoken
         if refused is not None:
-            flags["refused"] = refused(said)
+            flags["refused"] = refused(said[:REFUSAL_CHARS])
         repeated = repetition(said)
         if repeated is not None:
             numbers["repetition"] = repeated
@@ -137,19 +139,17 @@ def words_of(text: str) -> list[str]:
 
 
 def topic_of(words: list[str]) -> str:
-    """One of TOPICS buckets, `t00` ...: signs of four fixed random projections of the words, long ones weighing more.
+    """One of TOPICS buckets, `t00` ...: signs of four fixed random projections of the words; `none` without words.
 
     The same words give the same bucket on every machine. A bucket is no subject: texts of like wording share one more often than chance
     has it, so that a shift of subjects moves the buckets' shares, which is all it is for (docs/signals.md says how well).
     """
-    sums = [0.0] * 4
+    sums = [0, 0, 0, 0]
     for word in set(words):
-        if len(word) > 3 or not word.isascii():
-            bits = zlib.crc32(word.encode("utf-8", "replace"))
-            weight = float(min(len(word), 10) - 2) if word.isascii() else 2.0
-            for place in range(4):
-                sums[place] += weight if bits >> (8 * place) & 1 else -weight
-    if not any(sums):
+        bits = zlib.crc32(word.encode("utf-8", "replace"))
+        for place in range(4):
+            sums[place] += 1 if bits >> (8 * place) & 1 else -1
+    if not words:
         return "none"
     return f"t{sum(1 << place for place in range(4) if sums[place] > 0):02d}"
 

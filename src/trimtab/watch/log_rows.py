@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from trimtab.core.groups import NAME, groups_of, stated_groups
 from trimtab.core.watching import Late, LateKind
 from trimtab.watch.bodies import Answer, Exchange, answer_of, answer_of_events, asked, expects_json
-from trimtab.watch.observing import Facts, facts_of_record, groups_of, is_group
-from trimtab.watch.signals import NAME
+from trimtab.watch.observing import Facts, facts_of_record
 
 _ID = ("request_id", "id", "litellm_call_id", "trace_id", "traceId", "custom_id", "response.id")
 _ENDED = ("endTime", "end_time", "ended_at", "completed_at")
@@ -67,8 +67,7 @@ def _late(line: Mapping[str, Any], request: Any, kind: str) -> Late | str:
     if not isinstance(request, str) or not isinstance(value, int | float) or not NAME.fullmatch(str(line.get("name"))):
         return "feedback needs a text as `request_id`, a short lower-case `name` and a number as `value`"
     at_s = time_of(_first(line, _AT))
-    groups = line.get("group") or line.get("groups")
-    told = {name: group for name, group in groups.items() if is_group(name, group)} if isinstance(groups, Mapping) else {}
+    told = stated_groups(line.get("group") or line.get("groups"))
     return Late(request=request, at_s=at_s or 0.0, kind=cast(LateKind, kind), name=str(line["name"]), value=float(value), groups=told)
 
 
@@ -173,9 +172,7 @@ def _status_of(line: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _groups(line: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, str]:
-    found = groups_of(line.get("metadata")) | groups_of((request or {}).get("metadata"))
-    told = line.get("groups")
-    return found | ({name: group for name, group in told.items() if is_group(name, group)} if isinstance(told, Mapping) else {})
+    return groups_of(line.get("metadata")) | groups_of((request or {}).get("metadata")) | stated_groups(line.get("groups"))
 
 
 def _ms(line: Mapping[str, Any], in_ms: Sequence[str], in_s: Sequence[str], start: float | None, end: float | None) -> float | None:

@@ -7,12 +7,8 @@ from typing import Any
 from trimtab.core.watching import Observed
 from trimtab.watch.bodies import Exchange
 from trimtab.watch.features import Vocabulary, features
-from trimtab.watch.signals import NAME
 
 CLIENT_GONE = 499
-GROUP_PREFIX = "group:"
-MOST_GROUPS = 8
-GROUP_CHARS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,19 +110,3 @@ def _service(facts: Facts, numbers: dict[str, float]) -> None:
     after_first = (facts.completion_tokens or 0) - 1
     if facts.total_ms is not None and facts.first_token_ms is not None and after_first > 0 and facts.total_ms > facts.first_token_ms:
         numbers["token_ms"] = (facts.total_ms - facts.first_token_ms) / after_first
-
-
-def groups_of(metadata: Any) -> dict[str, str]:
-    """Groups that a request's metadata states: `{"group:sex": "female"}` is `{"sex": "female"}`. What is no short word is passed over."""
-    if not isinstance(metadata, Mapping):
-        return {}
-    found = {}
-    for key, value in metadata.items():
-        if isinstance(key, str) and key.startswith(GROUP_PREFIX) and is_group(name := key.removeprefix(GROUP_PREFIX), value):
-            found[name] = value.strip()
-    return dict(list(found.items())[:MOST_GROUPS])
-
-
-def is_group(name: Any, value: Any) -> bool:
-    """Whether this can be a sensitive attribute and one of its groups."""
-    return isinstance(name, str) and NAME.fullmatch(name) is not None and isinstance(value, str) and 0 < len(value.strip()) <= GROUP_CHARS

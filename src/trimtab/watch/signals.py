@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 from trimtab.core.watching import Signal
 
 SIGNALS_FILE = Path(__file__).parent.parent / "catalog" / "signals.toml"
-NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
-"""What a signal, an outcome or a group may be called: it ends up in files, in metrics and on pages."""
 
 
 @functools.cache

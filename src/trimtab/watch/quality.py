@@ -25,8 +25,8 @@ from trimtab.decide.policies import policy_sha256
 SUITE = "text"
 MOST_ANSWERS = 4096
 """So many answers are judged at most: a version that was neither caught nor promoted by then was looked at for long enough."""
-CONTROL_ANSWERS = 64
-NOISE_ANSWERS = 32
+CONTROL_ANSWERS = 40
+NOISE_ANSWERS = 16
 """On so many of the first answers the planted control and the reference's own noise are looked at."""
 BIASED_TOKENS = 128
 BIAS_NATS = 3.0

@@ -260,7 +260,7 @@ class LiveQuality:
     def _keep(self, trial: Trial) -> None:
         key = trial.versions.id
         self._states.pop(key, None)
-        self._states[key] = trial.state()
+        self._states[key] = {**trial.state(), "summary": trial.summary()}
         for old in list(self._states)[:-KEPT_TRIALS]:
             del self._states[old]
         self._summaries[key] = trial.summary()

@@ -61,6 +61,7 @@ class Place:
     port: int = 8780
     app: Any = None
     clients: dict[str, "Client"] = field(default_factory=dict)
+    opened: list[TestClient] = field(default_factory=list)
 
     def code(self, name: str, **change: Any) -> str:
         desk = Desk(home=self.home, port=self.port)
@@ -83,6 +84,8 @@ class Client:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.http = TestClient(place.app, base_url=f"http://127.0.0.1:{place.port}", follow_redirects=False)
+        self.http.__enter__()  # one event loop for all its requests
+        place.opened.append(self.http)
         self.csrf = ""
 
     def sign_in(self, name: str) -> None:
@@ -140,7 +143,10 @@ def place(filled: Place) -> Iterator[Place]:
     """The page, asked without a browser."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(filled.home))
-        yield Place(home=filled.home, runs=filled.runs, app=make_app(port=8780, runs=(filled.runs,)))
+        made = Place(home=filled.home, runs=filled.runs, app=make_app(port=8780, runs=(filled.runs,)))
+        yield made
+        for http in made.opened:
+            http.__exit__()
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +157,7 @@ def new_release(filled: Place) -> Callable[[str], str]:
     def made(name: str) -> str:
         number = next(n)
         run = _released_run().finished_run(filled.runs.parent / "more" / f"r{number}", seed=number, model=filled.runs / "demo1.gguf")
+        write_atomic(run / "report.html", f"<p>Of run {number}.</p>{SCRIPT}")
         return str(release.create(run, name=name, use=filled.runs.parent / "use.toml", by="alice")["release"])
 
     return made

@@ -28,6 +28,8 @@ MANIFESTS: Mapping[str, tuple[str, str]] = {
     "compose": ("trimtab.package.manifests.compose:compose", "a Compose file with its configuration"),
     "systemd": ("trimtab.package.manifests.systemd:systemd", "a hardened systemd unit, its environment and how to install it"),
     "vllm": ("trimtab.package.manifests.vllm:vllm", "a configuration of `vllm serve`"),
+    "prometheus-rules": ("trimtab.package.manifests.prometheus:prometheus_rules", "Prometheus alerts on the gateway's own metrics"),
+    "grafana": ("trimtab.package.manifests.grafana:grafana", "a Grafana dashboard of the gateway's own metrics"),
     "modelfile": ("trimtab.package.manifests.modelfile:modelfile", "an Ollama Modelfile for GGUF weights"),
 }
 CARDS: Mapping[str, tuple[str, str]] = {

@@ -57,7 +57,8 @@ _LOOK = 1.05
 def mean_bounds(n: float | Floats, total: Floats, spread: Floats, risk: float | Floats) -> tuple[Floats, Floats]:
     """Lower and upper bounds for means, valid at every n together, each with chance `risk` / 2 of ever failing.
 
-    total: sums (s,) of n values each; n, risk: of all, or (s,); spread: sums (s,) of (value - a centre known before it) squared, distances at most 1.
+    total: sums (s,) of n values each; spread: sums (s,) of (value - a centre known before it) squared, distances at most 1; n and risk are
+    those of all, or one each (s,).
     """
     if np.min(n) <= 0:
         return np.full(total.shape, -np.inf), np.full(total.shape, np.inf)

@@ -38,6 +38,7 @@ VERBS = {
     "release": ("trimtab.cli.release", "Who approved what, on which evidence; what serves now, and what served then."),
     "incident": ("trimtab.cli.incident", "What went wrong in use and what it did to people: note it, follow it, close it."),
     "ui": ("trimtab.cli.ui", "A page where a team sees it all: releases, runs, live traffic, incidents."),
+    "watch": ("trimtab.cli.watch", "Is it still fast, safe and fair? Alarms on live traffic or on a log, and what comes of them."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),
     "verify": ("trimtab.cli.verify", "Is what was kept still what was written? Releases, the ledger, logs, and who signed them."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),

@@ -22,8 +22,8 @@ models       [{"model", "n", "versions": [VERSION]}], busiest first
              for a category signal, levels and series are those of its most frequent label
   SLICE      {"by": "language" | "topic" ... | the attribute of a group, "of": its value, "n",
               "signals": signal -> LEVEL since the watch began}; `other` stands for all values beyond the most that are kept
-alarms       newest first, at most 100: the fields of core.watching.Alarm, and {"text": a sentence, "severity", "stands", "ended_s",
-             "ended": why}
+alarms       newest first, at most 100: the fields of core.watching.Alarm, and {"text": a sentence, "worse", "severity",
+             "part_of": id of an alarm over all requests that tells the same change or "", "stands", "ended_s", "ended": why}
 actions      newest first, at most 100: the fields of core.watching.Action, and {"id", "model", "version"}
 envelope     [{"model", "version", "covers": text, "today": LEVEL of the share outside, by day in UTC of at_s, "all": LEVEL since the watch
              began, whose low holds at every moment, "outside": [{"what", "share"}] of today, most frequent first, "text": a sentence}]
@@ -133,6 +133,7 @@ def alarm_row(watcher: Watcher, told: Told) -> dict[str, Any]:
         "text": sentence(told.alarm, signal),
         "worse": is_worse(told.alarm, signal),
         "severity": severity_of(told.alarm, signal, watcher.rules.severity),
+        "part_of": told.part_of,
         "stands": told.stands,
         "ended_s": told.ended_s,
         "ended": told.ended,

@@ -318,9 +318,9 @@ def matches(rule: Rule, alarm: Alarm, signal: Signal, serves: str, severity: Sev
 
 
 def wishes(
-    rules: WatchRules, alarm: Alarm, signal: Signal, *, serves: str, fired: Mapping[tuple[str, str, str], float]
+    rules: WatchRules, alarm: Alarm, signal: Signal, *, serves: str, fired: Mapping[tuple[str, str, str], float], part_of: str = ""
 ) -> tuple[Wish, ...]:
-    """What an alarm leads to, rule by rule, each kind once.
+    """What an alarm leads to, rule by rule, each kind once. One that is part of another (its id) is told, and nothing else is done for it.
 
     fired: (rule, model, version) -> when it last did something; the clock is the alarm's own, so that a log gives the same answer
     """
@@ -330,6 +330,6 @@ def wishes(
         last = fired.get((rule.name, alarm.model, alarm.version))
         if not matches(rule, alarm, signal, serves, severity) or (last is not None and alarm.at_s - last < rule.cool_down_s):
             continue
-        for kind in rule.do:
+        for kind in rule.do if not part_of else ("alarm",) if "alarm" in rule.do else ():
             found.setdefault(kind, Wish(id=f"{alarm.id}-{kind}", kind=kind, rule=rule, alarm=alarm))
     return tuple(found.values())

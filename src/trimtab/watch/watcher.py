@@ -66,10 +66,14 @@ class Watched:
 
 @dataclass(kw_only=True)
 class Told:
-    """An alarm as it stands. back: the level since, by which it ends; key: of what it is about"""
+    """An alarm as it stands. back: the level since, by which it ends; key: of what it is about
+
+    part_of: id of an alarm over all requests that tells the same change, empty = there is none
+    """
 
     alarm: Alarm
     stands: bool
+    part_of: str = ""
     ended_s: float | None = None
     ended: str = ""
     back: Tally = field(default_factory=Tally)
@@ -120,6 +124,16 @@ class Watcher:
         for alarm in alarms:
             self.tell(alarm)
         return alarms
+
+    def cover(self, envelopes: Mapping[str, Envelope]) -> None:
+        """Hold versions against these envelopes from now on; one that is another than before begins anew."""
+        self.envelopes = dict(envelopes)
+        for (_, name), version in self.versions.items():
+            envelope = self.envelopes.get(name)
+            if envelope is None:
+                version.outside = None
+            elif version.outside is None or version.outside.envelope != envelope:
+                version.outside = Outside(envelope, self.rules.outside_share)
 
     def fault(self, reason: str, n: int = 1) -> None:
         """Count something that was passed over or put right."""
@@ -265,7 +279,7 @@ class Watcher:
     def tell(self, alarm: Alarm) -> None:
         """Keep an alarm as one that stands, of this watcher or of somebody else."""
         signal = signal_called(alarm.signal)
-        told = Told(alarm=alarm, stands=is_worse(alarm, signal))
+        told = Told(alarm=alarm, stands=is_worse(alarm, signal), part_of=self._part_of(alarm))
         if not told.stands:
             told.ended_s, told.ended = alarm.at_s, "a change for the better"
         for other in self.alarms.values():
@@ -274,6 +288,19 @@ class Watcher:
         self.alarms[alarm.id] = told
         while len(self.alarms) > KEPT_ALARMS:
             self.alarms.popitem(last=False)
+
+    def _part_of(self, alarm: Alarm) -> str:
+        """The standing alarm over all requests whose change is this slice's too: no other in direction, nor for sure in size."""
+        if not alarm.slice:
+            return ""
+        low, high = (alarm.change.value if end is None else end for end in (alarm.change.low, alarm.change.high))
+        for told in reversed(self.alarms.values()):
+            other = told.alarm
+            same = (other.model, other.version, other.signal, other.label) == (alarm.model, alarm.version, alarm.signal, alarm.label)
+            if told.stands and same and not other.slice and (other.change.value > 0) == (alarm.change.value > 0):
+                other_low, other_high = (other.change.value if end is None else end for end in (other.change.low, other.change.high))
+                return other.id if low <= other_high and other_low <= high else ""
+        return ""
 
     def _look_back(self, whose: tuple[str, str], name: str, part: Slice, value: float | str, at_s: float) -> None:
         """Whether what an alarm was about is back at its level before: then it stands no more."""

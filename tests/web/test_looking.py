@@ -77,6 +77,7 @@ def test_files_of_a_run_are_shut_off(page: Any) -> None:
 
 def test_items_of_a_run_are_paged_and_filtered(page: Any) -> None:
     key = key_of(page.root / "runs" / "judged")
+    assert f'href="/runs/{key}/items"' in text(page, f"/runs/{key}")
     shown = text(page, f"/runs/{key}/items")
     assert "b against a, item by item" in shown
     assert "page 1 of 3" in shown

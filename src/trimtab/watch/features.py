@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 READ_CHARS = 2000
-LANGUAGE_CHARS = 400
+LANGUAGE_CHARS = 200
 """The language of a text is that of so much of it: reading all of it would cost more than all other features together."""
 REFUSAL_CHARS = 300
 """An answer refuses at its beginning, if it does; a judge of all of it takes ten times as long."""

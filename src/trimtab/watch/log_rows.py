@@ -201,14 +201,14 @@ def _first(line: Mapping[str, Any], paths: Sequence[str]) -> Any:
 
 
 def _at(line: Any, path: str) -> Any:
-    head, _, rest = path.partition(".")
-    if not rest:
-        return line.get(head)
+    if "." not in path:
+        return line.get(path)
+    head, rest = path.split(".", 1)
     inner = line.get(head)
-    if not isinstance(inner, Mapping):
+    if not isinstance(inner, dict):
         return None
     body = inner.get("body")
-    return inner.get(rest) if rest in inner or not isinstance(body, Mapping) else body.get(rest)
+    return inner.get(rest) if rest in inner or not isinstance(body, dict) else body.get(rest)
 
 
 def time_of(value: Any) -> float | None:

@@ -27,7 +27,7 @@ from trimtab.core.watching import Alarm, Signal
 from trimtab.stats.change import Baseline, EDetector, mean_bounds, student
 from trimtab.stats.proportions import combined_difference, wilson
 from trimtab.watch.seasons import ADOPTED_S, HOUR_S, Season
-from trimtab.watch.segments import Segment, add, change_point, examples, from_plain, to_plain
+from trimtab.watch.segments import Segment, append, change_point, examples, from_plain, to_plain
 
 Floats = NDArray[np.float64]
 
@@ -185,7 +185,7 @@ class Detector:
             self._bet()
         evidence = self._evidence.take(block)
         sums, squares, renewed = self._baseline.take(block, offset)
-        add(self._segments, _segment(block, requests, self._first_s, sums, squares))
+        append(self._segments, _segment(block, requests, self._first_s, sums, squares))
         if evidence >= self.threshold:
             return self._found()
         if self._season is not None and self._season.take(block, self._first_s):
@@ -318,8 +318,8 @@ def _segment(block: Floats, requests: Sequence[str], start_s: float, sums: Float
         start_s=start_s,
         level=0,
         n=block.shape[0],
-        total=sums,
-        spread=squares,
+        total=sums.tolist(),
+        spread=squares.tolist(),
         highest=[(float(block[i, s]), requests[i]) for s, i in enumerate(most)],
         lowest=[(float(block[i, s]), requests[i]) for s, i in enumerate(least)],
     )

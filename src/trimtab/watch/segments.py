@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ EXAMPLES = 5
 
 @dataclass(kw_only=True, slots=True)
 class Segment:
-    """Requests in a row: n of them from `start_s` on, 2 ** level blocks, their sums, (streams,).
+    """Requests in a row: n of them from `start_s` on, 2 ** level blocks, their sums by stream.
 
     highest, lowest: for each stream a request with the most and with the least of it, with the value, as (value, id)
     """
@@ -24,10 +25,10 @@ class Segment:
     start_s: float
     level: int
     n: int
-    total: Floats
-    spread: Floats
-    highest: list[tuple[float, str]]
-    lowest: list[tuple[float, str]]
+    total: Sequence[float]
+    spread: Sequence[float]
+    highest: Sequence[tuple[float, str]]
+    lowest: Sequence[tuple[float, str]]
 
     def join(self, after: "Segment") -> "Segment":
         """Both as one."""
@@ -35,10 +36,10 @@ class Segment:
             start_s=self.start_s,
             level=self.level + 1,
             n=self.n + after.n,
-            total=self.total + after.total,
-            spread=self.spread + after.spread,
-            highest=[max(pair) for pair in zip(self.highest, after.highest, strict=True)],
-            lowest=[min(pair) for pair in zip(self.lowest, after.lowest, strict=True)],
+            total=[*map(add, self.total, after.total)],
+            spread=[*map(add, self.spread, after.spread)],
+            highest=[*map(max, self.highest, after.highest)],
+            lowest=[*map(min, self.lowest, after.lowest)],
         )
 
 
@@ -53,7 +54,7 @@ class ChangePoint:
     n_since: int
 
 
-def add(segments: list[Segment], block: Segment) -> None:
+def append(segments: list[Segment], block: Segment) -> None:
     """Put a new block at the end, and join what has become too many of one level."""
     segments.append(block)
     first, level = len(segments) - ALIKE - 1, 0
@@ -110,7 +111,7 @@ def examples(segments: Sequence[Segment], stream: int, *, most: bool) -> tuple[s
 
 def to_plain(segment: Segment) -> list[Any]:
     """For JSON."""
-    return [segment.start_s, segment.level, segment.n, segment.total.tolist(), segment.spread.tolist(), segment.highest, segment.lowest]
+    return [segment.start_s, segment.level, segment.n, segment.total, segment.spread, segment.highest, segment.lowest]
 
 
 def from_plain(plain: Sequence[Any]) -> Segment:
@@ -120,8 +121,8 @@ def from_plain(plain: Sequence[Any]) -> Segment:
         start_s=start_s,
         level=level,
         n=n,
-        total=np.array(total, dtype=float),
-        spread=np.array(spread, dtype=float),
+        total=list(total),
+        spread=list(spread),
         highest=[(value, request) for value, request in highest],
         lowest=[(value, request) for value, request in lowest],
     )

@@ -24,7 +24,21 @@ EVERY_ROLE: tuple[Role, ...] = get_args(Role)
 ANYONE: tuple[Allowed, ...] = ("anyone",)
 """Also who is not signed in."""
 
-ROOMS = ("overview", "live", "releases", "history", "runs", "models", "incidents", "audit", "people", "sign_in", "events", "api", "static_files")
+ROOMS = (
+    "overview",
+    "live",
+    "releases",
+    "history",
+    "runs",
+    "models",
+    "incidents",
+    "audit",
+    "people",
+    "sign_in",
+    "events",
+    "api",
+    "static_files",
+)
 """Files of this room that have ROUTES, in the order of the navigation."""
 
 

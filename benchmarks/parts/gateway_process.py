@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def gateway(site: Path, *, home: Path, admin_port: int = 0) -> Iterator[Running]:
+def gateway(site: Path, *, home: Path, admin_port: int = 0, options: Sequence[str] = ()) -> Iterator[Running]:
     """Serve a site file on a free port. Raises RuntimeError if it does not come up, or does not end well.
 
-    home: where its log and state go; models that are built already are used from where they are
+    home: where its log and state go; models that are built already are used from where they are; options: more of `trimtab serve`
     """
     command = [sys.executable, "-m", "trimtab", "serve", str(site), "--port", "0", "--json", "-q"]
     command += ["--admin-port", str(admin_port)] if admin_port else []
+    command += options
     environment = {**os.environ, "TRIMTAB_HOME": str(home), "TRIMTAB_CACHE": str(cache_dir())}
     with kept(command, stdout=subprocess.PIPE, env=environment) as keeper:
         assert keeper.stdout is not None
@@ -44,7 +45,7 @@ def gateway(site: Path, *, home: Path, admin_port: int = 0) -> Iterator[Running]
         if not line:
             raise RuntimeError(f"{' '.join(command)} did not come up")
         said = json.loads(line)
-        (process,) = psutil.Process(keeper.pid).children()
+        process = next(one for one in psutil.Process(keeper.pid).children() if "serve" in one.cmdline())
         yield Running(pid=process.pid, url=said["url"], admin_url=said["admin_url"])
         process.send_signal(signal.SIGTERM)
         if keeper.wait(60) != 0:

@@ -126,7 +126,8 @@ class Site:
     watch_pct: share of requests whose texts are looked at for it, as guards have redacted them; they are kept nowhere
     watch_sample_pct: share of a stable version's answers whose redacted text waits on disk to be scored again, for an hour at most, while
         another version is on trial beside it; 0 = none
-    quality_reference: what a version on trial is held against: the `stable` version, or the reference that its own lock was certified
+    watch_probe_s: seconds from one known question to the next of each version that is up and idle, for the watch; 0 = none
+    quality_reference: what a version on trial is held against: the `stable` version, or what the stable version's lock was certified
         against (`lock-reference`)
     """
 
@@ -144,6 +145,7 @@ class Site:
     watch: bool = False
     watch_pct: float = 100.0
     watch_sample_pct: float = 0.0
+    watch_probe_s: float = 0.0
     quality_reference: Literal["stable", "lock-reference"] = "stable"
 
     def model_called(self, name: str) -> ServedModel | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trimtab.flows.parts.observer import Observer
     from trimtab.serve.feedback import FeedbackDesk
     from trimtab.serve.journey import Journey
+    from trimtab.serve.probing import Prober
     from trimtab.serve.traces import Traces
 
 SEGMENTS_REMEMBERED = 2
@@ -162,6 +163,7 @@ async def _serve(
     from trimtab.serve.limits import Limits, SpendFile
     from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.notes import Notes
+    from trimtab.serve.probing import Prober
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.sampling import Sampler
@@ -200,7 +202,7 @@ async def _serve(
             stack.callback(traces.close)
             told.append(partial(_traced, traces))
         if runs_watch:
-            await stack.enter_async_context(_watch_beside(target))
+            await stack.enter_async_context(_watch_beside(target, sockets[1]))
         watched = await asyncio.to_thread(_watched, home / "watch" / place, site) if site.watch else None
         if watched is not None:
             stack.push_async_callback(asyncio.to_thread, watched[0].close)
@@ -220,10 +222,16 @@ async def _serve(
             captures=Captures(home / "captures", site.capture_pct),
             traffic_path=traffic_path,
             on_ended=told,
-            sampler=Sampler(home / "watch" / place / "sample", site.watch_sample_pct),
+            sampler=Sampler(home / "watch" / place / "sample", site.watch_sample_pct) if watched is not None else None,
             wants_texts=watched[0].wants if watched is not None else lambda request: False,
             feedback=watched[1] if watched is not None else None,
         )
+
+        prober = None
+        if watched is not None:
+            known = home / "watch" / place / "probes.json"
+            prober = Prober(known, dispatcher, lambda: gateway.site, watched[0].late, every_s=site.watch_probe_s)
+            await stack.enter_async_context(_asking(prober))
 
         async def reload() -> None:
             changed = await asyncio.to_thread(read, target, change)
@@ -232,6 +240,8 @@ async def _serve(
             await gateway.reconfigure(changed, guards)
             if watched is not None:
                 watched[0].pct = changed.watch_pct
+            if prober is not None:
+                prober.every_s = changed.watch_probe_s
             if needs_restart := what_stays(site, changed):
                 log.warning("only a restart changes: %s", ", ".join(needs_restart))
 
@@ -281,16 +291,28 @@ def _watched(folder: Path, site: Site) -> "tuple[Observer, FeedbackDesk]":
 
 
 @contextlib.asynccontextmanager
-async def _watch_beside(target: Path) -> AsyncIterator[None]:
-    """`trimtab watch` as a process, until the block ends."""
+async def _watch_beside(target: Path, admin: Any) -> AsyncIterator[None]:
+    """`trimtab watch` as a process, until the block ends. admin: socket of the admin surface, None = there is none"""
     from trimtab.serve.watch_process import keep_running
 
-    running = asyncio.create_task(keep_running([sys.executable, "-m", "trimtab", "watch", str(target.absolute())]))
+    where = ["--admin-url", f"http://127.0.0.1:{admin.getsockname()[1]}"] if admin is not None else []
+    running = asyncio.create_task(keep_running([sys.executable, "-m", "trimtab", "watch", str(target.absolute()), *where]))
     try:
         yield
     finally:
         running.cancel()
         await asyncio.wait({running})
+
+
+@contextlib.asynccontextmanager
+async def _asking(prober: "Prober") -> AsyncIterator[None]:
+    """Known questions are asked until the block ends."""
+    asking = asyncio.create_task(prober.keep())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.wait({asking})
 
 
 def _observed(observer: "Observer", desk: "FeedbackDesk", record: Mapping[str, Any], journey: "Journey") -> None:

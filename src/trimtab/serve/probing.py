@@ -24,6 +24,8 @@ from trimtab.serve.dispatch import Dispatcher
 SCHEMA = "trimtab.probes/1"
 MOST_TOKENS = 12
 ANSWER_LIMIT_S = 60.0
+LOOK_S = 60.0
+"""Where nothing is to be asked, a changed configuration is seen within this time."""
 QUESTIONS = (
     "What is the capital of France? Answer with one word.",
     "What is 2 + 3? Answer with the number only.",
@@ -60,7 +62,7 @@ class Prober:
     async def keep(self) -> None:
         """Ask until it is cancelled."""
         while True:
-            await asyncio.sleep(self.every_s or 60.0)
+            await asyncio.sleep(self.every_s or LOOK_S)
             if self.every_s:
                 await self.ask_all()
 

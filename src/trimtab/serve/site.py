@@ -121,6 +121,7 @@ def _site(top: Table, folder: Path) -> Site:
         watch=top.flag("watch", Site.watch),
         watch_pct=top.number("watch_pct", Site.watch_pct, most=100.0),
         watch_sample_pct=top.number("watch_sample_pct", Site.watch_sample_pct, most=100.0),
+        watch_probe_s=top.number("watch_probe_s", Site.watch_probe_s),
         quality_reference=cast(Any, top.one_of("quality_reference", ("stable", "lock-reference"), Site.quality_reference)),
     )
     top.done()

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from trimtab.core.errors import InputError
@@ -162,10 +163,14 @@ def enforced(use: IntendedUse, rules: Rules) -> tuple[tuple[GuardUse, ...], tupl
 
 def known_guards(prohibited: Sequence[str]) -> dict[str, Sides]:
     """Guards of the gateway that prohibited uses begin with, and what they read."""
-    names = {one.partition(":")[0].strip() for one in prohibited if ":" in one} & set(guard_names())
-    return {name: _sides(name) for name in sorted(names)}
+    names = sorted({one.partition(":")[0].strip() for one in prohibited if ":" in one})
+    return {name: sides for name in names if (sides := _sides(name)) is not None}
 
 
-def _sides(name: str) -> Sides:
+@lru_cache(maxsize=256)  # to look for the guards of other packages takes milliseconds, and a list asks for every release
+def _sides(name: str) -> Sides | None:
+    """What a guard of this name reads, None where there is none."""
+    if name not in guard_names():
+        return None
     sides = guard_class(name).sides
     return "both" if len(sides) > 1 else next(iter(sides))

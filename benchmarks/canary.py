@@ -46,7 +46,7 @@ def one_story(title: str, stable: str, canary: str, args: argparse.Namespace, n_
     with tempfile.TemporaryDirectory(prefix="trimtab-canary-") as folder:
         root = Path(folder)
         os.environ["TRIMTAB_CACHE"], os.environ["TRIMTAB_HOME"] = str(caches), str(root / "home")
-        write_locks(root, stable, canary, args.threads)
+        write_locks(root, stable, canary, threads=args.threads)
         story = run_story(
             root,
             canary_pct=args.percent,

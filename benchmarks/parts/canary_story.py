@@ -7,11 +7,12 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from parts.demo_lock import write_demo_lock
+from parts.demo_lock import MODEL, write_demo_lock
 from parts.gateway_process import gateway
 
 from trimtab.core.deployment import Settings
@@ -92,12 +93,12 @@ class Story:
     ledger: list[str] = field(default_factory=list)
 
 
-def write_locks(root: Path, stable: str, canary: str, threads: int) -> None:
-    """Locks of the demo model under two recipes, to be judged by the policy `standard`."""
+def write_locks(root: Path, stable: str, canary: str, *, threads: int, context_tokens: int = 1024, models: Sequence[str] = ()) -> None:
+    """Locks of the demo model under two recipes, to be judged by the policy `standard`. models: two others in its place"""
     policy = load_policy("standard")
-    for name, recipe in (("stable", stable), ("next", canary)):
-        settings = Settings(threads=threads if recipe.startswith("llamacpp") else None, slots=4, context_tokens=1024)
-        lock = write_demo_lock(root / f"{name}.toml", recipe=recipe, settings=settings)
+    for name, recipe, model in zip(("stable", "next"), (stable, canary), models or (MODEL, MODEL), strict=True):
+        settings = Settings(threads=threads if recipe.startswith("llamacpp") else None, slots=4, context_tokens=context_tokens)
+        lock = write_demo_lock(root / f"{name}.toml", model=model, recipe=recipe, settings=settings)
         lock = replace(lock, policy=policy.name, policy_sha256=policy_sha256(policy))
         (root / f"{name}.toml").write_text(deploy_toml(lock), encoding="utf-8")
 

@@ -78,6 +78,7 @@ class GroupRates:
 
     def __init__(self, *, signals: Sequence[str] = SIGNALS, by: Sequence[str] = BY, least: int = LEAST, within: float = WITHIN) -> None:
         self.signals, self.by, self.least, self.within = tuple(signals), tuple(by), least, within
+        self._scales = scales_of(self.signals)
         self.n_all = 0
         self.beyond = 0
         self._known: dict[str, int] = {}  # attribute -> requests that had it
@@ -108,10 +109,10 @@ class GroupRates:
 
     def add(self, parts: Iterable[Part], name: str, value: float) -> None:
         """One value of a signal of a request in these parts; signals that are not compared are passed over."""
-        if name not in self.signals:
+        scale = self._scales.get(name)
+        if scale is None:
             return
-        signal = signal_of(name)
-        scaled = min(1.0, max(0.0, (value - signal.low) / (signal.high - signal.low)))
+        scaled = min(1.0, max(0.0, (value - scale[0]) / scale[1]))
         for by, of in crossed(tuple(parts), self.by):
             table = self._tables.get((by, name))
             if table is None:
@@ -207,6 +208,11 @@ def crossed(parts: tuple[Part, ...], by: tuple[str, ...]) -> tuple[Part, ...]:
     wanted = [part for part in parts if part[0] in by or part[0].startswith(GROUP)]
     people = sorted(part for part in wanted if part[0].startswith(GROUP))
     return (*wanted, *((f"{one[0]}{CROSS}{two[0]}", f"{one[1]}{CROSS}{two[1]}") for one, two in combinations(people, 2)))
+
+
+def scales_of(names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Signal -> its least value and its range."""
+    return {name: (signal_of(name).low, signal_of(name).high - signal_of(name).low) for name in names}
 
 
 def parts_of(labels: Mapping[str, str], groups: Mapping[str, str], by: Iterable[str]) -> tuple[Part, ...]:

@@ -12,7 +12,9 @@ faults       reason -> how many, such as {"duplicate": 3, "no such request": 1}:
 dry_run      true = rules note what they would do, and do nothing
 detectors    {"n": streams under watch, "method": text with the stated share of false alarms}
 models       [{"model", "n", "versions": [VERSION]}], busiest first
-  VERSION    {"version", "n", "last_s", "signals": [SIGNAL], "slices": [SLICE], "groups": [SLICE]}
+  VERSION    {"version", "n", "last_s", "signals": [SIGNAL], "slices": [SLICE], "groups": [SLICE],
+              "rates": [RATE], "missing": [{"by", "n", "n_all", "beyond"}]: requests of which an attribute was known,
+              "worst": the fields of watch.slices.Slice, surest first: kinds of requests shown to fare worse than all others}
   SIGNAL     {"signal", "text", "unit", "kind", "about", "worse",
               "all": LEVEL since the watch began, "hour": LEVEL of the last 60 minutes before at_s,
               "percentiles": {"p50", "p95", "p99"} since the watch began, or null,
@@ -22,6 +24,8 @@ models       [{"model", "n", "versions": [VERSION]}], busiest first
              for a category signal, levels and series are those of its most frequent label
   SLICE      {"by": "language" | "topic" ... | the attribute of a group, "of": its value, "n",
               "signals": signal -> LEVEL since the watch began}; `other` stands for all values beyond the most that are kept
+  RATE       the fields of watch.groups.GroupRow: a group against all others, with bounds that hold at every moment; at most 200, what is
+             shown first
 alarms       newest first, at most 100: the fields of core.watching.Alarm, and {"text": a sentence, "worse", "severity",
              "part_of": id of an alarm over all requests that tells the same change or "", "stands", "ended_s", "ended": why}
 actions      newest first, at most 100: the fields of core.watching.Action, and {"id", "model", "version"}
@@ -43,6 +47,8 @@ from trimtab.watch.watcher import ALL, Told, Version, Watched, Watcher, signal_c
 SCHEMA = "trimtab.live/1"
 SHOWN = 100
 """Alarms and actions, the newest."""
+MOST_RATES = 200
+FINDINGS = ("worse", "better", "different", "within", "cannot tell")
 
 
 def document(
@@ -101,6 +107,9 @@ def _version(watcher: Watcher, model: str, name: str, version: Version) -> dict[
         "signals": [_signal(signal_of(signal), one, watcher.at_s, standing.get(signal, [])) for signal, one in rows],
         "slices": [_slice(version, part) for part in parts if not part[0].startswith(GROUP)],
         "groups": [_slice(version, part) for part in parts if part[0].startswith(GROUP)],
+        "rates": to_plain(sorted(version.rates.rows(), key=lambda row: FINDINGS.index(row.finding))[:MOST_RATES]),
+        "missing": to_plain(version.rates.missing()),
+        "worst": to_plain(version.search.rows()),
     }
 
 

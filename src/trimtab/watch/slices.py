@@ -14,7 +14,7 @@ from typing import Any
 from trimtab.core.measurement import Interval
 from trimtab.core.watching import Observed, Signal
 from trimtab.watch.contrasts import Contrasts, Key
-from trimtab.watch.groups import Part, change, parts_of, shown
+from trimtab.watch.groups import Part, change, parts_of, scales_of, shown
 from trimtab.watch.rules import GROUP
 from trimtab.watch.signals import signal_of
 
@@ -51,6 +51,7 @@ class Slices:
     ) -> None:
         self.signals = tuple(name for name in signals if signal_of(name).worse != "both")
         self.by, self.most, self.least, self.risk = tuple(by), most, least, risk
+        self._scales = scales_of(self.signals)
         self._tables = {name: Contrasts(most) for name in self.signals}
 
     def take(self, item: Observed) -> None:
@@ -63,12 +64,11 @@ class Slices:
 
     def add(self, parts: Iterable[Part], name: str, value: float) -> None:
         """One value of a signal of a request in these parts; signals that are not searched are passed over."""
-        table = self._tables.get(name)
-        if table is None:
+        scale = self._scales.get(name)
+        if scale is None:
             return
-        signal = signal_of(name)
-        scaled = min(1.0, max(0.0, (value - signal.low) / (signal.high - signal.low)))
-        table.add(kinds_of(tuple(parts), self.by), scaled)
+        scaled = min(1.0, max(0.0, (value - scale[0]) / scale[1]))
+        self._tables[name].add(kinds_of(tuple(parts), self.by), scaled)
 
     def rows(self) -> list[Slice]:
         """Kinds shown to be worse, the surest first. A pair is named only where it is worse than each of its labels alone is."""

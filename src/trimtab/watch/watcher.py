@@ -6,7 +6,7 @@ counted as a fault.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -16,10 +16,12 @@ from trimtab.core.watching import Alarm, Late, Observed, Signal, SignalKind
 from trimtab.watch.budget import Share
 from trimtab.watch.detectors import Detector
 from trimtab.watch.envelope import OUTSIDE, Envelope, Outside
+from trimtab.watch.groups import GroupRates
 from trimtab.watch.join import Join
 from trimtab.watch.rules import GROUP, WatchRules, is_worse
 from trimtab.watch.signals import signal_of, signals
 from trimtab.watch.sketches import Quantiles
+from trimtab.watch.slices import Slices
 from trimtab.watch.tallies import OTHER, Recent, Tally, counted
 
 Slice = tuple[str, str]
@@ -87,13 +89,18 @@ class Told:
 
 @dataclass(kw_only=True)
 class Version:
-    """All that is known of one version of one model. sizes: requests by slice"""
+    """All that is known of one version of one model.
+
+    sizes: requests by slice; rates: of groups against the others; search: for what fares worst
+    """
 
     n: int = 0
     last_s: float = 0.0
     sizes: dict[Slice, int] = field(default_factory=dict)
     parts: dict[Slice, dict[str, Watched]] = field(default_factory=lambda: {ALL: {}})
     outside: Outside | None = None
+    rates: GroupRates = field(default_factory=GroupRates)
+    search: Slices = field(default_factory=Slices)
 
 
 class Watcher:
@@ -160,6 +167,7 @@ class Watcher:
         slices = self._slices(version, item.labels, item.groups)
         for one in slices:
             version.sizes[one] = version.sizes.get(one, 0) + 1
+        version.rates.count(slices)
         where = (item.model, item.version, version)
         for name, value in _values(item):
             yield from self._value(where, slices, name, value, at_s, item.request)
@@ -196,11 +204,14 @@ class Watcher:
         yield from self._value((request.model, request.version, version), slices, late.name, late.value, at_s, late.request)
 
     def _value(
-        self, where: tuple[str, str, Version], slices: Iterable[Slice], name: str, value: float | str, at_s: float, request: str
+        self, where: tuple[str, str, Version], slices: tuple[Slice, ...], name: str, value: float | str, at_s: float, request: str
     ) -> Iterator[Alarm]:
         """One value of one signal, to all requests and to the slices that the request is in."""
         model, version_name, version = where
         judged = name in self._sliced
+        if slices and not isinstance(value, str):
+            version.rates.add(slices, name, value)
+            version.search.add(slices, name, value)
         for part in (ALL, *slices):
             watched = version.parts[part].get(name)
             if watched is None:
@@ -363,6 +374,7 @@ class Watcher:
     def _version_of(self, name: str, state: Mapping[str, Any]) -> Version:
         version = Version(n=state["n"], last_s=state["last_s"])
         version.sizes = {(by, of): n for by, of, n in state["sizes"]}
+        version.rates, version.search = GroupRates.from_state(state["rates"]), Slices.from_state(state["search"])
         for by, of, rows in state["parts"]:
             version.parts[by, of] = {signal: self._watched_of(signal, (by, of), row) for signal, row in rows.items()}
         envelope = self.envelopes.get(name)
@@ -387,6 +399,8 @@ def _version_state(version: Version) -> dict[str, Any]:
         "sizes": [[by, of, n] for (by, of), n in version.sizes.items()],
         "parts": [[by, of, {name: _watched_state(one) for name, one in rows.items()}] for (by, of), rows in version.parts.items()],
         "outside": None if version.outside is None else version.outside.state(),
+        "rates": version.rates.state(),
+        "search": version.search.state(),
     }
 
 

@@ -132,16 +132,16 @@ def model_view(found: Description, page: int = 1) -> ModelView:
                 kind=line(row.kind),
                 n=str(row.n_layers),
                 params=count(row.n_params),
-                size=megabytes(row.size_bytes),
-                whole=megabytes(row.n_layers * row.size_bytes),
+                size=size_text(row.size_bytes),
+                whole=size_text(row.n_layers * row.size_bytes),
                 types=line(row.types),
-                parts=", ".join(f"{line(part)} {megabytes_like(n)}" for part, n in row.n_params_by_part.items()),
+                parts=", ".join(f"{line(part)} {params_text(n)}" for part, n in row.n_params_by_part.items()),
                 bar=round(BAR * row.n_layers * row.size_bytes / longest, 1),
             )
             for row in found.layers
         ),
         tensors=tuple(
-            (line(one.name), " × ".join(map(str, one.shape)), line(one.type_name), megabytes(one.size_bytes))
+            (line(one.name), " × ".join(map(str, one.shape)), line(one.type_name), size_text(one.size_bytes))
             for one in tensors[(page - 1) * TENSORS : page * TENSORS]
         ),
         page=page,
@@ -151,7 +151,12 @@ def model_view(found: Description, page: int = 1) -> ModelView:
     )
 
 
-def megabytes_like(n: float) -> str:
+def size_text(n_bytes: float) -> str:
+    """`2.3 kB`, from a million bytes on as megabytes."""
+    return f"{significant(n_bytes / 1e3)} kB" if n_bytes < 1e6 else megabytes(n_bytes)
+
+
+def params_text(n: float) -> str:
     """A number of parameters: `3.54 M`."""
     return f"{significant(n / 1e6)} M" if n >= 1e6 else f"{significant(n / 1e3)} k"
 

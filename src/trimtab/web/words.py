@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from trimtab.core.phrases import count, line, percent, significant, visible
+from trimtab.core.phrases import count, line, megabytes, percent, significant, visible
 from trimtab.decide.release_book import moment
 
 
@@ -36,6 +36,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "machine_time": machine_time,
     "short": short,
     "count": count,
+    "megabytes": megabytes,
     "percent": percent,
     "significant": significant,
     "line": line,

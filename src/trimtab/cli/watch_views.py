@@ -54,7 +54,7 @@ def report(live: Row) -> Iterator[RenderableType]:
 
 def head(live: Row) -> str:
     """`site.toml: 12,034 requests, 3 alarms stand`"""
-    standing = sum(row["stands"] for row in live["alarms"])
+    standing = sum(row["stands"] and not row["part_of"] for row in live["alarms"])
     stand = "no alarm stands" if not standing else f"{standing} alarm{' stands' if standing == 1 else 's stand'}"
     late = f" and {live['n_late']:,} answers, outcomes and probes of later" if live["n_late"] else ""
     return f"{live['site']}: {live['n_requests']:,} requests{late}, {stand}{' (dry run)' if live['dry_run'] else ''}"

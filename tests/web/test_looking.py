@@ -73,6 +73,10 @@ def test_files_of_a_run_are_shut_off(page: Any) -> None:
     assert policy.startswith("sandbox")
     assert "allow-scripts" not in policy
     assert "default-src 'none'" in policy
+    (run / "report.html").unlink()
+    (run / "report.html").symlink_to(run / "run.json")
+    assert page.get(f"/runs/{key_of(run)}/files/report.html").status_code == 400, "a link leads elsewhere"
+    (run / "report.html").unlink()
 
 
 def test_items_of_a_run_are_paged_and_filtered(page: Any) -> None:
@@ -135,6 +139,12 @@ def test_live_alarms_and_fairness(page: Any) -> None:
     fairness = text(page, "/fairness")
     assert "differs" in fairness
     assert "cannot tell" in fairness
+
+
+def test_programs_read_runs_and_live_traffic(page: Any) -> None:
+    rows = {row["name"]: row for row in page.get("/api/v1/runs").json()["runs"]}
+    assert rows["judged"]["verdict"] == "inconclusive"
+    assert [one["site"] for one in page.get("/api/v1/live").json()["sites"].values()] == ["site.toml"]
 
 
 def test_the_audit_log_is_searched(page: Any) -> None:

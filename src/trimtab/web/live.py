@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from trimtab.core.errors import TrimtabError
 from trimtab.flows.runs import load_run
+from trimtab.web.api import OBJECT, having
 from trimtab.web.fairness_view import certified_tables, operation_tables
 from trimtab.web.live_view import LiveView, live_files, live_view, read_live
-from trimtab.web.pages import EVERY_ROLE, Page, Visit, render
+from trimtab.web.pages import EVERY_ROLE, Page, Told, Visit, answer, render
 from trimtab.web.paging import asked
 from trimtab.web.runs_view import run_lines, runs_by_key
 
@@ -66,7 +67,18 @@ def _chosen(visit: Visit, documents: dict[str, dict[str, Any]]) -> str:
     return wanted if wanted in documents else next(iter(documents), "")
 
 
+def live_by_program(visit: Visit) -> Response:
+    return answer({"sites": _documents(visit)})
+
+
 ROUTES = (
+    Page(
+        path="/api/v1/live",
+        name="api-live",
+        roles=EVERY_ROLE,
+        handler=live_by_program,
+        told=Told(summary="What the watch last wrote, by site: documents of the schema trimtab.live/1.", gives=having(sites=OBJECT)),
+    ),
     Page(path="/live", name="live", roles=EVERY_ROLE, handler=live, nav="Live"),
     Page(path="/alarms", name="alarms", roles=EVERY_ROLE, handler=alarms, nav="Alarms"),
     Page(path="/fairness", name="fairness", roles=EVERY_ROLE, handler=fairness, nav="Fairness"),

@@ -1,31 +1,30 @@
 """What models are made of and what their tokens cost, and answers looked at closely."""
 
 import shlex
-from pathlib import Path
 
 from starlette.responses import Response
 
 from trimtab.core.errors import InputError, TrimtabError
-from trimtab.flows.runs import Run, load_run
 from trimtab.record.closely import closely_page
-from trimtab.web.models_view import closely_kept, described, model_view, read_closely, sources_of
+from trimtab.record.run import read_run
+from trimtab.web.models_view import Asked, closely_kept, described, model_view, read_closely, sources_of
 from trimtab.web.pages import EVERY_ROLE, Page, Visit, render
 from trimtab.web.paging import asked, asked_number, paging
 from trimtab.web.runs_view import runs_by_key
 
 
 def model_list(visit: Visit) -> Response:
-    runs = _runs(visit)
+    runs = _asked_of(visit)
     sources = sources_of(runs)
     command = _command(asked(visit, "model"), asked(visit, "beside"), asked(visit, "prompt"), asked(visit, "answer"))
     wanted = {name: asked(visit, name) for name in ("model", "beside", "prompt", "answer")}
-    kept = closely_kept(visit.desk.runs, _places(visit, runs))
+    kept = closely_kept(visit.desk.runs, [one.path for one in runs])
     return render(visit, "models.html", sources=sources, closely=kept, command=command, wanted=wanted)
 
 
 def one_model(visit: Visit) -> Response:
     key = visit.request.path_params["model"]
-    source = next((one for one in sources_of(_runs(visit)) if one.key == key), None)
+    source = next((one for one in sources_of(_asked_of(visit)) if one.key == key), None)
     if source is None:
         raise InputError("No run in the folders of runs was about such a model.")
     why, found, pages = "", None, None
@@ -38,27 +37,25 @@ def one_model(visit: Visit) -> Response:
 
 
 def one_closely(visit: Visit) -> Response:
-    runs = _runs(visit)
+    runs = _asked_of(visit)
     key = visit.request.path_params["answer"]
-    one = next((one for one in closely_kept(visit.desk.runs, _places(visit, runs)) if one.key == key), None)
+    one = next((one for one in closely_kept(visit.desk.runs, [one.path for one in runs]) if one.key == key), None)
     document = read_closely(one.path) if one else None
     if document is None:
         raise InputError("That answer is not kept any more; the page of models lists those that are.")
     return render(visit, "closely.html", page=closely_page(document))
 
 
-def _runs(visit: Visit) -> list[tuple[str, Run]]:
+def _asked_of(visit: Visit) -> list[Asked]:
+    """What every run was asked, newest first; of thousands of runs, nothing but run.json is read."""
     found = []
     for key, path in runs_by_key(visit.desk.runs).items():
         try:
-            found.append((key, load_run(path)))
-        except TrimtabError:
+            head = read_run(path)
+            found.append(Asked(key=key, path=path, inputs=dict(head["inputs"]), started=str(head["started"])))
+        except (TrimtabError, KeyError, TypeError, ValueError):
             continue  # the list of runs tells its reason
-    return sorted(found, key=lambda pair: str(pair[1].head["started"]), reverse=True)
-
-
-def _places(visit: Visit, runs: list[tuple[str, Run]]) -> list[Path]:
-    return [run.path for _, run in runs]
+    return sorted(found, key=lambda one: one.started, reverse=True)
 
 
 def _command(model: str, beside: str, prompt: str, answer: str) -> str:

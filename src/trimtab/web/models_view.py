@@ -12,7 +12,6 @@ from trimtab.core.files import digest_of
 from trimtab.core.phrases import count, line, megabytes, significant
 from trimtab.describe.card import card_rows
 from trimtab.flows.describe import Description, describe
-from trimtab.flows.runs import Run
 from trimtab.record.closely import PAGES
 from trimtab.web.runs_view import KEY_DIGITS
 
@@ -84,12 +83,22 @@ class Close:
     path: Path
 
 
-def sources_of(runs: Sequence[tuple[str, Run]]) -> list[Source]:
-    """Models that runs were about, the newest run first."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a run was asked. key: of its address"""
+
+    key: str
+    path: Path
+    inputs: Mapping[str, Any]
+    started: str
+
+
+def sources_of(runs: Sequence[Asked]) -> list[Source]:
+    """Models that runs were about, in the order of the runs."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for key, run in runs:
-        for spec in _specs(run.head["inputs"]):
-            found.setdefault(spec, []).append((key, line(run.path.name)))
+    for run in runs:
+        for spec in _specs(run.inputs):
+            found.setdefault(spec, []).append((run.key, line(run.path.name)))
     return [Source(key=digest_of(spec)[:KEY_DIGITS], spec=spec, runs=tuple(of)) for spec, of in found.items()]
 
 
@@ -99,6 +108,7 @@ def _specs(inputs: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(_bare(spec) for spec in named))
 
 
+@lru_cache(maxsize=4096)
 def _bare(spec: str) -> str:
     from trimtab.core.deployment import parse_spec
     from trimtab.engines.registry import engine_names

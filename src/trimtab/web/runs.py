@@ -5,10 +5,11 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from trimtab.core.errors import InputError
+from trimtab.core.files import to_plain
 from trimtab.flows.runs import diff_runs, load_run
-from trimtab.record.disk import sentences
+from trimtab.web.api import OBJECT, having, listed
 from trimtab.web.items_view import ORDERS, items_page, read_sides, texts_of
-from trimtab.web.pages import EVERY_ROLE, Page, Visit, render
+from trimtab.web.pages import EVERY_ROLE, Page, Told, Visit, answer, render
 from trimtab.web.paging import asked, asked_number, paging
 from trimtab.web.runs_view import (
     SHIPPED_FILES,
@@ -19,6 +20,7 @@ from trimtab.web.runs_view import (
     difference_rows,
     key_of,
     lock_text,
+    read_file,
     run_at,
     run_lines,
     told,
@@ -122,17 +124,27 @@ def two_runs(visit: Visit) -> Response:
 def run_file(visit: Visit) -> Response:
     """report.html or items.html of a run, shut off from the page."""
     path, name = run_at(visit.desk.runs, visit.request.path_params["run"]), visit.request.path_params["name"]
-    if name not in SHIPPED_FILES or not (path / name).is_file():
+    data = read_file(path / name) if name in SHIPPED_FILES else None
+    if data is None:
         raise InputError(f"This run has no {name!r} to show.")
-    with sentences(path / name, "read"):
-        data = (path / name).read_bytes()
     kind = f"{SHIPPED_FILES[name]}; charset=utf-8"
     return Response(
         data, media_type=kind, headers={"content-security-policy": SANDBOX, "content-disposition": f"inline; filename={quote(name)}"}
     )
 
 
+def listing_by_program(visit: Visit) -> Response:
+    return answer({"runs": to_plain(run_lines(visit.desk.runs))})
+
+
 ROUTES = (
+    Page(
+        path="/api/v1/runs",
+        name="api-runs",
+        roles=EVERY_ROLE,
+        handler=listing_by_program,
+        told=Told(summary="All runs, newest first: verdict, winner, speed with its interval as texts.", gives=having(runs=listed(OBJECT))),
+    ),
     Page(path="/runs", name="runs", roles=EVERY_ROLE, handler=run_list, nav="Runs"),
     Page(path="/runs/beside", name="runs_beside", roles=EVERY_ROLE, handler=two_runs),
     Page(path="/runs/{run}", name="run", roles=EVERY_ROLE, handler=one_run),

@@ -15,6 +15,8 @@ from trimtab.web.plots import without_styles
 
 Plain = Mapping[str, Any]
 KEY_DIGITS = 12
+MOST_BYTES = 32 * 2**20
+"""Of a file of a run that is shown."""
 VERDICTS = ("pass", "fail", "inconclusive")
 SHIPPED_FILES = {"report.html": "text/html", "items.html": "text/html"}
 """Files of a run that a browser may open, each in a sandbox of its own."""
@@ -196,11 +198,17 @@ def candidate_lines(run: Run) -> list[tuple[str, str, str]]:
 
 def lock_text(path: Path) -> str:
     """deploy.toml; empty if the run has none."""
-    lock = path / "deploy.toml"
+    return (read_file(path / "deploy.toml") or b"").decode(errors="replace")
+
+
+def read_file(path: Path) -> bytes | None:
+    """A file of a run, None where there is none: a link, or more than a page can show, is none. Runs may come from elsewhere."""
     try:
-        return lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else ""
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return None
+        return path.read_bytes()
     except OSError:
-        return ""
+        return None
 
 
 def difference_rows(found: Plain) -> dict[str, list[tuple[str, ...]]]:

@@ -1,9 +1,9 @@
 """Quality without labels: answers of the stable version, scored under it and under a version on trial, judged by the policy as they come.
 
 An answer's outcome is the mean log-probability of its tokens. Over answers drawn from the reference, the expected change (version on trial
-minus reference) is minus the Kullback-Leibler divergence from the reference to that version: never above zero, and zero only where both
-say the same. A gate's margin is on the loss of fit to text that neither wrote, which is at most that much where the reference is right and
-less where it is not; so the gate is stricter here than before release (docs/watch.md). Pure: scores and times are handed in.
+minus reference) is minus the Kullback-Leibler divergence from the reference to that version: never above zero, and zero only where both say
+the same. On text that neither wrote, a version that is merely different loses nothing; here it does. So the same margin is stricter here than
+before release (docs/live-quality.md). Pure: scores and times are handed in.
 """
 
 import dataclasses

@@ -26,6 +26,8 @@ Told = Callable[[Row], None]
 @option("--text-pct", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Of a log: how many texts are looked at.")
 @option("--rules", default="", help="What an alarm leads to: a name or a TOML file. [default: standard]")
 @option("--once", is_flag=True, help="Read what is there and end; the exit code is 1 if an alarm stands.")
+@option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the last days of SITE as a page to read, and end.")
+@option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="How far back a report goes.")
 @option("--dry-run", is_flag=True, help="Note what the rules would do, and do nothing.")
 @option("--admin-url", default="", help="Of the gateway's admin surface. [default: by admin_port of the site file]")
 @option("--ledger", default="", help="Where the release ledger is. [default: in TRIMTAB_HOME]")
@@ -41,6 +43,8 @@ def watch(
     text_pct: float,
     rules: str,
     once: bool,
+    report: Path | None,
+    days: int,
     dry_run: bool,
     admin_url: str,
     ledger: str,
@@ -54,12 +58,15 @@ def watch(
     \b
     trimtab watch site.toml
     trimtab watch site.toml --once --dry-run
+    trimtab watch site.toml --report week.html
     trimtab watch --logs traffic.jsonl.gz --baseline last-month.jsonl.gz
     """
     from trimtab.cli.output import emit
-    from trimtab.cli.watch_views import report
+    from trimtab.cli.watch_views import report as shown_report
 
-    _check(site, logs, baseline, by_version)
+    _check(site, logs, baseline, by_version, report)
+    if report is not None and site is not None:
+        return _write_report(common, site, report, days, ledger)
     logging.basicConfig(level=logging.INFO if common.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     state.resume = "Run the same command to go on." if logs is None else "Nothing was kept; run the same command again."
     with _stopped_by_sigterm() as stop, _shown(common, once=once or logs is not None) as (on_alarm, on_action, on_live):
@@ -87,15 +94,29 @@ def watch(
                 on_live=on_live,
             )
     if once or logs is not None:
-        emit(common, live, report(live))
+        emit(common, live, shown_report(live))
         return EXIT_FAILED if any(row["stands"] for row in live["alarms"]) else EXIT_PASSED
     return EXIT_PASSED
 
 
-def _check(site: Path | None, logs: Path | None, baseline: str, by_version: bool) -> None:
+def _write_report(common: Common, site: Path, out: Path, days: int, ledger: str) -> int:
+    from rich.text import Text
+
+    from trimtab.cli.output import emit
+    from trimtab.flows.watch_report import write_report
+
+    document = write_report(site, out=out, days=days, ledger=ledger)
+    told = f"{out}: {len(document['alarms'])} alarms, {len(document['actions'])} actions, {len(document['incidents'])} incidents."
+    emit(common, document, [Text(told)])
+    return EXIT_PASSED
+
+
+def _check(site: Path | None, logs: Path | None, baseline: str, by_version: bool, report: Path | None) -> None:
     """Raises click.UsageError for options that do not go together."""
     if (site is None) == (logs is None):
         raise click.UsageError("Give a site file, or a log with --logs: one of them.")
+    if logs is not None and report is not None:
+        raise click.UsageError("--report is for a site under watch; a log's alarms are told at its end.")
     if logs is None and (baseline or by_version):
         raise click.UsageError("--baseline and --by-version are for --logs.")
 

@@ -65,7 +65,7 @@ class LiveQuality:
     def __init__(self, folder: Path, read_site: Callable[[], Site], site_folder: Path, *, policy: str = "", offline: bool = False) -> None:
         self._folder, self._read_site, self._site_folder = folder, read_site, site_folder
         self._policy, self._offline = policy, offline
-        self._pairs: dict[tuple[str, str, str], Pair | str] = {}
+        self._pairs: dict[str, Pair | str] = {}
         self._states: dict[str, dict[str, Any]] = _read_states(folder / "quality.json")
         self._told = {key for key, state in self._states.items() if state.get("told")}
         self._summaries: dict[str, dict[str, Any]] = {}
@@ -148,7 +148,10 @@ class LiveQuality:
         batch = [one for one in waiting if (one.model, one.stable, one.candidate) == key][:BATCH_MOST]
         if len(batch) < BATCH_LEAST and now_s - first.at_s < BATCH_WAIT_S:
             return False
-        pair = await self._pair(*key)
+        try:
+            pair = await self._pair(*key)
+        except TrimtabError as error:
+            return self._later(f"the site's file cannot be read: {error}")
         if isinstance(pair, str):
             self._drop(batch)
             return True
@@ -157,12 +160,16 @@ class LiveQuality:
             try:
                 scored = await self._scored(pair, wanted)
             except (TrimtabError, TimeoutError) as error:
-                self._problem(f"answers of {first.stable} cannot be scored under the reference: {error or 'it took too long'}")
-                self._retry_s = time.monotonic() + RETRY_S
-                return False
+                return self._later(f"answers of {first.stable} cannot be scored under the reference: {error or 'it took too long'}")
             self._judge(pair.trial, scored)
         self._drop(batch)
         return True
+
+    def _later(self, problem: str) -> bool:
+        """Nothing was done; it is tried again."""
+        self._problem(problem)
+        self._retry_s = time.monotonic() + RETRY_S
+        return False
 
     def _judge(self, trial: Trial, scored: Sequence[Scored]) -> None:
         alarm = trial.take(scored, time.time())
@@ -204,36 +211,35 @@ class LiveQuality:
     # Trials
 
     async def _pair(self, model: str, stable: str, candidate: str) -> Pair | str:
-        key = (model, stable, candidate)
+        """Who is compared, as the site's file says now; a sentence where nobody can be. Raises TrimtabError for the file."""
+        site = await asyncio.to_thread(self._read_site)
+        served = site.model_called(model)
+        found = {one.id: one for one in served.versions} if served is not None else {}
+        locks = [one for one in (found.get(stable), found.get(candidate)) if one is not None and one.lock]
+        if len(locks) < 2:
+            return f"{stable} and {candidate} are not both locks of {model} in the site's file."
+        before, after = locks
+        versions = Versions(model=model, stable=stable, candidate=candidate)
+        key = digest_of([versions, before.content_sha256, after.content_sha256, site.quality_reference])
         if key not in self._pairs:
             try:
-                self._pairs[key] = await self._made(model, stable, candidate)
+                self._pairs[key] = await self._made(versions, self._site_folder / before.lock, self._site_folder / after.lock, site)
             except TrimtabError as error:
                 self._pairs[key] = str(error)
                 self._problem(f"{candidate} is not judged by live answers: {error}")
         return self._pairs[key]
 
-    async def _made(self, model: str, stable: str, candidate: str) -> Pair:
-        site = await asyncio.to_thread(self._read_site)
-        served = site.model_called(model)
-        locks = {one.id: one.lock for one in served.versions} if served is not None else {}
-        if not locks.get(stable) or not locks.get(candidate):
-            raise InputError(f"{stable} and {candidate} are not both locks of {model} in the site's file.")
-        before = await prepare_lock(self._site_folder / locks[stable], offline=self._offline)
-        after = await prepare_lock(self._site_folder / locks[candidate], offline=self._offline)
-        path = self._site_folder / locks[stable]
+    async def _made(self, versions: Versions, stable: Path, candidate: Path, site: Site) -> Pair:
+        before = await prepare_lock(stable, offline=self._offline)
+        after = await prepare_lock(candidate, offline=self._offline)
         by_lock = site.quality_reference == "lock-reference"
-        reference = await _lock_reference(before, path, offline=self._offline) if by_lock else before.candidate
-        policy = policy_of(self._policy, before.lock, read_beside(path.parent, before.lock)[0])
-        versions = Versions(
-            model=model,
-            stable=stable,
-            candidate=candidate,
-            identity=digest_of([reference.deployment.digest, after.candidate.deployment.digest]),
-        )
-        words = f"{stable}'s own reference, {reference.id}" if by_lock else f"{stable}, which answered"
+        reference = await _lock_reference(before, stable, offline=self._offline) if by_lock else before.candidate
+        policy = policy_of(self._policy, before.lock, read_beside(stable.parent, before.lock)[0])
+        identity = digest_of([reference.deployment.digest, after.candidate.deployment.digest])
+        words = f"{versions.stable}'s own reference, {reference.id}" if by_lock else f"{versions.stable}, which answered"
         noise = noise_variants(reference, None, os.cpu_count() or 1)[NOISE]
-        return Pair(reference=reference, noise=noise, candidate=after.candidate, trial=self._trial(versions, policy, words))
+        trial = self._trial(dataclasses.replace(versions, identity=identity), policy, words)
+        return Pair(reference=reference, noise=noise, candidate=after.candidate, trial=trial)
 
     def _trial(self, versions: Versions, policy: Policy, reference: str) -> Trial:
         state = self._states.get(versions.id)
@@ -246,7 +252,10 @@ class LiveQuality:
 
     async def _resume(self, versions: Mapping[str, Any]) -> None:
         """Tell an alarm again that a kill may have come before."""
-        pair = await self._pair(versions["model"], versions["stable"], versions["candidate"])
+        try:
+            pair: Pair | str = await self._pair(versions["model"], versions["stable"], versions["candidate"])
+        except TrimtabError as error:
+            pair = str(error)
         if not isinstance(pair, str) and pair.trial.alarm is not None:
             with self._lock:
                 self._summaries[pair.trial.versions.id] = pair.trial.summary()

@@ -217,3 +217,38 @@ def test_known_questions_are_watched_by_version_and_are_no_requests():
     assert watcher.n_requests == 0
     assert [(alarm.signal, alarm.version) for alarm in alarms] == [("probe_right", "m@1")]
     assert alarms[0].change.value < -0.3
+
+
+def beside(n, *, often, seed=4):
+    """A version that answers, alone at first, and one beside it that fails as `often` says from its first request on."""
+    draw = random.Random(seed)
+    for i in range(n):
+        new = i >= 500 and draw.random() < 0.2
+        failed = draw.random() < (often if new else 0.02)
+        name = "chat@next" if new else "chat@stable"
+        yield Observed(
+            request=f"r{i}", at_s=START_S + i, model="chat", version=name, flags={"error": failed, "refused": draw.random() < 0.05}
+        )
+
+
+def test_a_version_that_is_worse_from_its_first_request_on_is_told_beside_the_other():
+    items = list(beside(4000, often=0.2))
+    watcher, alarms = fed(items)
+    (found,) = alarms
+    assert (found.version, found.signal) == ("chat@next", "error")
+    assert found.change.low > 0
+    assert found.before.n > found.after.n >= 16
+    assert all(watcher.versions["chat", "chat@next"].n and name.startswith("r") for name in found.examples)
+    (row,) = shown(watcher)["alarms"]
+    assert row["stands"]
+    assert "chat@next: ended in an error of the server is at" in row["text"]
+    assert "that of chat@stable at" in row["text"]
+    kept, _ = fed(items[:1500])
+    resumed, more = fed(items[1500:], Watcher.from_state(json.loads(json.dumps(kept.state())), RULES, envelopes={"chat@next": ENVELOPE}))
+    assert [*_, *more] == alarms
+    assert without(resumed.state(), "sketch") == without(watcher.state(), "sketch")
+
+
+def test_a_version_that_is_as_good_is_not_told():
+    for seed in range(3):
+        assert fed(beside(3000, often=0.02, seed=seed))[1] == []

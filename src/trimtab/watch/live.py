@@ -42,6 +42,7 @@ from trimtab.core.watching import Alarm, Signal
 from trimtab.watch.rules import GROUP, is_worse, severity_of
 from trimtab.watch.signals import signal_of, signals
 from trimtab.watch.tallies import plain_level
+from trimtab.watch.trial import held_against
 from trimtab.watch.watcher import ALL, Told, Version, Watched, Watcher, signal_called
 
 SCHEMA = "trimtab.live/1"
@@ -159,6 +160,10 @@ def sentence(alarm: Alarm, signal: Signal) -> str:
     if alarm.change.low is not None and alarm.change.high is not None:
         change += f", 95 %: {shown(alarm.change.low, signal, bare=True)} to {shown(alarm.change.high, signal, bare=True)}"
     version = alarm.version or alarm.model or "all requests"
+    other = held_against(alarm.method)
+    if other:
+        level, theirs = shown(alarm.after.value, signal), shown(alarm.before.value, signal)
+        return f"{version}: {what} is at {level}, that of {other} at {theirs} ({change}) since {moment(alarm.since_s)}"
     levels = f"{shown(alarm.before.value, signal, bare=share)} to {shown(alarm.after.value, signal)}"
     return f"{version}{where}: {what} went from {levels} ({change}) since {moment(alarm.since_s)}"
 

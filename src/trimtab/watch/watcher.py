@@ -23,6 +23,7 @@ from trimtab.watch.signals import signal_of, signals
 from trimtab.watch.sketches import Quantiles
 from trimtab.watch.slices import Slices
 from trimtab.watch.tallies import OTHER, Recent, Tally, counted
+from trimtab.watch.trial import Trial
 
 Slice = tuple[str, str]
 """(by, of): ("language", "de") or ("group:sex", "female"); ("", "") = all requests."""
@@ -38,6 +39,7 @@ BACK_N = 256
 BACK_Z = 2.58
 STANDS_S = 7 * 86400.0
 AHEAD_S = 300.0
+BESIDE_S = 3600.0
 AHEAD, DUPLICATE, NO_REQUEST = "clock ahead of this machine's", "duplicate", "no such request"
 
 
@@ -118,6 +120,7 @@ class Watcher:
         self.n_requests = self.n_late = 0
         self.started_s = self.at_s = 0.0
         self._join = Join()
+        self._trials: dict[str, Trial] = {}
         self._own_names: set[str] = set()
         self._sliced = frozenset(rules.slices.signals)
 
@@ -156,7 +159,7 @@ class Watcher:
         if item.request and self._join.knows(item.request):
             self.fault(DUPLICATE)
             return
-        version = self._version(item.model, item.version)
+        version = self._version(item.model, item.version, at_s)
         if version is None:
             return
         self.n_requests += 1
@@ -212,6 +215,11 @@ class Watcher:
         if slices and not isinstance(value, str):
             version.rates.add(slices, name, value)
             version.search.add(slices, name, value)
+        trial = self._trials.get(model)
+        if trial is not None and not isinstance(value, str):
+            alarm = trial.take(model, version_name, signal_of(name), value, at_s, request)
+            if alarm is not None:
+                yield alarm
         for part in (ALL, *slices):
             watched = version.parts[part].get(name)
             if watched is None:
@@ -256,13 +264,22 @@ class Watcher:
 
     # Where a request belongs
 
-    def _version(self, model: str, name: str) -> Version | None:
+    def _on_trial(self, model: str, name: str, at_s: float) -> None:
+        """A version that is seen for the first time is held against the busiest one that had traffic within the hour."""
+        others = [(one.n, other) for (whose, other), one in self.versions.items() if whose == model and other != name]
+        busy = [(n, other) for n, other in others if n and at_s - self.versions[model, other].last_s < BESIDE_S]
+        if busy:
+            self._trials[model] = Trial(max(busy)[1], name, at_s, len(signals()) + OWN_NAMES)
+
+    def _version(self, model: str, name: str, at_s: float | None = None) -> Version | None:
         found = self.versions.get((model, name))
         if found is None:
             if len(self.versions) >= VERSIONS:
                 self.fault("versions: too many to watch")
                 return None
             found = self.versions[model, name] = Version()
+            if at_s is not None:
+                self._on_trial(model, name, at_s)
             envelope = self.envelopes.get(name)
             if envelope is not None:
                 found.outside = Outside(envelope, self.rules.outside_share)
@@ -351,6 +368,7 @@ class Watcher:
             "versions": [[model, name, _version_state(version)] for (model, name), version in self.versions.items()],
             "alarms": [{**vars(told), "alarm": asdict(told.alarm), "back": told.back.state()} for told in self.alarms.values()],
             "join": self._join.state(),
+            "trials": {model: trial.state() for model, trial in self._trials.items()},
             "own_names": sorted(self._own_names),
         }
 
@@ -369,6 +387,8 @@ class Watcher:
             told = Told(**{**one, "alarm": alarm, "back": Tally(int(n), total, squares)})
             made.alarms[alarm.id] = told
         made._join = Join.from_state(state["join"])
+        n_signals = len(signals()) + OWN_NAMES
+        made._trials = {model: Trial.from_state(one, n_signals) for model, one in state.get("trials", {}).items()}
         return made
 
     def _version_of(self, name: str, state: Mapping[str, Any]) -> Version:

@@ -177,7 +177,7 @@ def served(filled: Place) -> Iterator[Place]:
     while not server.started:
         time.sleep(0.02)
     yield Place(home=filled.home, runs=filled.runs, port=port, app=app)
-    server.should_exit = True
+    server.should_exit = server.force_exit = True
     thread.join(5)
 
 
@@ -194,12 +194,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def visitor(browser: Any, served: Place) -> Iterator[Callable[..., Any]]:
+def signed_in() -> dict[str, Any]:
+    """Cookies of whoever has signed in, by name."""
+    return {}
+
+
+@pytest.fixture
+def visitor(browser: Any, served: Place, signed_in: dict[str, Any]) -> Iterator[Callable[..., Any]]:
     """visitor("alice", width=360, scheme="dark"): a browser page of somebody who is signed in by the form; "" = nobody.
 
     Sessions are kept: whoever comes again is still signed in.
     """
-    states: dict[str, Any] = {}
+    states = signed_in
     contexts: list[Any] = []
 
     def enter(name: str = "", *, width: int = 1280, height: int = 900, scheme: str = "light", fresh: bool = False, **more: Any) -> Any:

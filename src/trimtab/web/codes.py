@@ -51,7 +51,10 @@ def make_code(home: Path, person: Person, *, ledger: str, port: int, now_s: floa
 
 
 def code_here(*, by: str, port: int, ledger: str) -> tuple[str, str]:
-    """Who signs in and the code for it, by the key under TRIMTAB_HOME. by: empty = the only one there is. Raises InputError, MissingError."""
+    """Who signs in and the code for it, by the key under TRIMTAB_HOME. by: empty = the only one there is.
+
+    Raises InputError, MissingError.
+    """
     with opened_ledger(ledger, must_exist=True) as opened:
         book, ledger_id = read_book(opened.entries()), opened.id
     name = who(book, by)

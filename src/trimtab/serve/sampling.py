@@ -77,8 +77,7 @@ class Sampler:
 
     def begin(self, model: ServedModel, parsed: Parsed, journey: Journey) -> Begun | None:
         """What to keep of a request, None for most. Only what two locks can be compared on is kept."""
-        candidate = on_trial(model)
-        if self.pct <= 0.0 or not candidate or journey.version != model.rollout.stable or journey.adapter is not None:
+        if self.pct <= 0.0 or not (candidate := on_trial(model)) or journey.version != model.rollout.stable or journey.adapter is not None:
             return None
         if not _drawn(journey.id, self.pct) or not _is_plain(parsed):
             return None

@@ -63,6 +63,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_release_becomes_a_run_and_a_version_that_an_alias_points_at(run: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = push(run, to=to, name="support-chat", version="3", aliases=["production"])
     assert not (run.parent / "mlflow.db").exists(), "the working directory has MLflow's default store"

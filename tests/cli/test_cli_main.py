@@ -233,6 +233,7 @@ def test_progress_goes_to_stderr_and_quiet_is_quiet(flow: Callable[[str, Flow], 
     assert "too soon" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_changes_nothing() -> None:
     script = f"""
 import sys, types

@@ -52,6 +52,7 @@ def test_fp16_products_are_cached_and_named(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.xml"))
 
 
+@pytest.mark.slow
 def test_the_reader_moves_q4_1_weights_and_exact_does_not(tmp_path: Path) -> None:
     """The finding in small: against 16-bit floats of the same weights, exact zero points leave a tenth of the error or less."""
     source = tiny(tmp_path, "Q4_1")
@@ -71,6 +72,7 @@ def test_q8_0_is_near_and_small(tmp_path: Path) -> None:
     assert (eight.path / "openvino_model.bin").stat().st_size < 0.7 * (sixteen.path / "openvino_model.bin").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{"mode": "int8_asym"}, {"mode": "int4_asym", "group_size": 32}], ids=lambda found: found["mode"])
 def test_the_same_weights_have_the_same_digest_whatever_was_built_before(tmp_path: Path, parameters: dict[str, object]) -> None:
     """A lock names the digest. The second build finds the fp16 directory that the first one made, and OpenVINO has counted on meanwhile."""
@@ -189,6 +191,7 @@ def test_nncf_gives_named_weights_their_own_type(tmp_path: Path) -> None:
     assert {kind for name, kind in packed_types(plain.path).items() if "down_proj" in name} == {"i8"}
 
 
+@pytest.mark.slow
 def test_the_reader_gets_the_file_with_its_changed_weights(tmp_path: Path) -> None:
     source = tiny(tmp_path, "Q4_1")
     cache = tmp_path / "cache"

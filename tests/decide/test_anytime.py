@@ -44,6 +44,7 @@ def test_bounds_are_those_of_the_sequence_so_far() -> None:
         mean_bounds([0.2, 1.5], low=0.0, high=1.0, alpha=0.05)
 
 
+@pytest.mark.slow
 def test_peeking_after_every_item_keeps_the_error_where_planned_intervals_do_not() -> None:
     """The bounds hold all looks so far, so a pass at any look is still one at the last."""
     rng = np.random.default_rng(11)
@@ -57,6 +58,7 @@ def test_peeking_after_every_item_keeps_the_error_where_planned_intervals_do_not
     assert naive / runs > 2 * LEVEL.alpha  # what the bounds are for
 
 
+@pytest.mark.slow
 def test_a_pass_at_one_look_stays_and_the_price_is_known() -> None:
     rng = np.random.default_rng(12)
     firsts, planned = [], []

@@ -79,6 +79,7 @@ def test_the_joint_decision_needs_its_control(made: SimpleNamespace) -> None:
         decide(dataclasses.replace(policy, gates=(dataclasses.replace(SPEC, suite=""),)), evidence)
 
 
+@pytest.mark.slow
 def test_error_rates(made: SimpleNamespace) -> None:
     """At the margin at most the nominal share passes; an equal candidate passes as often as was predicted."""
     spec = dataclasses.replace(SPEC, min_clusters=10)

@@ -135,6 +135,7 @@ def test_many_groups_are_judged_as_each_pair_would_be_by_itself() -> None:
     assert max(-result.worst.low, result.worst.high) == max(found.reach)
 
 
+@pytest.mark.slow
 def test_a_gate_that_searches_seldom_fails_equal_groups() -> None:
     random = np.random.default_rng(3)
     rules, gate = policy(min_group=5), spec(max_gap=0.001)

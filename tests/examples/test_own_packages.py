@@ -97,6 +97,7 @@ def test_the_suite_loads_by_name_and_can_be_scored():
         load_suite("unitz")
 
 
+@pytest.mark.slow
 def test_the_guard_passes_the_contract_tests_that_it_ships(examples):
     said = python("-m", "pytest", "-p", "no:cacheprovider", examples / "own_guard", cwd=examples.parent)
     assert "passed" in said

@@ -67,6 +67,7 @@ def test_a_server_is_no_worse_than_itself(tmp_path):
     assert "openai:" in render_report(decision)
 
 
+@pytest.mark.slow
 def test_other_answers_of_an_unscored_server_cannot_be_told_from_worse_ones(tmp_path):
     with FakeServer() as a, FakeServer(drift=0.5) as b:
         decision = run(tmp_path, a, b)
@@ -74,6 +75,7 @@ def test_other_answers_of_an_unscored_server_cannot_be_told_from_worse_ones(tmp_
     assert "whether it is worse cannot be told" in decision["reasons"][0]
 
 
+@pytest.mark.slow
 def test_a_scoring_reference_tells_other_answers_from_worse_ones(tmp_path):
     with FakeServer(prompt_scores=True) as a, FakeServer(drift=0.5) as other, FakeServer(damage=0.3) as worse:
         fine = run(tmp_path, a, other, out=tmp_path / "fine")
@@ -86,6 +88,7 @@ def test_a_scoring_reference_tells_other_answers_from_worse_ones(tmp_path):
     assert gate(bad, "surprise")["positive_control"]["caught"]
 
 
+@pytest.mark.slow
 def test_texts_are_scored_where_both_sides_can(tmp_path, texts):
     with FakeServer(scores=True) as a, FakeServer(prompt_scores=True) as b, FakeServer() as silent:
         both = run(tmp_path, a, b, suites=[texts], out=tmp_path / "both")
@@ -97,6 +100,7 @@ def test_texts_are_scored_where_both_sides_can(tmp_path, texts):
     assert any(row["what"] == "gate text" and "gives no log-probabilities" in row["why"] for row in one["skipped"])
 
 
+@pytest.mark.slow
 def test_a_reference_that_does_not_repeat_itself_lifts_the_noise_floor(tmp_path):
     with FakeServer(noise=0.9) as a, FakeServer(noise=0.9) as b:
         decision = run(tmp_path, a, b)
@@ -121,6 +125,7 @@ def test_a_fault_fails_the_gate_that_is_for_it(tmp_path, answer, name):
     assert gate(decision, name)["verdict"] == "fail"
 
 
+@pytest.mark.slow
 def test_answers_that_are_no_json_where_json_was_asked_for(tmp_path):
     def sound(messages):
         return json.dumps({"case": messages[-1]["content"][-20:], "words": walk(str(messages), 12)})
@@ -138,6 +143,7 @@ def test_a_few_prompts_cannot_tell(tmp_path):
     assert any("are needed" in reason for reason in decision["reasons"])
 
 
+@pytest.mark.slow
 def test_requests_without_an_answer_stay_in_the_count(tmp_path):
     faults = [None] * 12 + ["400", None] * 6
     with FakeServer() as a, FakeServer(faults=faults) as b:
@@ -147,6 +153,7 @@ def test_requests_without_an_answer_stay_in_the_count(tmp_path):
     assert gate(decision, "sound")["n"] == N - 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changed", "said"), [(("m", "f2"), "f2"), (("m-tuned", "f1"), "m-tuned")])
 def test_a_model_that_changes_in_the_middle_makes_it_inconclusive(tmp_path, changed, said):
     with FakeServer(fingerprint="f1") as a, FakeServer(fingerprint="f1", changes_after=30, changed=changed) as b:
@@ -158,6 +165,7 @@ def test_a_model_that_changes_in_the_middle_makes_it_inconclusive(tmp_path, chan
     assert said in decision["reasons"][0]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_taken_off_the_list_is_noticed(tmp_path):
     with FakeServer(models=("m", "n")) as a, FakeServer() as b:
         n_asked = 0
@@ -174,6 +182,7 @@ def test_a_model_that_is_taken_off_the_list_is_noticed(tmp_path):
     assert decision["verdict"] == "inconclusive"
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on_and_a_finished_one_is_asked_anew(tmp_path, monkeypatch):
     with FakeServer() as a, FakeServer() as b:
         asked = 0
@@ -207,6 +216,7 @@ def test_how_long_answers_are_kept_for():
     assert sitting(done, soon) != sitting(done, soon + timedelta(seconds=1))
 
 
+@pytest.mark.slow
 def test_both_are_timed_in_turns_with_fresh_prompts(tmp_path):
     with FakeServer(gap_s=0.004, delay_s=0.02) as a, FakeServer(gap_s=0.002, delay_s=0.01) as b:
         decision = run(tmp_path, a, b, n=24, timing=True)
@@ -225,6 +235,7 @@ def test_both_are_timed_in_turns_with_fresh_prompts(tmp_path):
     assert "network" in decision["candidates"][0]["measurement"]["conditions"]["where"]
 
 
+@pytest.mark.slow
 def test_a_server_asked_one_at_a_time_is_not_timed_with_four(tmp_path):
     with FakeServer() as a, FakeServer() as b:
         decision = compare(
@@ -237,6 +248,7 @@ def test_a_server_asked_one_at_a_time_is_not_timed_with_four(tmp_path):
     assert any("at most 1 at once" in row["why"] for row in decision["skipped"])
 
 
+@pytest.mark.slow
 def test_rate_limits_are_lived_with(tmp_path):
     with FakeServer(faults=["429", None, "503", None] * 20, retry_after="0.01") as a, FakeServer() as b:
         decision = run(tmp_path, a, b)
@@ -266,6 +278,7 @@ def test_nothing_there_and_wrong_input(tmp_path):
         compare(f"openai:{url}#m", f"openai:{url}#m", out=tmp_path / "e")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prompts = write_prompts(tmp_path / "mine.jsonl")

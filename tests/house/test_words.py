@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.is_file() and path.suffix not in BINARY and path.name not in {"LICENSE", Path(__file__).name}]
 
 
+@cache
+def parsed() -> list[tuple[Path, list[ast.AST]]]:
+    """Every file of the package with the nodes of its tree, read once for all tests."""
+    return [(path, list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))) for path in SOURCE.rglob("*.py")]
+
+
+@cache
+def calls() -> list[tuple[str, str]]:
+    """Every call in the package: where, and what is called."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func))
+        for path, nodes in parsed()
+        for node in nodes
+        if isinstance(node, ast.Call)
+    ]
+
+
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_words_that_do_not_belong(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
@@ -45,21 +63,18 @@ def test_words_that_do_not_belong(what: str) -> None:
 
 
 def test_no_utils_and_no_managers() -> None:
-    for path in SOURCE.rglob("*.py"):
+    for path, nodes in parsed():
         assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.relative_to(SOURCE).parts}, (
             path
         )
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes:
             if isinstance(node, ast.ClassDef):
                 assert not node.name.endswith(("Manager", "Helper", "Utils")), f"{path.name}: {node.name}"
 
 
 @pytest.mark.parametrize("call", ["eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "os.system"])
 def test_nothing_executes_what_it_reads(call: str) -> None:
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) != call, f"{path.relative_to(ROOT)}:{node.lineno}"
+    assert [where for where, what in calls() if what == call] == []
 
 
 def test_files_stay_readable() -> None:

@@ -128,6 +128,7 @@ def queue(load_share: float, n: int, seed: int):
     return False
 
 
+@pytest.mark.slow
 def test_overload_is_called_where_it_is_and_nowhere_else():
     """As many requests as a point of a search for capacity has."""
     assert sum(queue(2.0, 100, seed) for seed in range(20)) >= 19

@@ -215,6 +215,7 @@ def test_words_of_a_denied_topic_are_told_as_people_say_it():
         assert "topics:" not in told, name
 
 
+@pytest.mark.slow
 def test_same_facts_same_bytes_also_in_another_process():
     first = card_files(facts())
     assert set(first) == {"README.md", "bom.cdx.json", "card.html", "technical-file.md"}

@@ -202,6 +202,7 @@ TAMPERINGS: list[Callable[[Rows, random.Random], Tampered]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_thousand_tamperings_are_found_and_named(tmp_path: Path) -> None:
     home, folder = written(tmp_path, n=24)
     kept = anchor_of(home, folder)

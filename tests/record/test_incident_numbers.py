@@ -9,6 +9,7 @@ from trimtab.flows.incident import list_incidents, open_incident, update_inciden
 from trimtab.flows.people import add_person
 
 
+@pytest.mark.slow
 def test_many_at_once_get_numbers_without_gaps(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
     add_person("alice", ledger=ledger_url)

@@ -228,6 +228,7 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
+@pytest.mark.slow
 def test_sixteen_writers_take_turns(ledger_url: str, home: Path) -> None:
     Ledger.open(ledger_url, home=home).close()
 

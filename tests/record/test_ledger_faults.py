@@ -276,6 +276,7 @@ def mortal(postgres: Server) -> Iterator[Server]:
     postgres.start()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_loses_nothing(mortal: Server, tmp_path: Path) -> None:
     url = mortal.url(mortal.new_database())
     with Ledger.open(url, home=tmp_path) as ledger:

@@ -139,6 +139,7 @@ class Load:
 # Clients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_client_that_reads_nothing_holds_nobody_up_and_is_cut(gateway: Start, is_stream: bool) -> None:
     """8 MB of an answer, a small receive buffer, and nobody who reads."""
@@ -191,6 +192,7 @@ def test_ten_thousand_idle_connections_and_one_that_asks(gateway: Start) -> None
         assert running.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_connections_that_ask_nothing_are_closed(gateway: Start) -> None:
     """One that says nothing, one whose head never ends, one that trickles behind an answer; not one whose answer is long in coming."""
     with FakeServer(delay_s=3.0) as server:
@@ -221,6 +223,7 @@ def test_more_connections_than_files_do_not_end_it(gateway: Start) -> None:
         running.end()
 
 
+@pytest.mark.slow
 def test_a_prompt_of_a_megabyte(gateway: Start) -> None:
     guards = '[[models.guards]]\nname = "unicode"\nside = "in"\non_hit = "flag"\n'
     with FakeServer() as server:
@@ -269,6 +272,7 @@ def test_malformed_requests_are_refused_one_by_one(gateway: Start) -> None:
     assert silent <= {"head without end", "many headers"}, "a reset may outrun the answer to a client that still sends"
 
 
+@pytest.mark.slow
 def test_a_server_behind_that_counts_without_a_sum_still_gives_responses(gateway: Start) -> None:
     with FakeServer(answer=lambda messages: "the sea was calm", counts=True) as server:
         running = gateway(site(server))
@@ -284,6 +288,7 @@ def test_a_server_behind_that_counts_without_a_sum_still_gives_responses(gateway
     assert last.response.usage.total_tokens == 12
 
 
+@pytest.mark.slow
 def test_chunked_bodies_are_read(gateway: Start) -> None:
     body = json.dumps({"model": "chat", "messages": ASK}).encode()
     chunks = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(body[at : at + 7]), body[at : at + 7]) for at in range(0, len(body), 7))
@@ -293,6 +298,7 @@ def test_chunked_bodies_are_read(gateway: Start) -> None:
         running.end()
 
 
+@pytest.mark.slow
 def test_a_body_that_never_ends_gets_408_and_its_connection_goes(gateway: Start) -> None:
     with FakeServer() as server:
         limits = "from trimtab.serve import connections, app; app.BODY_S = 0.5; connections.IDLE_S = 1.0; app.LOOK_EVERY = 2"
@@ -307,6 +313,7 @@ def test_a_body_that_never_ends_gets_408_and_its_connection_goes(gateway: Start)
         running.end()
 
 
+@pytest.mark.slow
 def test_a_request_that_lasts_too_long_ends_with_that_reason(gateway: Start) -> None:
     with FakeServer(gap_s=0.3) as server:
         running = gateway(site(server, head="request_s = 1"))
@@ -322,6 +329,7 @@ def test_a_request_that_lasts_too_long_ends_with_that_reason(gateway: Start) -> 
     assert [(one["status"], one["error"]) for one in records(running.home) if one["event"] == "ended"] == [(504, "timeout")] * 2
 
 
+@pytest.mark.slow
 def test_a_body_without_end_is_refused_at_its_limit(gateway: Start) -> None:
     with FakeServer() as server:
         running = gateway(site(server, head='max_body = "1 MiB"'))
@@ -377,6 +385,7 @@ def fill(disk: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_requests_until_there_is_room(gateway: Start, small_disk: Path) -> None:
     with FakeServer() as server:
         running = gateway(site(server), home=small_disk)

@@ -84,6 +84,7 @@ def test_a_refusal_counts_without_a_model() -> None:
     assert not any(name.startswith("vllm:") for name, *_ in found)
 
 
+@pytest.mark.slow
 def test_labels_are_bounded() -> None:
     meter = Meter()
     for number in range(MOST_VALUES + 50):

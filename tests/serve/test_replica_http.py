@@ -304,6 +304,7 @@ def test_an_engines_server_is_started_waited_for_and_ended_with_all_its_helpers(
     assert gone_within(pids, 1.0)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimtab.serve.server_process.GRACE_S", 0.3)
     pids: list[int] = []
@@ -364,6 +365,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_gateway_leaves_no_orphan(tmp_path: Path) -> None:
     command = child("--deaf", "--pids", str(tmp_path / "pids"))
     with subprocess.Popen([sys.executable, "-c", GATEWAY, *command], stdout=subprocess.PIPE, text=True) as gateway:

@@ -38,6 +38,7 @@ def test_what_is_no_json_object_is_refused(raw):
         assert refused(parse, path, raw).code == "invalid_json"
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(list(PATHS)), st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

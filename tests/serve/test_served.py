@@ -135,6 +135,7 @@ def wait_until(is_true: Callable[[], bool], limit_s: float = 10.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_guards_redact_what_goes_in_and_block_what_comes_out(gateway: Start) -> None:
     guards = """
 [[models.guards]]
@@ -166,6 +167,7 @@ deny = { taboo = ["forbidden"] }
     assert "ann@example" not in json.dumps(records(running.home))
 
 
+@pytest.mark.slow
 def test_guards_are_tightened_and_replicas_kept_ready_until_the_file_is_read_again(gateway: Start) -> None:
     guards = """
 [[models.guards]]
@@ -190,6 +192,7 @@ on_hit = "redact"
         running.end()
 
 
+@pytest.mark.slow
 def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
     with FakeServer(answer=lambda messages: "old") as old, FakeServer(answer=lambda messages: "new") as new:
         text = site(old, new, rollout='stable = "chat@1"\ncanary = "chat@2"\ncanary_pct = 100')
@@ -210,6 +213,7 @@ def test_a_canary_is_taken_back_at_once_and_stays_back(gateway: Start) -> None:
         again.end()
 
 
+@pytest.mark.slow
 def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:
     with FakeServer(answer=lambda messages: "old") as old, FakeServer(answer=lambda messages: "new") as new:
         rollout = 'stable = "chat@1"\nshadow = "chat@2"\nshadow_pct = 100'
@@ -220,6 +224,7 @@ def test_a_shadow_sees_requests_and_nobody_sees_it(gateway: Start) -> None:
             assert "shadow" in response.read().decode()
 
 
+@pytest.mark.slow
 def test_reload_takes_a_new_model_and_keeps_serving(gateway: Start, tmp_path: Path) -> None:
     with FakeServer() as server:
         running = gateway(site(server))
@@ -234,6 +239,7 @@ def test_reload_takes_a_new_model_and_keeps_serving(gateway: Start, tmp_path: Pa
         assert "stays as it was" in said
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_running_answer_end(gateway: Start) -> None:
     with FakeServer(gap_s=0.2) as server:
         running = gateway(site(server))
@@ -299,6 +305,7 @@ def test_kill_dash_nine_under_load_loses_no_request_that_was_answered(gateway: S
     assert trimtab(running.home, "verify", "log")["verdict"] == "pass"
 
 
+@pytest.mark.slow
 def test_a_key_that_is_blocked_again_and_again_is_slowed_down_until_a_person_says_otherwise(gateway: Start, tmp_path: Path) -> None:
     home = tmp_path / "home"
     secret = trimtab(home, "keys", "add", "mallory")["secret"]

@@ -55,6 +55,7 @@ def chat_texts(pieces: list[Any]) -> tuple[str, str, str | None]:
     return thought, arguments, [piece.choices[0].finish_reason for piece in pieces if piece.choices][-1]
 
 
+@pytest.mark.slow
 def test_calls_and_reasoning_pass_the_guards(gateway: Start) -> None:
     running = gateway(SITE, before=BEFORE)
     expected = {"animal": "a [REMOVED]", "n": 2}

@@ -40,6 +40,7 @@ def write_certificate(folder: Path) -> None:
     (folder / "key.pem").write_bytes(secret)
 
 
+@pytest.mark.slow
 def test_tls_no_cors_and_what_a_reload_changes(gateway: Callable[..., Running], tmp_path: Path) -> None:
     write_certificate(tmp_path)
     listen = f'[listen]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\nadmin_port = {free_port()}\n'
@@ -82,6 +83,7 @@ def test_tls_no_cors_and_what_a_reload_changes(gateway: Callable[..., Running], 
     assert "only a restart changes: audit_sync_ms\n" in said
 
 
+@pytest.mark.slow
 def test_a_client_that_keeps_tls_open_does_not_hold_up_the_end(gateway: Callable[..., Running], tmp_path: Path) -> None:
     write_certificate(tmp_path)
     listen = '[listen]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\n'

@@ -54,6 +54,7 @@ def test_shift_scale_and_order(rows: list[tuple[float, int, float]], shift: floa
     assert heavier.se == pytest.approx(mean.se, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(samples, st.floats(0.001, 0.4))
 def test_bounds_and_p_values_agree(rows: list[tuple[float, int, float]], alpha: float) -> None:
     values, clusters, weights = (list(column) for column in zip(*rows, strict=True))

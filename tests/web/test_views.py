@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trimtab.core.evidence import Item, Outcome
-from trimtab.web.fairness_view import certified_tables, difference_of, operation_tables
+from trimtab.web.fairness_view import certified_tables, difference_text, operation_tables, worst_kinds
 from trimtab.web.items_view import Pair, items_page
 from trimtab.web.live_view import SCHEMA, level_text, live_view
 from trimtab.web.plots import spark, without_styles
@@ -62,30 +62,23 @@ def test_plots_lose_their_inline_styles_and_keep_their_colours() -> None:
     assert 'font-size="11px" text-anchor="middle"' in shown
 
 
-def test_groups_that_differ_come_first_and_few_requests_cannot_tell() -> None:
-    document = json.loads(json.dumps(LIVE))
-    tables = operation_tables(document)
-    assert tables[0].attribute == "sex"
-    assert [row.verdict for row in tables[0].rows].count("differs") == 1
-    few = {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}
-    for group in document["models"][0]["versions"][1]["groups"]:
-        group["signals"]["refused"] = few
-    told = {table.version: table for table in operation_tables(document)}
-    assert [row.verdict for row in told["chat@next"].rows] == ["", "cannot tell"]
-    assert operation_tables(document)[0].version == "chat@stable"
+def test_groups_with_a_finding_come_first_with_how_much_is_known() -> None:
+    tables = operation_tables(LIVE, people=True)
+    assert [table.n_differ for table in tables] == [1, 1, 0, 0]
+    first = tables[0]
+    assert first.attribute == "sex"
+    assert "54,720 of 136,800" in tables[1].known
+    row = first.rows[0]
+    assert (row.group, row.finding, row.chip) == ("female", "worse", "fail")
+    assert (row.difference, row.difference_range) == ("+2.5 points", "[1.7, 3.3]")
+    assert operation_tables(LIVE, people=False) == []
+    assert worst_kinds(LIVE)[0].what == "language is de"
 
 
-def test_an_interval_of_a_difference_is_wider_than_either() -> None:
-    a, b = {"value": 0.1, "low": 0.07, "high": 0.14, "n": 400}, {"value": 0.05, "low": 0.03, "high": 0.08, "n": 400}
-    found = difference_of(a, b)
-    assert found is not None
-    value, low, high = found
-    assert value == pytest.approx(0.05)
-    assert low == pytest.approx(0.05 - (0.03**2 + 0.03**2) ** 0.5)
-    assert high == pytest.approx(0.05 + (0.04**2 + 0.02**2) ** 0.5)
-    wider = difference_of(a, b, 1.2)
-    assert wider is not None
-    assert wider[1] < low
+def test_a_difference_without_bounds_has_none() -> None:
+    assert difference_text({"value": 3.5, "low": None, "high": None}, "mean", "ms") == ("+3.5 ms", "")
+    assert difference_text({"value": 3.51, "low": -1.0, "high": 8.0}, "mean", "ms") == ("+3.5 ms", "[−1.0, 8.0]")
+    assert difference_text({"value": None, "low": None, "high": None}, "rate", "") == ("", "")
 
 
 def test_certified_groups_are_sorted_by_what_they_lost() -> None:

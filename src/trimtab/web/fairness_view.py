@@ -1,43 +1,52 @@
 """Groups side by side: in operation from live.json, in certification from decision.json. Pure."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from trimtab.core.phrases import count, decimals_for, fixed, interval, is_number, line
-from trimtab.web.live_view import Plain, level_text
+from trimtab.core.phrases import count, decimals_for, fixed, interval, is_number, line, percent
+from trimtab.watch.signals import signal_of
+from trimtab.web.live_view import Plain, level_text, slice_text
 
-LEAST = 30
-"""With fewer requests of a group nothing is said of it."""
-ALPHA = 0.05
+CHIPS = {"worse": "fail", "different": "fail", "cannot tell": "inconclusive", "within": "pass", "better": ""}
+"""How a finding looks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """One group. difference, range: from the group that it is held against; verdict: `differs`, `cannot tell` or empty (is that group)"""
+    """One group against all others with that attribute known. finding: worse, better, different, within or cannot tell"""
 
     group: str
     n: str
     rate: str
     range: str
+    rest: str
+    rest_range: str
     difference: str
     difference_range: str
-    verdict: str
+    finding: str
+    chip: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupTable:
-    """One signal by one attribute of one version. against: the group with the most requests"""
+    """One signal by one attribute of one version. known: of how many requests the attribute was known"""
 
     version: str
     attribute: str
-    given: bool
-    signal: str
     text: str
-    against: str
+    known: str
     rows: tuple[GroupRow, ...]
     n_differ: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worst:
+    """A kind of request that fares worse than all others."""
+
+    version: str
+    what: str
+    text: str
+    p: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,80 +62,78 @@ class CertifiedTable:
     rows: tuple[tuple[str, str, str, str, str], ...]
 
 
-def operation_tables(document: Plain, *, of: str = "groups") -> list[GroupTable]:
-    """A table for each version, attribute and signal with two groups or more; those with a difference first. of: `groups` or `slices`"""
+def operation_tables(document: Plain, *, people: bool) -> list[GroupTable]:
+    """A table for each version, attribute and signal; those with a finding first. people: by groups of people, else by kind of request"""
     tables = []
     for model in document["models"]:
         for version in model["versions"]:
-            kinds = {one["signal"]: (str(one["kind"]), str(one["unit"]), line(one["text"])) for one in version["signals"]}
-            by: dict[str, list[Plain]] = {}
-            for row in version[of]:
-                by.setdefault(str(row["by"]), []).append(row)
-            for attribute, rows in by.items():
-                for signal in dict.fromkeys(name for row in rows for name in row["signals"]):
-                    found = [row for row in rows if signal in row["signals"]]
-                    if len(found) > 1:
-                        kind = kinds.get(signal, ("mean", "", line(signal)))
-                        tables.append(_table(str(version["version"]), attribute, of == "groups", signal, kind, found))
-    return sorted(tables, key=lambda table: (not table.n_differ, table.version, table.attribute, table.signal))
+            missing = {str(one["by"]): one for one in version["missing"]}
+            by: dict[tuple[str, str], list[Plain]] = {}
+            for row in version["rates"]:
+                if bool(row["is_people"]) is people:
+                    by.setdefault((str(row["by"]), str(row["signal"])), []).append(row)
+            tables += [_table(str(version["version"]), *key, rows, missing.get(key[0])) for key, rows in by.items()]
+    return sorted(tables, key=lambda table: (not table.n_differ, table.version, table.attribute, table.text))
 
 
-def _table(version: str, attribute: str, given: bool, signal: str, kind: tuple[str, str, str], rows: Sequence[Plain]) -> GroupTable:
-    ordered = sorted(rows, key=lambda row: (-(row["signals"][signal]["n"] or 0), str(row["of"])))
-    first = ordered[0]
-    z_wider = NormalDist().inv_cdf(1 - ALPHA / 2 / max(1, len(ordered) - 1)) / NormalDist().inv_cdf(1 - ALPHA / 2)
-    shown = [_row(row, first, signal, kind, z_wider) for row in ordered]
+def _table(version: str, attribute: str, name: str, rows: Sequence[Plain], missing: Plain | None) -> GroupTable:
+    signal = signal_of(name)
+    shown = [_row(row, signal.kind, signal.unit) for row in sorted(rows, key=lambda row: -(row["level"]["n"] or 0))]
+    known = ""
+    if missing and missing["n_all"]:
+        share = percent(missing["n"] / missing["n_all"])
+        known = f"{line(attribute)} was known of {count(missing['n'])} of {count(missing['n_all'])} requests ({share})"
     return GroupTable(
         version=line(version),
-        attribute=line(attribute).removeprefix("group:"),
-        given=given,
-        signal=line(signal),
-        text=kind[2],
-        against=line(first["of"]),
+        attribute=line(attribute),
+        text=line(signal.text),
+        known=known,
         rows=tuple(shown),
-        n_differ=sum(row.verdict == "differs" for row in shown),
+        n_differ=sum(row.finding in ("worse", "different") for row in shown),
     )
 
 
-def _row(row: Plain, first: Plain, signal: str, kind: tuple[str, str, str], z_wider: float) -> GroupRow:
-    level, against = row["signals"][signal], first["signals"][signal]
-    rate, ends = level_text(level, kind[0], kind[1])
-    difference, difference_range, verdict = "", "", ""
-    if row is not first:
-        found = difference_of(level, against, z_wider)
-        if found is None:
-            verdict = "cannot tell"
-        else:
-            value, low, high = found
-            is_share = kind[0] in ("rate", "category")
-            scale, unit = (100.0, "points") if is_share else (1.0, kind[1])
-            decimals = 1 if is_share else decimals_for((high - low) / 2)
-            difference = f"{fixed(scale * value, decimals, signed=True)} {line(unit)}".strip()
-            difference_range = interval(scale * low, scale * high, decimals)
-            verdict = "differs" if low > 0 or high < 0 else "cannot tell"
+def _row(row: Plain, kind: str, unit: str) -> GroupRow:
+    rate, ends = level_text(row["level"], kind, unit)
+    rest, rest_ends = level_text(row["rest"], kind, unit)
+    difference, difference_range = difference_text(row["difference"], kind, unit)
+    finding = line(row["finding"])
     return GroupRow(
         group=line(row["of"]),
-        n=count(level["n"]),
+        n=count(row["level"]["n"]),
         rate=rate,
         range=ends,
+        rest=rest,
+        rest_range=rest_ends,
         difference=difference,
         difference_range=difference_range,
-        verdict=verdict,
+        finding=finding,
+        chip=CHIPS.get(finding, ""),
     )
 
 
-def difference_of(a: Plain, b: Plain, z_wider: float = 1.0) -> tuple[float, float, float] | None:
-    """a minus b with an interval from the two levels' own (Newcombe's square-and-add); None where one of them is too small to tell.
+def difference_text(level: Plain, kind: str, unit: str) -> tuple[str, str]:
+    """A difference and its interval, of shares in points: `+2.5 points`, `[1.7, 3.3]`."""
+    value, low, high = level["value"], level["low"], level["high"]
+    if not is_number(value):
+        return "", ""
+    is_share = kind in ("rate", "category")
+    scale, word = (100.0, "points") if is_share else (1.0, unit)
+    known = is_number(low) and is_number(high)
+    decimals = 1 if is_share or not known else min(decimals_for((high - low) / 2), 3)
+    return f"{fixed(scale * value, decimals, signed=True)} {line(word)}".strip(), interval(
+        scale * low, scale * high, decimals
+    ) if known else ""
 
-    z_wider: by how much the intervals are widened because several groups are looked at
-    """
-    for level in (a, b):
-        if (level.get("n") or 0) < LEAST or not all(is_number(level.get(name)) for name in ("value", "low", "high")):
-            return None
-    value = a["value"] - b["value"]
-    below = z_wider * math.hypot(a["value"] - a["low"], b["high"] - b["value"])
-    above = z_wider * math.hypot(a["high"] - a["value"], b["value"] - b["low"])
-    return value, value - below, value + above
+
+def worst_kinds(document: Plain) -> list[Worst]:
+    """Kinds of requests that were shown to fare worse, the surest first in each version."""
+    return [
+        Worst(version=line(version["version"]), what=slice_text(one["labels"]), text=line(one["text"]), p=fixed(one["p"], 4))
+        for model in document["models"]
+        for version in model["versions"]
+        for one in version["worst"]
+    ]
 
 
 def certified_tables(run: str, key: str, decision: Plain) -> list[CertifiedTable]:

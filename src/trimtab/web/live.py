@@ -8,7 +8,7 @@ from starlette.responses import Response
 from trimtab.core.errors import TrimtabError
 from trimtab.flows.runs import load_run
 from trimtab.web.api import OBJECT, having
-from trimtab.web.fairness_view import certified_tables, operation_tables
+from trimtab.web.fairness_view import certified_tables, operation_tables, worst_kinds
 from trimtab.web.live_view import LiveView, live_files, live_view, read_live
 from trimtab.web.pages import EVERY_ROLE, Page, Told, Visit, answer, render
 from trimtab.web.paging import asked
@@ -48,8 +48,9 @@ def fairness(visit: Visit) -> Response:
     return render(
         visit,
         "fairness.html",
-        groups=operation_tables(document) if document else [],
-        slices=operation_tables(document, of="slices") if document else [],
+        groups=operation_tables(document, people=True) if document else [],
+        slices=operation_tables(document, people=False) if document else [],
+        worst=worst_kinds(document) if document else [],
         certified=certified,
         sites=[(key, str(one["site"])) for key, one in documents.items()],
         chosen=chosen,

@@ -74,6 +74,7 @@ class AlarmView:
     change: str
     method: str
     ended: str
+    part_of: str
     about: str
     examples: tuple[str, ...]
     actions: tuple["ActionView", ...]
@@ -274,6 +275,7 @@ def alarm_view(one: Plain, actions: Sequence[ActionView], signals: Mapping[str, 
         change=f"{change} {ends}".strip(),
         method=line(one["method"]),
         ended="" if one["stands"] else f"{when(one['ended_s'])}: {line(one['ended'])}",
+        part_of=line(one.get("part_of") or ""),
         about=line(one["version"] or one["model"]),
         examples=tuple(line(name) for name in one["examples"]),
         actions=tuple(action for action in actions if action.why == line(one["id"])),

@@ -76,7 +76,6 @@ def one_run(visit: Visit) -> Response:
         lock=lock_text(path),
         has_report=(path / "report.html").is_file(),
         has_items=any((path / "items").glob("*.parquet")),
-        others=[row for row in run_lines(visit.desk.runs) if row.key != key_of(path) and row.verb][:200],
     )
 
 

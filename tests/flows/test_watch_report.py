@@ -10,7 +10,10 @@ import pytest
 
 from trimtab.cli.main import main
 from trimtab.core.errors import InputError
-from trimtab.flows.incident import add_impact, open_incident
+from trimtab.core.measurement import Interval
+from trimtab.core.watching import Alarm
+from trimtab.flows.incident import add_impact, list_impacts, open_incident
+from trimtab.flows.parts.watch_ledger import note_alarm
 from trimtab.flows.people import add_person
 from trimtab.flows.watch_report import write_report
 from trimtab.record.spool import watch_folder
@@ -69,6 +72,38 @@ def test_a_week_on_one_page(site: Path, tmp_path: Path) -> None:
     figures = re.findall(r"<svg.*?</svg>", page, re.S)
     assert len(figures) >= 2
     assert all(ET.fromstring(figure).get("role") == "img" for figure in figures)
+
+
+def test_a_change_for_one_group_is_suspected_of_an_effect_on_them(site: Path) -> None:
+    add_person("alice")
+    add_person("watch", roles=["operator"], by="alice")
+
+    def alarm(name: str, group: dict[str, str]) -> Alarm:
+        level = Interval(value=0.1, low=0.05, high=0.15, n=900)
+        return Alarm(
+            id=name,
+            model="chat",
+            version="v",
+            signal="refused",
+            before=level,
+            after=level,
+            change=level,
+            method="m",
+            slice=group,
+            at_s=2.0,
+            since_s=1.0,
+            n_since=900,
+        )
+
+    women = {"group:sex": "female"}
+    assert note_alarm("", alarm("a", women), about="chat", title="women are refused more", severity="high") == (
+        "opened incident-1, suspected impact-1"
+    )
+    assert note_alarm("", alarm("b", women), about="chat", title="again", severity="high") == "joined incident-1, joined impact-1"
+    assert note_alarm("", alarm("c", {}), about="chat", title="slow", severity="high") == "joined incident-1"
+    assert note_alarm("", alarm("a", women), about="chat", title="x", severity="high") == "it stands in incident-1 already"
+    (one,) = list_impacts()
+    assert (one["state"], one["intended"], one["groups"], one["sources"]) == ("suspected", False, ["sex female"], ["incident-1", "a", "b"])
 
 
 def test_a_quiet_week_and_no_ledger(site: Path, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from trimtab.core.errors import TrimtabError
-from trimtab.core.watching import Action, Alarm
+from trimtab.core.watching import Action, Alarm, Incident
 from trimtab.decide.release import read_book
 from trimtab.decide.release_book import Book
-from trimtab.flows.parts.incidents import note_action, note_incident
+from trimtab.flows.parts.incidents import note_action, note_impact, note_incident
 from trimtab.flows.parts.released import entries_if_any, write_entry
 from trimtab.watch.rules import GROUP
 
@@ -37,6 +37,7 @@ def note_alarm(ledger: str, alarm: Alarm, *, about: str, title: str, severity: s
     book = read_book(entries_if_any(ledger))
     if lacks := why_not(book):
         return f"not noted in the ledger: {lacks}"
+    affected = [f"{key.removeprefix(GROUP)} {value}" for key, value in alarm.slice.items() if key.startswith(GROUP)]
     noted = next((one.id for one in book.incidents.values() if alarm.id in one.alarms), "")
     if noted:
         return f"it stands in {noted} already"
@@ -48,15 +49,26 @@ def note_alarm(ledger: str, alarm: Alarm, *, about: str, title: str, severity: s
         and datetime.fromisoformat(one.opened) > since
         and len(one.alarms) < MOST_ALARMS
     ]
-    affected = [f"{key.removeprefix(GROUP)} {value}" for key, value in alarm.slice.items() if key.startswith(GROUP)]
     said: dict[str, Any] = {"alarms": [alarm.id], "affected": affected or None}
     try:
         if joined:
-            return f"joined {note_incident(ledger, by=PERSON, do='update', name=joined[-1].id, said={**said, 'note': title}).id}"
-        opened = note_incident(ledger, by=PERSON, do="open", about=about, said={**said, "title": title[:200], "severity": severity})
-        return f"opened {opened.id}"
+            incident = note_incident(ledger, by=PERSON, do="update", name=joined[-1].id, said={**said, "note": title})
+        else:
+            incident = note_incident(ledger, by=PERSON, do="open", about=about, said={**said, "title": title[:200], "severity": severity})
+        done = f"{'joined' if joined else 'opened'} {incident.id}"
+        return f"{done}, {_note_effect(ledger, alarm, incident, title, severity, affected)}" if affected else done
     except TrimtabError as error:
         return f"not noted in the ledger: {error}"
+
+
+def _note_effect(ledger: str, alarm: Alarm, incident: Incident, title: str, severity: str, affected: list[str]) -> str:
+    """A change for one group of people is suspected of an effect on them; more of the same incident and group join it. A clause."""
+    impacts = read_book(entries_if_any(ledger)).impacts.values()
+    same = [one.id for one in impacts if incident.id in one.sources and set(affected) <= set(one.groups) and one.state == "suspected"]
+    if same:
+        return f"joined {note_impact(ledger, by=PERSON, do='update', name=same[-1], said={'sources': [alarm.id], 'note': title}).id}"
+    said = {"effect": title[:200], "intended": False, "severity": severity, "groups": affected, "sources": [incident.id, alarm.id]}
+    return f"suspected {note_impact(ledger, by=PERSON, do='add', about=incident.about, said=said).id}"
 
 
 def note_done(ledger: str, action: Action, *, about: str) -> str:

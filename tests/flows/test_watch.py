@@ -270,6 +270,10 @@ def test_a_state_that_is_damaged_is_one_sentence(site):
     path.write_text("{")
     with pytest.raises(InputError, match=r"state\.json is damaged"):
         watch(site, once=True)
+    path.unlink()
+    path.with_name("alarms.jsonl").write_text("{\n{}\n")
+    with pytest.raises(InputError, match=r"alarms\.jsonl is damaged at line 1; put it back"):
+        watch(site, once=True)
 
 
 @pytest.mark.slow

@@ -63,9 +63,9 @@ class Journal:
     def read(cls, folder: Path) -> "Journal":
         """From the files; a torn last line is cut off. Raises InputError."""
         made = cls(folder=folder)
-        for row in read_records(folder / "alarms.jsonl", mend=True)[0]:
+        for row in _records(folder / "alarms.jsonl"):
             made.alarms[row["alarm"]["id"]] = row
-        for row in read_records(folder / "actions.jsonl", mend=True)[0]:
+        for row in _records(folder / "actions.jsonl"):
             if row["phase"] == "wanted":
                 made.begun.add(row["id"])
             else:
@@ -122,6 +122,14 @@ class Journal:
         return list(self.ended.values())
 
 
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_records(path, mend=True)[0]
+    except InputError as error:
+        found = str(error).partition(";")[0]
+        raise InputError(f"{found}; put it back from a backup, or move it away: then what it tells may be done again.") from None
+
+
 @dataclass(kw_only=True)
 class Kept:
     """What state.json holds. watcher: of `Watcher.state`, None = nothing was watched yet"""
@@ -173,7 +181,7 @@ def held(folder: Path) -> FolderLock:
 def queue_certify(home: Path, row: Mapping[str, Any]) -> bool:
     """Have something certified again; False if it waits for that already. Raises InputError, MissingError."""
     path = home / "watch" / QUEUE
-    if any(one.get("id") == row["id"] for one in read_records(path, mend=True)[0]):
+    if any(one.get("id") == row["id"] for one in _records(path)):
         return False
     append_record(path, row)
     return True

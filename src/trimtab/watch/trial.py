@@ -78,7 +78,7 @@ class Trial:
             before=before,
             after=after,
             change=Interval(value=after.value - before.value, low=low, high=high, n=after.n),
-            method=f"{BESIDE}{self.stable} from the same moment on; wrong with chance {100 * RISK:g} % at most, over all moments and signals",
+            method=f"{BESIDE}{self.stable} from the same moment on, wrong with chance {100 * RISK:g} % at most at all moments together",
             examples=tuple(self.examples.get(signal.name, ())),
         )
 

@@ -220,7 +220,8 @@ def _signal(one: Plain) -> SignalView:
     hour, hour_range = level_text(one["hour"], kind, unit)
     whole, whole_range = level_text(one["all"], kind, unit)
     drawn = spark(one["series"])
-    ends = [level_text({"value": end}, kind, unit)[0] for end in (drawn.lowest, drawn.highest)]
+    axis = {"low": drawn.lowest, "high": drawn.highest}  # as many digits as tell the ends apart
+    ends = [level_text({"value": end, **axis}, kind, unit)[0] for end in (drawn.lowest, drawn.highest)]
     return SignalView(
         name=line(one["signal"]),
         about=ABOUT.get(str(one["about"]), line(one["about"])),

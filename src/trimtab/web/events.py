@@ -88,7 +88,7 @@ def stream(visit: Visit) -> Response:
     changes: Changes = visit.request.app.state.changes
     session = visit.session
     assert session is not None  # by the roles of the page
-    if len(changes.streams) >= MOST_STREAMS or sum(one is session for one in changes.streams.values()) >= MOST_OF_SESSION:
+    if len(changes.streams) >= MOST_STREAMS or sum(one is session for one in list(changes.streams.values())) >= MOST_OF_SESSION:
         response = answer({"error": {"message": "Too many pages are open.", "reasons": []}}, status=429)
         response.headers["retry-after"] = "10"
         return response

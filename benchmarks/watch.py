@@ -180,10 +180,16 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
         path = Path(name) / "log.jsonl"
         write_log(path, options.lines)
         figures: dict[str, Any] = {"lines": options.lines, "megabytes": round(path.stat().st_size / MB, 1)}
+        cpu_s = _children_cpu_s()
         for title, pct in (("reader", 100.0), ("reader_without_texts", 0.0)):
             done = subprocess.run([sys.executable, "-c", READER, str(path), str(pct)], check=True, capture_output=True, text=True)
             _, seconds, peak_mb = map(float, done.stdout.split())
-            figures[title] = {"lines_per_s": round(options.lines / seconds), "peak_mb": round(peak_mb, 1)}
+            cpu_s, before_s = _children_cpu_s(), cpu_s
+            figures[title] = {
+                "lines_per_s": round(options.lines / seconds),
+                "lines_per_cpu_s": round(options.lines / (cpu_s - before_s)),
+                "peak_mb": round(peak_mb, 1),
+            }
         began = time.perf_counter()
         environment = {**os.environ, "TRIMTAB_HOME": name}
         done = subprocess.run([*RUN, "watch", "--logs", str(path), "--json"], env=environment, capture_output=True, text=True)
@@ -191,8 +197,17 @@ def replay(options: argparse.Namespace) -> dict[str, Any]:
         if done.returncode not in (0, 1):
             raise RuntimeError(f"trimtab watch --logs ended with {done.returncode}: {done.stderr[-500:]}")
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        figures["watch"] = {"lines_per_s": round(options.lines / seconds), "peak_mb_at_most": round(peak_mb, 1)}
+        figures["watch"] = {
+            "lines_per_s": round(options.lines / seconds),
+            "lines_per_cpu_s": round(options.lines / (_children_cpu_s() - cpu_s)),
+            "peak_mb_at_most": round(peak_mb, 1),
+        }
         return figures
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"answers": mock, "model": demo_model, "replay": replay}

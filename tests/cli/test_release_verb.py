@@ -11,6 +11,7 @@ import pytest
 from released_run import finished_run
 
 from trimtab.cli.main import main
+from trimtab.core.deployment import Recipe
 from trimtab.core.release import IntendedUse
 from trimtab.decide.intended_use import parse_use
 
@@ -175,6 +176,17 @@ def test_the_site_of_a_release_can_be_served(capsys: pytest.CaptureFixture[str],
     code, _, err = ask(capsys, "site", "support-chat@1", "--out", "deployed")
     assert code == 2
     assert "not an empty folder" in err
+
+
+def test_weights_that_are_made_otherwise_now_are_told_by_the_release_s_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    people(capsys)
+    as_shipped = Recipe(name="llamacpp-as-shipped", family="gguf", engine="llamacpp", parameters={"type": "as-shipped"})
+    released(capsys, finished_run(tmp_path / "runs" / "old", recipe=as_shipped, weights_sha256="0" * 64))
+    assert main(["export", "support-chat@1", "--format", "modelpack", "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert "support-chat@1: its weights" in err
+    assert "`trimtab release site support-chat@1 --out DIR` and `trimtab check DIR/deploy.toml` say what changed" in err
+    assert "trimtab-export" not in err
 
 
 def test_licences_that_nothing_tells_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

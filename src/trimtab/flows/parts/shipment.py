@@ -147,10 +147,11 @@ async def _weights(shipment: Shipment, *, offline: bool) -> Snapshot:
         opened = open_model(found_source(lock.source, shipment.lock_path), cache_dir=caches, offline=offline)
         candidate = await build_locked(opened, lock, shipment.lock_path, caches=caches, offline=offline)
     if candidate.snapshot.digest != lock.weights_sha256:
-        raise InputError(
-            f"{shipment.lock_path}: its weights, made of {lock.source}, are not what was certified; "
-            f"`trimtab check {shipment.lock_path}` says what changed."
-        )
+        what, says = str(shipment.lock_path), f"`trimtab check {shipment.lock_path}` says"
+        if shipment.release is not None:  # whose lock may lie in a folder that is gone when this is read
+            what = shipment.release.id
+            says = f"`trimtab release site {what} --out DIR` and `trimtab check DIR/{LOCK}` say"
+        raise InputError(f"{what}: its weights, made of {lock.source}, are not what was certified; {says} what changed.")
     return dataclasses.replace(candidate.snapshot, adapters=())
 
 

@@ -340,3 +340,46 @@ def test_a_log_tells_what_changed_and_its_baseline_does_not(site, tmp_path):
     after.write_text("\n".join(lines[350:]) + "\n")
     assert watch_log(after)["alarms"] == []
     assert {row["signal"] for row in watch_log(after, baseline=str(before))["alarms"]} == {"refused"}
+
+
+def test_an_e_mail_goes_out_over_tls_with_the_password_of_the_environment(monkeypatch):
+    from trimtab.flows.parts import watch_pages
+    from trimtab.watch.rules import Pages
+
+    said: list[Any] = []
+
+    class Server:
+        def __init__(self, host: str, port: int, timeout: float) -> None:
+            said.append((host, port))
+
+        def __enter__(self) -> "Server":
+            return self
+
+        def __exit__(self, *args: Any) -> None:
+            said.append("quit")
+
+        def starttls(self, context: Any) -> None:
+            said.append("tls")
+
+        def login(self, user: str, password: str) -> None:
+            said.append((user, password))
+
+        def send_message(self, message: Any) -> None:
+            said.append((message["Subject"], message["To"], message["Message-ID"]))
+
+    monkeypatch.setattr(watch_pages.smtplib, "SMTP", Server)
+    monkeypatch.setenv("DESK_USER", "desk")
+    monkeypatch.setenv("DESK_PASSWORD", "secret")
+    to = {"mail_to": ("a@example.com", "b@example.com"), "mail_from": "watch@example.com", "smtp": "mail.example.com:587"}
+    pages = Pages(webhook="", smtp_user="DESK_USER", smtp_password="DESK_PASSWORD", **to)
+    done, text = watch_pages.page(pages, id="an-id", text="a line\nand another", body={"alarm": 1})
+    assert (done, text) == (True, "e-mail to a@example.com, b@example.com")
+    line, to_all = "a line and another", "a@example.com, b@example.com"
+    assert said == [("mail.example.com", 587), "tls", ("desk", "secret"), (line, to_all, "<an-id@trimtab.invalid>"), "quit"]
+
+
+def test_nobody_to_page_is_said():
+    from trimtab.flows.parts.watch_pages import page
+    from trimtab.watch.rules import Pages
+
+    assert page(Pages(webhook=""), id="x", text="t", body={})[1].startswith("nobody to page: name a `webhook`")

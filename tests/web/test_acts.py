@@ -93,3 +93,13 @@ def test_the_api_is_what_its_document_says(place: Any) -> None:
     for path in ("/api/v1/me", "/api/v1/releases", "/api/v1/people"):
         schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert set(schema["required"]) <= set(vera.get(path).json()), path
+
+
+def test_the_overview_names_what_went_wrong_until_it_is_closed(place: Any) -> None:
+    from trimtab.flows import incident
+
+    opened = incident.open_incident("Answers in the wrong language", about="support-chat@2", severity="high", by="alice")
+    vera = place.client("vera")
+    assert f'href="/incidents/{opened["id"]}">Answers in the wrong language' in vera.get("/").text
+    incident.close_incident(opened["id"], note="a template was swapped", owner="alice", by="alice")
+    assert "Answers in the wrong language" not in vera.get("/").text

@@ -110,6 +110,7 @@ def test_a_reference_that_does_not_repeat_itself_lifts_the_noise_floor(tmp_path)
     assert decision["verdict"] in ("pass", "inconclusive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "name"),
     [

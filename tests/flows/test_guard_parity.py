@@ -77,6 +77,7 @@ def test_models_with_the_same_guards_are_asked_once_and_each_side_apart(tmp_path
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "code"), [("muslim", 1), ("submarine", 0)])
 def test_the_suite_as_typed(
     word: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

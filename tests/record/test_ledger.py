@@ -248,6 +248,7 @@ def test_sixteen_writers_take_turns(ledger_url: str, home: Path) -> None:
         assert found.checkpoint.size == 32
 
 
+@pytest.mark.slow
 def test_six_begin_it_at_once(ledger_url: str, home: Path) -> None:
     def writer() -> None:
         with Ledger.open(ledger_url, home=home) as ledger:
@@ -297,6 +298,7 @@ def killed_writer(url: str, home: Path, after: int, wait_s: float) -> list[str]:
     return [line.strip() for line in acknowledged if line.endswith("\n")]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(ledger_url: str, home: Path) -> None:
     chance = random.Random(7)
     n_before = 0

@@ -103,7 +103,7 @@ def test_by_keyboard_alone(site: Path, visitor: Any) -> None:
 def test_live_figures_follow_and_leave_place_and_focus(site: Path, served: Any, visitor: Any) -> None:
     page = visitor("alice", height=500)
     page.goto("/live")
-    page.wait_for_function("document.documentElement.dataset.stream === 'open'")
+    page.locator("html[data-stream=open]").wait_for()
     link = page.get_by_role("link", name="req-81d0")
     link.focus()
     page.evaluate("scrollTo(0, 400)")
@@ -114,7 +114,7 @@ def test_live_figures_follow_and_leave_place_and_focus(site: Path, served: Any, 
     document["alarms"][1] |= {"stands": True, "ended_s": None, "ended": ""}
     write_atomic(file, json.dumps(document))
     page.get_by_text("987,654 requests").wait_for()
-    page.wait_for_function("document.querySelectorAll('#live-alarms .alarm').length === 2")
+    page.locator("#live-alarms .alarm").nth(1).wait_for()
     assert page.evaluate("document.activeElement.textContent") == "req-81d0"
     assert page.evaluate("Math.abs(scrollY - 400)") < 150
     spoken = page.locator("[aria-live=polite] p")

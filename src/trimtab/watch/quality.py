@@ -2,8 +2,8 @@
 
 An answer's outcome is the mean log-probability of its tokens. Over answers drawn from the reference, the expected change (version on trial
 minus reference) is minus the Kullback-Leibler divergence from the reference to that version: never above zero, and zero only where both say
-the same. On text that neither wrote, a version that is merely different loses nothing; here it does. So the same margin is stricter here than
-before release (docs/live-quality.md). Pure: scores and times are handed in.
+the same. On text that neither wrote, a version that is merely different loses nothing; here it does. So the same margin is stricter here
+than before release (docs/live-quality.md). Pure: scores and times are handed in.
 """
 
 import dataclasses

@@ -119,13 +119,12 @@ def _cut(stream: Stream, start: int, end: int) -> Stream:
 
 def whole_watch(base: Signal, kind: str, n: int) -> int:
     """Alarms of a third of a watch of 24 signals, sliced by language too, with no change in `n` requests."""
-    weights = {f"{one.name}-{i}": 1.0 for one in (REFUSED, TTFT, SHADOW) for i in range(8)}
-    budget = Budget(requests=MILLION, weights=weights, dimensions={"language": 8})
+    share = Budget(requests=MILLION, signals=24, in_slices=24, kinds=1, slices=8, versions=4).of_all
     alarms = 0
     for i in range(8):
         stream = NULLS[kind](rng(2, i), n)
         signal = dataclasses.replace(base, name=f"{base.name}-{i}")
-        alarms += len(ours(stream, detector=budget.share(signal.name).detector(signal, seasonal=stream.seasonal)))
+        alarms += len(ours(stream, detector=share.detector(signal, seasonal=stream.seasonal)))
     return alarms
 
 

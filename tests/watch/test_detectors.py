@@ -195,22 +195,12 @@ def test_memory_is_bounded() -> None:
 
 
 def test_the_budget_is_spent_once() -> None:
-    budget = Budget(weights={"ttft_ms": 1.0, "refused": 3.0}, dimensions={"language": 8, "group:sex": 3})
-    shares = [budget.share(signal, dimension).alarm_share for signal in budget.weights for dimension in ("", *budget.dimensions)]
-    assert sum(shares) == pytest.approx(1.0)
-    assert budget.share("refused").alarm_share == pytest.approx(0.375)
-    sliced = budget.share("refused", "language").detector(REFUSED)
-    assert (sliced.slices, sliced.alarm_share) == (32, pytest.approx(0.1875))
-    assert sliced.risk == pytest.approx(0.05 * 0.1875 / 32)
-    assert Budget(weights={"a": 1}).share("a").alarm_share == 1.0
-    assert budget.statement() == "at most one false alarm in 1,000,000 requests over everything (2 signals and 2 kinds of slices)"
-    for wrong in ({"weights": {}}, {"weights": {"a": 0.0}}, {"weights": {"a": 1.0}, "requests": 10}):
-        with pytest.raises(InputError):
-            Budget(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="`tokens` has no part"):
-        budget.share("tokens")
-    with pytest.raises(InputError, match="Slices by `topic`"):
-        budget.share("refused", "topic")
+    budget = Budget(requests=1e6, signals=40, in_slices=8, kinds=6, slices=12, versions=4)
+    assert 40 * budget.of_all.alarm_share + 8 * 6 * budget.of_slice.alarm_share == pytest.approx(1.0)
+    sliced = budget.of_slice.detector(REFUSED)
+    assert (sliced.slices, sliced.alarm_share) == (48, pytest.approx(0.5 / 48))
+    assert sliced.risk == pytest.approx(0.05 * 0.5 / 48 / 48)
+    assert Budget(requests=1e6, signals=2).of_all.alarm_share == 0.5
 
 
 @pytest.mark.slow  # importing river takes seconds

@@ -13,7 +13,7 @@ from typing import Any
 from trimtab.core.groups import NAME
 from trimtab.core.measurement import Interval
 from trimtab.core.watching import Alarm, Late, Observed, Signal, SignalKind
-from trimtab.watch.budget import Share
+from trimtab.watch.budget import Budget
 from trimtab.watch.detectors import Detector
 from trimtab.watch.envelope import OUTSIDE, Envelope, Outside
 from trimtab.watch.groups import GroupRates
@@ -123,6 +123,14 @@ class Watcher:
         self._trials: dict[str, Trial] = {}
         self._own_names: set[str] = set()
         self._sliced = frozenset(rules.slices.signals)
+        self._budget = Budget(
+            requests=float(rules.requests_per_false_alarm),
+            signals=len(signals()) + OWN_NAMES,
+            in_slices=len(rules.slices.signals),
+            kinds=len(rules.slices.by) + ATTRIBUTES,
+            slices=rules.slices.most,
+            versions=VERSIONS_AT_ONCE,
+        )
 
     def take(self, item: Observed | Late, *, now_s: float = float("inf")) -> tuple[Alarm, ...]:
         """The next item. now_s: the watch's own clock; an item from later than that is taken for one of the last moment seen."""
@@ -248,19 +256,10 @@ class Watcher:
         return Watched(recent=recent, sketch=sketch, detector=self._detector(name, part) if watched else None)
 
     def _detector(self, name: str, part: Slice, state: Mapping[str, Any] | None = None) -> Detector:
-        signal, share = signal_of(name), self.share(part)
+        signal, share = signal_of(name), self._budget.of_all if part == ALL else self._budget.of_slice
         if state is None:
             return share.detector(signal)
         return Detector.from_state(signal, state, alarm_share=share.alarm_share, requests=share.requests, slices=share.slices)
-
-    def share(self, part: Slice) -> Share:
-        """Half of the budget for all requests, half for slices, in equal shares: how many there can be is known beforehand."""
-        slices = self.rules.slices
-        if part == ALL:
-            share, n = 0.5 / (len(signals()) + OWN_NAMES), VERSIONS_AT_ONCE
-        else:
-            share, n = 0.5 / (len(slices.signals) * (len(slices.by) + ATTRIBUTES)), VERSIONS_AT_ONCE * slices.most
-        return Share(alarm_share=share, slices=n, requests=float(self.rules.requests_per_false_alarm))
 
     # Where a request belongs
 

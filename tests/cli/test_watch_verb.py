@@ -153,7 +153,7 @@ def test_a_person_reads_what_stands(site, capsys):
         (["nowhere.toml"], 2, "There is no nowhere.toml"),
         (["--logs", "nowhere.jsonl"], 2, "nowhere.jsonl"),
         (["--logs", "empty.jsonl", "--rules", "wild"], 2, "Unknown watch rules 'wild'"),
-        (["site.toml", "--baseline", "10"], 2, "--baseline and --by-version are for --logs"),
+        (["site.toml", "--baseline", "10"], 2, "--baseline, --by-version and --explore are for --logs"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(tmp_path, capsys, args, code, says):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import InputError
-from trimtab.core.watching import Signal
+from trimtab.core.watching import Observed, Signal
 from trimtab.watch.budget import Budget
 from trimtab.watch.detectors import Detector, Finding, has_season
-from trimtab.watch.explore import METHODS, explore
+from trimtab.watch.explore import METHODS, Explorer
 from trimtab.watch.seasons import Season, hour_of_week, shrunken
 from trimtab.watch.segments import ALIKE
 
@@ -207,14 +207,19 @@ def test_the_budget_is_spent_once() -> None:
 def test_river_is_for_exploration_and_says_so() -> None:
     pytest.importorskip("river")
     rng = np.random.default_rng(12)
-    values = np.r_[rng.normal(0.0, 1.0, 600), rng.normal(4.0, 1.0, 400)].tolist()
+    values = np.r_[rng.normal(0.0, 1.0, 600), rng.normal(4.0, 1.0, 400)]
     for method in METHODS:
-        hints = explore(values, method)
-        assert any(600 <= hint.index < 800 for hint in hints)
-        assert hints[0].method.startswith(method)
-        assert "for exploration, with no stated number of false alarms" in hints[0].method
+        explorer = Explorer(method)
+        for i, value in enumerate(values):
+            explorer.take(Observed(request=str(i), at_s=float(i), numbers={"total_ms": float(value), "steady": 1.0}))
+        found = explorer.document()
+        (row,) = found["signals"]
+        assert (row["signal"], row["n"]) == ("total_ms", 1000)
+        assert any(600 <= at_s < 800 for at_s in row["last_s"])
+        assert len(row["last_s"]) == min(row["hints"], 5)
+        assert found["method"] == f"{method} of river: for exploration, with no stated number of false alarms"
 
 
 def test_exploring_with_what_is_not_there() -> None:
     with pytest.raises(InputError, match="adwin, page-hinkley, kswin"):
-        explore([1.0], "cusum")  # type: ignore[arg-type]
+        Explorer("cusum")

@@ -24,6 +24,7 @@ Told = Callable[[Row], None]
 @option("--baseline", default="", metavar="FILE|N", help="Of a log: one of before, or how many of its first requests are before.")
 @option("--by-version", is_flag=True, help="Of a log: versions of a model apart. [default: together, so that a swap is a change]")
 @option("--text-pct", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Of a log: how many texts are looked at.")
+@option("--explore", type=click.Choice(["adwin", "page-hinkley", "kswin"]), help="Of a log: hints by a detector of river too; no alarms.")
 @option("--rules", default="", help="What an alarm leads to: a name or a TOML file. [default: standard]")
 @option("--once", is_flag=True, help="Read what is there and end; the exit code is 1 if an alarm stands.")
 @option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the last days of SITE as a page to read, and end.")
@@ -41,6 +42,7 @@ def watch(
     baseline: str,
     by_version: bool,
     text_pct: float,
+    explore: str | None,
     rules: str,
     once: bool,
     report: Path | None,
@@ -64,7 +66,7 @@ def watch(
     from trimtab.cli.output import emit
     from trimtab.cli.watch_views import report as shown_report
 
-    _check(site, logs, baseline, by_version, report)
+    _check(site, logs, baseline, by_version or explore is not None, report)
     if report is not None and site is not None:
         return _write_report(common, site, report, days, ledger)
     logging.basicConfig(level=logging.INFO if common.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
@@ -75,7 +77,7 @@ def watch(
 
             before = int(baseline) if baseline.isdecimal() else baseline
             told: dict[str, Any] = {"stop": stop, "on_alarm": on_alarm, "on_live": on_live}
-            live = watch_log(logs, rules=rules, baseline=before, by_version=by_version, text_pct=text_pct, **told)
+            live = watch_log(logs, rules=rules, baseline=before, by_version=by_version, text_pct=text_pct, explore=explore or "", **told)
         else:
             from trimtab.flows.watch import watch as flow
 
@@ -111,14 +113,14 @@ def _write_report(common: Common, site: Path, out: Path, days: int, ledger: str)
     return EXIT_PASSED
 
 
-def _check(site: Path | None, logs: Path | None, baseline: str, by_version: bool, report: Path | None) -> None:
+def _check(site: Path | None, logs: Path | None, baseline: str, is_for_logs: bool, report: Path | None) -> None:
     """Raises click.UsageError for options that do not go together."""
     if (site is None) == (logs is None):
         raise click.UsageError("Give a site file, or a log with --logs: one of them.")
     if logs is not None and report is not None:
         raise click.UsageError("--report is for a site under watch; a log's alarms are told at its end.")
-    if logs is None and (baseline or by_version):
-        raise click.UsageError("--baseline and --by-version are for --logs.")
+    if logs is None and (baseline or is_for_logs):
+        raise click.UsageError("--baseline, --by-version and --explore are for --logs.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What a watch shows: a view that renews itself, lines in a pipe, a report at the end. Pure: live.json in, renderables out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -44,12 +45,23 @@ def report(live: Row) -> Iterator[RenderableType]:
         yield Text(action_line(row))
     for reason, n in live["faults"].items():
         yield Text(f"{n:,} × {reason}", style="dim")
+    if live.get("explored"):
+        yield from _explored(live["explored"])
     if live["source"] == "log":
         yield Text(
             f"{live['n_requests']:,} requests in {live['seconds']:.1f} s ({live['items_s']:,.0f} items/s)"
             + (f"; {live['before']} alarms within the baseline are not told" if live["before"] else ""),
             style="dim",
         )
+
+
+def _explored(found: Row) -> Iterator[RenderableType]:
+    yield Text(f"Hints by {found['method']}:")
+    for row in found["signals"]:
+        moments = ", ".join(datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M") for at_s in row["last_s"])
+        yield Text(f"  {row['signal']}: {row['hints']} in {row['n']:,} requests, the last at {moments} UTC")
+    if not found["signals"]:
+        yield Text("  none")
 
 
 def head(live: Row) -> str:

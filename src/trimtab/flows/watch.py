@@ -225,6 +225,7 @@ def watch_log(
     baseline: str | int = 0,
     by_version: bool = False,
     text_pct: float = 100.0,
+    explore: str = "",
     stop: threading.Event | None = None,
     on_alarm: Callable[[Row], None] = ignore,
     on_live: Callable[[Row], None] = ignore,
@@ -235,14 +236,18 @@ def watch_log(
         before; alarms within it are not told
     by_version: versions of a model are watched apart; else they are one, and a swap is a change
     text_pct: share of requests whose texts are looked at, by their ids
-    Returns live.json's document with `source` "log", `seconds`, `lines_s` and the baseline's own alarms as `before`.
+    explore: one of river's detectors that is run beside, on the log itself; it hints, and gives no alarms
+    Returns live.json's document with `source` "log", `seconds`, `items_s`, the number of the baseline's own alarms as `before`, and what
+        was `explored`, None if nothing was.
     Raises InputError, MissingError.
     """
     check_packages()
+    from trimtab.watch.explore import Explorer
     from trimtab.watch.live import alarm_row
     from trimtab.watch.watcher import Watcher
 
     read = Path(path)
+    explorer = Explorer(explore) if explore else None
     watcher, before, began = Watcher(load_watch_rules(rules or "standard")), 0, time.monotonic()
     faults: dict[str, int] = {}
     until = -1 if isinstance(baseline, str) else baseline
@@ -252,6 +257,8 @@ def watch_log(
         is_before = number < len(sources) - 1
         for item in _of_log(source, faults, by_version=by_version, text_pct=text_pct):
             n += 1
+            if explorer is not None and isinstance(item, Observed) and not is_before:
+                explorer.take(item)
             for alarm in watcher.take(item):
                 if is_before or watcher.n_requests <= until:
                     before += 1
@@ -264,7 +271,9 @@ def watch_log(
             if stop is not None and stop.is_set():
                 break
     seconds = time.monotonic() - began
-    return {**_log_document(watcher, read, faults), "seconds": seconds, "items_s": n / max(seconds, 1e-9), "before": before}
+    explored = None if explorer is None else explorer.document()
+    end = {"seconds": seconds, "items_s": n / max(seconds, 1e-9), "before": before, "explored": explored}
+    return {**_log_document(watcher, read, faults), **end}
 
 
 def _of_log(path: Path, faults: dict[str, int], *, by_version: bool, text_pct: float) -> Iterator[Observed | Late]:

@@ -4,14 +4,15 @@ Bifet & Gavaldà 2007 (ADWIN), Page 1954 (Page-Hinkley), Raab et al. 2020 (KSWIN
 what they tell of streams in which nothing changed.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from trimtab.core.errors import InputError, MissingError
+from trimtab.core.watching import Observed
 
 Method = Literal["adwin", "page-hinkley", "kswin"]
 METHODS: tuple[Method, ...] = ("adwin", "page-hinkley", "kswin")
+KEPT_HINTS = 5
 
 
 class Drift(Protocol):
@@ -23,27 +24,46 @@ class Drift(Protocol):
     def update(self, x: float) -> object: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hint:
-    """A place worth a look, and no alarm: `index` of the value at which the method spoke, from 0."""
+@dataclass(kw_only=True)
+class _Heard:
+    detector: Drift
+    n: int = 0
+    n_hints: int = 0
+    last_s: list[float] = field(default_factory=list)
 
-    index: int
-    method: str
 
-
-def explore(values: Iterable[float], method: Method, *, seed: int = 0) -> list[Hint]:
-    """Where one of river's detectors speaks, in a signal's values in order.
+class Explorer:
+    """One of river's detectors for every number and yes-or-no signal of a log. Memory: bounded by river's own windows.
 
     Raises InputError for an unknown method, MissingError where river is not installed.
     """
-    detector = opened(method, seed=seed)
-    label = f"{method} of river: for exploration, with no stated number of false alarms"
-    hints = []
-    for index, value in enumerate(values):
-        detector.update(float(value))
-        if detector.drift_detected:
-            hints.append(Hint(index=index, method=label))
-    return hints
+
+    def __init__(self, method: str, *, seed: int = 0) -> None:
+        opened(method)
+        self._method, self._seed = method, seed
+        self._heard: dict[str, _Heard] = {}
+
+    def take(self, item: Observed) -> None:
+        """The next request."""
+        for name, value in (*item.numbers.items(), *item.flags.items()):
+            heard = self._heard.get(name)
+            if heard is None:
+                heard = self._heard[name] = _Heard(detector=opened(self._method, seed=self._seed))
+            heard.n += 1
+            heard.detector.update(float(value))
+            if heard.detector.drift_detected:
+                heard.n_hints += 1
+                heard.last_s = [*heard.last_s[1 - KEPT_HINTS :], item.at_s]
+
+    def document(self) -> dict[str, Any]:
+        """What it heard, the signal with most hints first: places worth a look, and no alarms. last_s: of the last ones, UTC."""
+        rows = [
+            {"signal": name, "n": heard.n, "hints": heard.n_hints, "last_s": heard.last_s}
+            for name, heard in self._heard.items()
+            if heard.n_hints
+        ]
+        rows.sort(key=lambda row: (-int(str(row["hints"])), str(row["signal"])))
+        return {"method": f"{self._method} of river: for exploration, with no stated number of false alarms", "signals": rows}
 
 
 def opened(method: str, *, seed: int = 0, **settings: float) -> Drift:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def test_a_draft_is_completed_and_approvals_end_with_it(capsys: pytest.CaptureFi
     assert "support-chat@1 is a draft. Its intended use lacks owner" in err
     assert answer(capsys, "use", "support-chat@1", "use.toml", "--as", "alice")["state"] == "candidate"
     answer(capsys, "approve", "support-chat", "--as", "bob")
+    assert answer(capsys, "use", "support-chat@1", "use.toml", "--as", "alice")["state"] == "approved", "nothing new was said"
     (tmp_path / "use.toml").write_text(USE.replace("a person sends", "goes out by itself"), encoding="utf-8")
     changed = answer(capsys, "use", "support-chat@1", "use.toml", "--as", "alice")
     assert changed["state"] == "candidate"
@@ -156,6 +158,7 @@ def test_a_short_waiver_ends(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     people(capsys)
     released(capsys, finished_run(tmp_path / "runs" / "failed", gates={"text": "inconclusive"}))
     answer(capsys, "waive", "support-chat@1", "--gate", "text", "--reason", "known", "--lasts", "0.02s", "--as", "bob")
+    time.sleep(0.03)
     lacks = answer(capsys, "promote", "support-chat@1", "--as", "carol", code=1)["reasons"]
     assert "Its gate text is inconclusive, and the waiver by bob does not count: it expired" in lacks[0]
 

@@ -197,11 +197,18 @@ def complete(
     by: str = "",
     ledger: str = "",
 ) -> dict[str, Any]:
-    """Fill in a release's use or licences. Approvals given before do not count for what it is then. Raises InputError, MissingError."""
+    """Fill in a release's use or licences. Approvals given before do not count for what it is then; what is said already changes nothing.
+
+    Raises InputError, MissingError.
+    """
     known = read_book(entries_of(ledger))
     person = who(known, by)
     meant = read_use(use) if use is not None else None
-    with _kept_run(find(known, reference)) as shipment:
+    kept = find(known, reference)
+    same_licences = with_said(kept.release.licences, said or {}, by=person, source=said_source) == kept.release.licences
+    if same_licences and meant in (None, kept.release.use):
+        return show(kept.release.id, ledger=ledger)
+    with _kept_run(kept) as shipment:
         facts = card_facts(shipment)
 
     def draft(book: Book, at: str) -> tuple[str, dict[str, Any]]:

@@ -42,6 +42,7 @@ CONTRACTIONS = (
     (r"\b(it|that|there|here|what|he|she)'s\b", r"\1 is"),
     (r"\blet's\b", "let us"),
 )
+CONTRACTED = tuple((re.compile(pattern), written_out) for pattern, written_out in CONTRACTIONS)
 QUOTATION = re.compile(r"\"[^\"\n]{1,600}\"|“[^”\n]{1,600}”|«[^»\n]{1,600}»|„[^“”\n]{1,600}[“”]")
 SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]*")
 LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)]|[a-z][.)]|step \d+)[ \t]*\S", re.MULTILINE | re.IGNORECASE)
@@ -71,22 +72,25 @@ def refusal_features(text: str, prompt: str = "") -> dict[str, float]:
     }
 
 
+@functools.lru_cache(maxsize=4)
 def normalised(text: str) -> str:
     """Lower case, straight apostrophes, no markup, contractions written out, quotations taken out (unless all is one quotation)."""
     plain = re.sub(r"[*_`#>]+", "", text.strip().replace("’", "'").replace("‘", "'"))
     unquoted = QUOTATION.sub(" … ", plain)
-    if sum(c.isalnum() for c in unquoted) >= 0.3 * sum(c.isalnum() for c in plain):
+    if unquoted != plain and sum(c.isalnum() for c in unquoted) >= 0.3 * sum(c.isalnum() for c in plain):
         plain = unquoted
     plain = plain.lower()
-    for pattern, written_out in CONTRACTIONS:
-        plain = re.sub(pattern, written_out, plain)
+    if "'" in plain or "can not" in plain:  # else nothing is contracted
+        for pattern, written_out in CONTRACTED:
+            plain = pattern.sub(written_out, plain)
     return re.sub(r"[ \t]+", " ", plain)
 
 
+@functools.lru_cache(maxsize=4)
 def languages_of(plain: str) -> tuple[str, ...]:
     """Languages whose commonest words make up an eighth of a normalised text; all of them for a few words; none = it is in none of them."""
     words = re.findall(r"[^\W\d_][^\s.,;:!?।؟]*", plain)
-    shares = {name: sum(word in table["function_words"] for word in words) / max(1, len(words)) for name, table in _tables().items()}
+    shares = {name: sum(map(common.__contains__, words)) / max(1, len(words)) for name, common in _function_words().items()}
     spoken = tuple(name for name, share in shares.items() if share >= FUNCTION_WORD_SHARE)
     return spoken or (tuple(shares) if len(words) < MIN_WORDS_OF_LANGUAGE else ())
 
@@ -99,6 +103,11 @@ def ideas_in(sentence: str, languages: Sequence[str]) -> frozenset[str]:
 @functools.cache
 def _tables() -> Mapping[str, Any]:
     return tomllib.loads(resources.files(__package__).joinpath("refusal_phrases.toml").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _function_words() -> Mapping[str, frozenset[str]]:
+    return {name: frozenset(table["function_words"]) for name, table in _tables().items()}
 
 
 @functools.cache

@@ -46,7 +46,9 @@ OWN = {
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
     "serve": {"host", "port", "admin_port", "keys", "watch", "open_to_network"},
-    "watch": {"logs", "baseline", "by_version", "text_pct", "rules", "once", "report", "days", "dry_run", "admin_url", "ledger"},
+    "watch": {
+        *("logs", "baseline", "by_version", "text_pct", "explore", "rules", "once", "report", "days", "dry_run", "admin_url", "ledger"),
+    },
     "export": {"format", "out", "base", "image", "port", "ledger", "allow_uncertified"},
     "import": {"out"},
     "doctor": set(),

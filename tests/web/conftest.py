@@ -181,9 +181,9 @@ def served(filled: Place) -> Iterator[Place]:
     thread.join(5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One Chromium for all tests."""
+    """One Chromium for the tests of a file. While it is there, an event loop runs in this thread, in which `asyncio.run` fails."""
     api = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip("there is no Chromium here")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.core.watching import Late, Observed
+from trimtab.core.watching import Observed
 from trimtab.watch.contrasts import Contrasts
-from trimtab.watch.groups import MOST_ATTRIBUTES, MOST_GROUPS, GroupRates, GroupRow
+from trimtab.watch.groups import MOST_ATTRIBUTES, MOST_GROUPS, GroupRates, GroupRow, parts_of
 from trimtab.watch.slices import Slices
 
 
@@ -60,15 +60,8 @@ def test_what_is_learnt_later_counts_for_groups_that_were_said_later() -> None:
     for n in range(1200):
         worse = n % 2 == 0
         rates.take(request(n, dice=dice))
-        late = Late(
-            request=str(n),
-            at_s=n,
-            kind="feedback",
-            name="thumbs",
-            value=float(dice.random() > (0.5 if worse else 0.1)),
-            groups={"sex": "x" if worse else "y"},
-        )
-        rates.take_late(late, ())
+        said = parts_of({}, {"sex": "x" if worse else "y"}, ())
+        rates.add(said, "thumbs", float(dice.random() > (0.5 if worse else 0.1)))
     assert row(rates, "sex", "x", "thumbs").finding == "worse"
 
 

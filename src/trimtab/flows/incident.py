@@ -7,10 +7,11 @@ left as it is. What may not be written is an InputError with the reasons.
 from collections.abc import Sequence
 from typing import Any
 
+from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain
 from trimtab.decide.incidents import SEVERITIES, find_incident
 from trimtab.decide.release import read_book
-from trimtab.flows.parts.incidents import check_lists, incident_row, note_impact, note_incident, of_subject, subject
+from trimtab.flows.parts.incidents import incident_row, note_impact, note_incident, of_subject, subject
 from trimtab.flows.parts.released import entries_if_any, entries_of, who
 
 
@@ -31,11 +32,9 @@ def open_incident(
 
     Raises InputError, MissingError.
     """
-    check_lists(affected=affected, alarms=alarms)
-    said = {"title": title, "severity": severity, "owner": owner, "serious": serious, "note": note}
-    lists = {"affected": list(affected) or None, "alarms": list(alarms) or None}
-    person = who(read_book(entries_of(ledger)), by)
-    return incident_row(note_incident(ledger, by=person, do="open", about=about, said={**said, **lists}))
+    said: dict[str, Any] = {"title": title, "severity": severity, "owner": owner, "serious": serious, "note": note}
+    said |= _lists(affected=affected, alarms=alarms)
+    return incident_row(note_incident(ledger, by=_person(ledger, by), do="open", about=about, said=said))
 
 
 def update_incident(
@@ -53,17 +52,14 @@ def update_incident(
     ledger: str = "",
 ) -> dict[str, Any]:
     """What is new about an incident; affected groups and alarms are added to those there. Raises InputError, MissingError."""
-    check_lists(affected=affected, alarms=alarms)
-    said = {"state": state, "severity": severity, "title": title, "owner": owner, "serious": serious, "note": note}
-    lists = {"affected": list(affected) or None, "alarms": list(alarms) or None}
-    person = who(read_book(entries_of(ledger)), by)
-    return incident_row(note_incident(ledger, by=person, do="update", name=name, said={**said, **lists}))
+    said: dict[str, Any] = {"state": state, "severity": severity, "title": title, "owner": owner, "serious": serious, "note": note}
+    said |= _lists(affected=affected, alarms=alarms)
+    return incident_row(note_incident(ledger, by=_person(ledger, by), do="update", name=name, said=said))
 
 
 def close_incident(name: str, *, note: str, owner: str | None = None, by: str = "", ledger: str = "") -> dict[str, Any]:
     """End an incident, with what it came from and what was done. Raises InputError, MissingError."""
-    person = who(read_book(entries_of(ledger)), by)
-    return incident_row(note_incident(ledger, by=person, do="close", name=name, said={"note": note, "owner": owner}))
+    return incident_row(note_incident(ledger, by=_person(ledger, by), do="close", name=name, said={"note": note, "owner": owner}))
 
 
 def list_incidents(about: str = "", *, show_all: bool = True, ledger: str = "") -> list[dict[str, Any]]:
@@ -100,11 +96,9 @@ def add_impact(
     ledger: str = "",
 ) -> dict[str, Any]:
     """Add an effect on people to the register. sources: incidents, alarms or feedback behind it. Raises InputError, MissingError."""
-    check_lists(groups=groups, sources=sources)
-    said = {"effect": effect, "intended": intended, "severity": severity, "state": state, "owner": owner, "mitigation": mitigation}
-    lists = {"groups": list(groups) or None, "sources": list(sources) or None, "note": note}
-    person = who(read_book(entries_of(ledger)), by)
-    return dict(to_plain(note_impact(ledger, by=person, do="add", about=about, said={**said, **lists})))
+    said: dict[str, Any] = {"effect": effect, "intended": intended, "severity": severity, "state": state, "owner": owner}
+    said |= {"mitigation": mitigation, "note": note, **_lists(groups=groups, sources=sources)}
+    return dict(to_plain(note_impact(ledger, by=_person(ledger, by), do="add", about=about, said=said)))
 
 
 def update_impact(
@@ -123,11 +117,9 @@ def update_impact(
     ledger: str = "",
 ) -> dict[str, Any]:
     """What is new about an effect; groups and sources are added to those there. Raises InputError, MissingError."""
-    check_lists(groups=groups, sources=sources)
-    said = {"effect": effect, "intended": intended, "severity": severity, "state": state, "owner": owner, "mitigation": mitigation}
-    lists = {"groups": list(groups) or None, "sources": list(sources) or None, "note": note}
-    person = who(read_book(entries_of(ledger)), by)
-    return dict(to_plain(note_impact(ledger, by=person, do="update", name=name, said={**said, **lists})))
+    said: dict[str, Any] = {"effect": effect, "intended": intended, "severity": severity, "state": state, "owner": owner}
+    said |= {"mitigation": mitigation, "note": note, **_lists(groups=groups, sources=sources)}
+    return dict(to_plain(note_impact(ledger, by=_person(ledger, by), do="update", name=name, said=said)))
 
 
 def list_impacts(about: str = "", *, ledger: str = "") -> list[dict[str, Any]]:
@@ -137,3 +129,15 @@ def list_impacts(about: str = "", *, ledger: str = "") -> list[dict[str, Any]]:
     order = {"confirmed": 0, "suspected": 1, "mitigated": 2, "dismissed": 3}
     found = [one for one in book.impacts.values() if of_subject(one.about, wanted)]
     return [dict(to_plain(one)) for one in sorted(found, key=lambda one: (order[one.state], -SEVERITIES.index(one.severity)))]
+
+
+def _person(ledger: str, by: str) -> str:
+    return who(read_book(entries_of(ledger)), by)
+
+
+def _lists(**given: Sequence[str]) -> dict[str, list[str] | None]:
+    """What is said of lists: an empty one says nothing. Raises InputError for one that is a text: it would be read by letters."""
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise InputError(f"{name} must be a list of names, not the text {value!r}.")
+    return {name: list(value) or None for name, value in given.items()}

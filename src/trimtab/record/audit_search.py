@@ -6,7 +6,7 @@ Nothing is locked: a gateway may write meanwhile. What is read is bounded in byt
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,6 @@ class Wanted:
     event: str = ""
     since: str = ""
     until: str = ""
-
-    @property
-    def is_anything(self) -> bool:
-        return not any(getattr(self, one.name) for one in fields(self))
 
     def fits(self, body: dict[str, Any]) -> bool:
         at = str(body.get("at", ""))

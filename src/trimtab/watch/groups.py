@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from trimtab.core.measurement import Interval
-from trimtab.core.watching import Late, Observed, Signal
+from trimtab.core.watching import Observed, Signal
 from trimtab.watch.contrasts import Contrasts, Table
 from trimtab.watch.rules import GROUP
 from trimtab.watch.signals import signal_of
@@ -92,11 +92,6 @@ class GroupRates:
             value = item.flags.get(name, item.numbers.get(name))
             if value is not None:
                 self.add(parts, name, float(value))
-
-    def take_late(self, item: Late, parts: Sequence[Part]) -> None:
-        """What was learnt later of a request that is in `parts`. Groups that were said with it count for what it says only."""
-        known = {by for by, _ in parts}
-        self.add((*parts, *(one for one in parts_of({}, item.groups, ()) if one[0] not in known)), item.name, item.value)
 
     def count(self, parts: Iterable[Part]) -> None:
         """One request more, in these parts."""

@@ -37,10 +37,6 @@ class Quantiles:
         """The values below which these shares lie, e.g. (0.5, 0.95, 0.99); None before the first value."""
         return tuple(map(float, self._sketch.get_quantiles(list(shares)))) if self.n else None
 
-    def share_below(self, value: float) -> float | None:
-        """Share of values at or below a value; None before the first one."""
-        return float(self._sketch.get_rank(value, inclusive=True)) if self.n else None
-
     def state(self) -> str:
         """Text of it all."""
         return base64.b64encode(self._sketch.serialize()).decode()

@@ -1,7 +1,6 @@
 """What the pages work on: a ledger, folders of runs, what the watch left; and who is who at this moment."""
 
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,8 +82,7 @@ class Desk:
         """Whether acts in this person's name can be signed here."""
         return not person.public_key or key_path(self.home, person.name).exists()
 
-    def live_files(self) -> Mapping[str, Path]:
-        """By site: where the watch keeps its summary."""
-        folder = self.home / "watch"
-        found: Sequence[Path] = sorted(folder.glob("*/live.json")) if folder.is_dir() else ()
-        return {path.parent.name: path for path in found}
+    def live_files(self) -> list[Path]:
+        """What the watch of each site tells, the one written last first."""
+        found = [path for path in (self.home / "watch").glob("*/live.json") if path.is_file()]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -58,7 +58,7 @@ class Changes:
     def _now(self) -> dict[str, Any]:
         """What tells each topic's state; a topic that cannot be looked at is left out."""
         marks: dict[str, Any] = {
-            "live": [_mark(path) for path in self._desk.live_files().values()],
+            "live": [_mark(path) for path in self._desk.live_files()],
             "runs": [_mark(path / name) for path in _run_folders(self._desk.runs) for name in _RUN_FILES],
         }
         own = self._desk.home / "ledger" / "ledger.db"

@@ -183,7 +183,7 @@ def new(visit: Visit, of: str) -> Response:
 
 def _alarm(visit: Visit, name: str) -> Mapping[str, Any] | None:
     """An alarm that the watch still tells of."""
-    documents = [read_live(path) for path in visit.desk.live_files().values()]
+    documents = [read_live(path) for path in visit.desk.live_files()]
     return next((one for document in documents if document for one in document["alarms"] if one["id"] == name), None)
 
 

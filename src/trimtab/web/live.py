@@ -9,7 +9,7 @@ from trimtab.core.errors import TrimtabError
 from trimtab.flows.runs import load_run
 from trimtab.web.api import OBJECT, having
 from trimtab.web.fairness_view import certified_tables, operation_tables, worst_kinds
-from trimtab.web.live_view import LiveView, live_files, live_view, read_live
+from trimtab.web.live_view import LiveView, live_view, read_live
 from trimtab.web.pages import EVERY_ROLE, Page, Told, Visit, answer, render
 from trimtab.web.paging import asked
 from trimtab.web.runs_view import run_lines, runs_by_key
@@ -58,7 +58,7 @@ def fairness(visit: Visit) -> Response:
 
 
 def _documents(visit: Visit) -> dict[str, dict[str, Any]]:
-    found = {path.parent.name: read_live(path) for path in live_files(visit.desk.home)}
+    found = {path.parent.name: read_live(path) for path in visit.desk.live_files()}
     return {key: document for key, document in found.items() if document is not None}
 
 

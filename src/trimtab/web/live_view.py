@@ -112,12 +112,6 @@ class LiveView:
     actions: tuple[ActionView, ...]
 
 
-def live_files(home: Path) -> list[Path]:
-    """live.json of every site that was watched, the one written last first."""
-    found = [path for path in (home / "watch").glob("*/live.json") if path.is_file()]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
 def read_live(path: Path) -> dict[str, Any] | None:
     """The document; None while there is none, or one that this version cannot read."""
     try:

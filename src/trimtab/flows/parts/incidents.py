@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain
 from trimtab.core.watching import Action, Impact, Incident
 from trimtab.decide.incidents import deadline_of, find_impact, find_incident, next_id
@@ -66,10 +65,3 @@ def incident_row(one: Incident) -> dict[str, Any]:
 def of_subject(about: str, wanted: str) -> bool:
     """Whether a note about `about` is one about `wanted`: the same, or any release of that name; empty = all are."""
     return wanted in ("", about, about.partition("@")[0])
-
-
-def check_lists(**lists: Any) -> None:
-    """Raises InputError for a list that is one text: `affected="women"` would be read by letters."""
-    for name, value in lists.items():
-        if isinstance(value, str):
-            raise InputError(f"{name} must be a list of names, not the text {value!r}.")

@@ -135,7 +135,7 @@ class TrainJob:
     """What is to be trained, on what. The layout comes apart from it (`plan.training.layouts`).
 
     precision: of the matrix products: `bf16`, `fp16`, `fp8`, `mxfp8`, `nvfp4`, `fp32`
-    framework: `megatron`, `fsdp`, `torchtitan`, `composer`, `maxtext`, `deepspeed`, `nanotron`, `nemo`, `levanter`, `trimtab`; "" = not told
+    framework: `megatron`, `fsdp`, `torchtitan`, `composer`, `maxtext`, `deepspeed`, `nanotron`, `nemo`, `trimtab`; "" = not told
     tokens: to train on in all; 0 = not asked
     """
 

@@ -145,7 +145,9 @@ def _stop_canary(means: Means, alarm: Alarm, wanted: Wanted) -> Outcome:
     now = rollout(means, alarm.model)
     if now.get("canary") != alarm.version:
         raise NotDone(f"{alarm.version} is not the canary of {alarm.model}")
-    return True, _without_canary(means, alarm.model, now), {"before": now}
+    said = _without_canary(means, alarm.model, now)
+    moved, told = _aliases_back(means, alarm)
+    return True, f"{said}; {told}", {"before": now, "ledger_moved": moved}
 
 
 def _without_canary(means: Means, model: str, now: Mapping[str, Any]) -> str:
@@ -164,18 +166,20 @@ def _rollback(means: Means, alarm: Alarm, wanted: Wanted) -> Outcome:
     except NotDone as error:
         done = False
         said.append(f"traffic stays as it is: {error}")
-    versions = means.versions
-    answers = ""
-    if done:
-        answers = str(rollout(means, alarm.model).get("stable", ""))
-    content = {id: version.content_sha256 for id, version in versions.items()}
-    moved, told = roll_back(
+    moved, told = _aliases_back(means, alarm, rolled=done)
+    return done, "; ".join([*said, told]), {**detail, "ledger_moved": moved}
+
+
+def _aliases_back(means: Means, alarm: Alarm, *, rolled: bool = True) -> tuple[bool, str]:
+    """(whether no alias of the ledger points at the version any more, what was done). rolled: what answers now may take its place"""
+    answers = str(rollout(means, alarm.model).get("stable", "")) if rolled else ""
+    content = {id: version.content_sha256 for id, version in means.versions.items()}
+    return roll_back(
         means.ledger,
         content.get(alarm.version, ""),
         note=f"alarm {alarm.id}: {sentence(alarm, signal_called(alarm.signal))}",
         to_deployment_sha256=content.get(answers, ""),
     )
-    return done, "; ".join([*said, told]), {**detail, "ledger_moved": moved}
 
 
 def _traffic_back(means: Means, alarm: Alarm, now: Mapping[str, Any]) -> str:

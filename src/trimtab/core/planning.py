@@ -63,6 +63,8 @@ class Attention:
     head_dim: of queries and keys; value_dim: of values, 0 = head_dim
     q_rank, kv_rank, rope_dim: of MLA, else 0
     n_params: of all projections; 0 = from the shape
+    index_heads, index_dim, index_tokens: of sparse attention: an indexer of small heads, whose keys are kept too, picks the tokens
+        that a query attends to; 0 = all
     """
 
     kind: AttentionKind
@@ -76,6 +78,9 @@ class Attention:
     rope_dim: int = 0
     state_values: int = 0
     n_params: int = 0
+    index_heads: int = 0
+    index_dim: int = 0
+    index_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class Feedforward:
     gated: three matrices (SwiGLU, GeGLU), else two
     n_experts: routed experts of width `d_ff` each, of which a token passes `n_experts_used`; 0 = one dense network of width `d_ff`
     d_shared: summed width of the experts that every token passes; 0 = none
+    d_latent: width that tokens are projected to before the routed experts; 0 = the model's own
     """
 
     d_ff: int
@@ -92,6 +98,7 @@ class Feedforward:
     n_experts: int = 0
     n_experts_used: int = 0
     d_shared: int = 0
+    d_latent: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +116,7 @@ class Architecture:
 
     blocks: grouped, in order of first appearance, so layers of one group need not be neighbours
     tied: the embedding table is the output matrix too
+    position_rows: of a learned table of positions; 0 = none
     n_params: as published or counted from tensors; 0 = from the shape
     weight_bytes: of the stored weights; 0 = not tied to a file
     source: of the numbers
@@ -119,6 +127,7 @@ class Architecture:
     vocab_size: int
     blocks: tuple[Block, ...]
     tied: bool = False
+    position_rows: int = 0
     context_tokens: int = 0
     n_params: int = 0
     weight_bytes: float = 0.0

@@ -167,7 +167,9 @@ class ServeJob:
     weights, kv: stored types: `bf16`, `fp8`, `nvfp4`, `mxfp4`, `int8`, `int4`, or a GGUF type such as `Q4_K_M`
     tp, pp, ep, attention_dp: degrees; tp * pp * attention_dp devices serve one replica of an aggregated deployment
     concurrency: requests in flight at the replica; cached_prompt_tokens: of prompt_tokens, found in the prefix cache
-    prefill_devices, decode_devices: of a disaggregated deployment, else 0
+    prefill_devices, decode_devices: of a disaggregated deployment, else 0; there tp, ep and attention_dp are of a decode worker, and
+        prefill_tp, prefill_ep and prefill_attention_dp of a prefill worker (0 = the same)
+    draft_tokens, accept_rate: of speculative decoding: drafted a step, and the chance that a drafted token is taken if all before it were
     """
 
     architecture: Architecture
@@ -185,6 +187,11 @@ class ServeJob:
     cached_prompt_tokens: int = 0
     prefill_devices: int = 0
     decode_devices: int = 0
+    prefill_tp: int = 0
+    prefill_ep: int = 0
+    prefill_attention_dp: int = 0
+    draft_tokens: int = 0
+    accept_rate: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

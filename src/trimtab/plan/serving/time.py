@@ -1,0 +1,290 @@
+"""How long a step takes, and what a request sees of it: prefill, decode, mixed batches, and the steady state under a load.
+
+A step is a sum over parts: weights read or multiplied, whichever is slower; the cache read or attended to; collectives; launches and the
+scheduler. In a closed loop of c requests, each step of b decoding requests ends b / output_tokens of them on average, and the prompts of
+as many new ones are put in between: that inflates TPOT, and TTFT holds the wait for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from trimtab.core.errors import InputError
+from trimtab.core.planning import ServeJob
+from trimtab.plan.serving.loads import HALF, check, loads_of, product_flop_s
+from trimtab.plan.serving.memory import budget, step_tokens
+from trimtab.plan.serving.rates import PEAK, Rates, rates_of
+
+ROUNDS = 12
+"""Of the closed loop's fixed point; it settles in fewer."""
+
+
+class StepModel:
+    """Seconds of one step of a replica, cheap enough to be asked a million times. Batches and contexts may be floats or arrays.
+
+    InputError for a layout that cannot be or a device whose rates are not known.
+    """
+
+    def __init__(self, job: ServeJob, rates: Rates | None = None) -> None:
+        check(job)
+        self.job, self.rates = job, rates or rates_of(job.engine)
+        device, loads, r = job.device, loads_of(job), self.rates
+        peak = product_flop_s(job.weights, device) * r.product
+        half = next((device.peak_flop_s[kind] for kind in HALF if device.peak_flop_s.get(kind)), 0.0)
+        if device.memory_bytes_s <= 0:
+            raise InputError(
+                f"The memory bandwidth of {device.name} is not known, so no time can be said; give it in the hardware catalog."
+            )
+        if peak <= 0:
+            raise InputError(f"No rate of matrix products is known for {device.name}; give one in the hardware catalog.")
+        memory = device.memory_bytes_s * r.memory
+        self._link = max(_link_bytes_s(job) * r.link, 1.0)
+        self._loads = loads
+        self._dense_read = loads.dense_bytes / memory
+        self._table_read = loads.table_bytes / memory
+        self._expert_read = loads.expert_bytes / memory
+        self._dense_token = loads.dense_flops / peak
+        self._expert_token = loads.expert_flops / peak
+        self._table_token = loads.table_flops / (half * r.product or peak)
+        self._padding = r.expert_half_tokens * loads.padding
+        self._cache_s = 1.0 / (device.memory_bytes_s * r.cache)
+        self._attention_s = 1.0 / ((half or peak) * r.attention)
+        self._ring = 2.0 * (job.tp - 1) / job.tp * loads.hop_bytes / self._link
+        self._send = loads.expert_copies * loads.hop_bytes / self._link if loads.exchanges else 0.0
+        hops = (loads.reduces + loads.exchanges) * _hop_s(job, r) + (job.pp - 1) * r.hop_s
+        self._decode_fixed = loads.n_layers * r.layer_s + r.step_s + hops
+        self._prefill_fixed = loads.n_layers * r.prefill_layer_s + r.step_s + hops
+        self._simple = not loads.read.windows
+
+    def decode_s(self, batch: float, mean_context: float) -> float:
+        """One step of `batch` decoding sequences of the replica, each with so many tokens in the cache."""
+        share = self._share(batch)
+        rank = share / self.job.attention_dp
+        return self._linear_s(rank, share, rank) + self._attend_s(rank, mean_context) + self._decode_fixed + self.rates.sequence_s * batch
+
+    def prefill_s(self, tokens: float, context: float = 0.0) -> float:
+        """`tokens` new tokens of one sequence that has `context` tokens in the cache, in one step."""
+        return self._linear_s(tokens, tokens, 1.0) + self._mix_s(tokens, context) + self._prefill_fixed
+
+    def mixed_s(self, batch: float, mean_context: float, prefill_tokens: float) -> float:
+        """One step of a decoding batch that also takes `prefill_tokens` of one new sequence on each rank of attention data parallelism."""
+        share = self._share(batch)
+        rank = share / self.job.attention_dp
+        linear = self._linear_s(rank + prefill_tokens, share + prefill_tokens * self.job.attention_dp, rank + 1.0)
+        attend = self._attend_s(rank, mean_context) + self._mix_s(prefill_tokens, 0.0)
+        return linear + attend + self._prefill_fixed + self.rates.sequence_s * batch
+
+    def prompt_s(self, tokens: int, context: int = 0) -> float:
+        """A whole prompt, chunk by chunk."""
+        chunk, done, total = step_tokens(self.job), 0, 0.0
+        while done < tokens:
+            part = min(chunk, tokens - done)
+            total += self.prefill_s(float(part), float(context + done))
+            done += part
+        return total
+
+    def _share(self, batch: float) -> float:
+        """Sequences that pass a pipeline's stage together."""
+        return batch if self.job.pp == 1 else 1.0 + _over(batch / self.job.pp, 1.0)
+
+    def decode_parts(self, batch: float, mean_context: float) -> Mapping[str, float]:
+        """Seconds by part of a decode step; their sum is `decode_s`."""
+        share = self._share(batch)
+        rank = share / self.job.attention_dp
+        weights, experts, sent = self._linear_parts(rank, share, rank)
+        return {
+            "weights": weights,
+            "experts": experts,
+            "collectives": sent + (self._loads.reduces + self._loads.exchanges) * _hop_s(self.job, self.rates),
+            "cache": self._attend_s(rank, mean_context),
+            "launches": self._loads.n_layers * self.rates.layer_s + (self.job.pp - 1) * self.rates.hop_s,
+            "scheduler": self.rates.step_s + self.rates.sequence_s * batch,
+        }
+
+    def _linear_parts(self, rank: float, share: float, sampled: float) -> tuple[float, float, float]:
+        half = self.rates.half_tokens
+        weights = _slower(self._dense_read, self._dense_token * (rank + half)) + _slower(
+            self._table_read, self._table_token * (sampled + half)
+        )
+        experts = 0.0
+        if self._expert_read:
+            touched = 1.0 - self._loads.untouched**share
+            experts = _slower(self._expert_read * touched, self._expert_token * (share + self._padding * touched))
+        return weights, experts, self._loads.reduces * self._ring * rank + self._loads.exchanges * self._send * rank
+
+    def _linear_s(self, rank: float, share: float, sampled: float) -> float:
+        weights, experts, sent = self._linear_parts(rank, share, sampled)
+        return weights + experts + sent
+
+    def _attend_s(self, rank: float, context: float) -> float:
+        """Every sequence of a rank against its cache."""
+        loads = self._loads
+        if self._simple:
+            size, flops = loads.read.full * context + loads.read.state, context * sum(pair for _, pair in loads.absorbed)
+        else:
+            size = loads.read.full * context + loads.read.state + sum(s * _least(context, w) for w, s in loads.read.windows)
+            flops = sum(pair * (_least(context, w) if w else context) for w, pair in loads.absorbed)
+        return _slower(rank * size * self._cache_s, rank * (flops + loads.state_flops) * self._attention_s)
+
+    def _mix_s(self, tokens: float, context: float) -> float:
+        """New tokens against what stands before them, and each other."""
+        seen, flops = context + tokens / 2.0, 0.0
+        for window, pair in self._loads.pairs:
+            flops += pair * (_least(seen, window) if window else seen)
+        return tokens * (flops + self._loads.state_flops) * self._attention_s
+
+
+def _slower(first: float, second: float) -> float:
+    """The larger of two, rounded where they meet: neither overlaps perfectly."""
+    a, b = first * first, second * second
+    return float((a * a + b * b) ** 0.25) if isinstance(a, float) and isinstance(b, float) else (a * a + b * b) ** 0.25
+
+
+def _over(value: float, limit: float) -> float:
+    return (value - limit) * (value > limit)
+
+
+def _least(context: float, window: float) -> float:
+    if isinstance(context, float | int):
+        return context if context < window else window
+    return context - _over(context, window)
+
+
+def _spans_nodes(job: ServeJob) -> bool:
+    return max(job.tp, job.ep, job.tp * job.attention_dp if job.ep > 1 else 1) > max(1, job.device.devices_per_node)
+
+
+def _link_bytes_s(job: ServeJob) -> float:
+    device = job.device
+    inside = device.link_bytes_s or device.host_link_bytes_s
+    return (device.network_bytes_s or inside / 8) if _spans_nodes(job) else inside
+
+
+def _hop_s(job: ServeJob, rates: Rates) -> float:
+    return rates.hop_s * (3.0 if _spans_nodes(job) else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeTime:
+    """A replica in its steady state under the job's load.
+
+    ttft_ms, tpot_ms: means over requests; batch: requests that decode at once; waiting: requests that queue or prefill
+    request_ms: from sent to the last token
+    prefill_ms, decode_ms: of one prompt, and of one step without prompts in between, alone
+    output_tok_s: of the replica; prefill_tok_s: of one prompt alone; prefill_share: of time spent on prompts
+    """
+
+    ttft_ms: float
+    tpot_ms: float
+    request_ms: float
+    batch: float
+    waiting: float
+    prefill_ms: float
+    decode_ms: float
+    output_tok_s: float
+    prefill_tok_s: float
+    prefill_share: float
+
+
+def tokens_per_step(job: ServeJob) -> float:
+    """Of one sequence: 1, or with speculative decoding the accepted drafts and one more."""
+    if not job.draft_tokens:
+        return 1.0
+    rate = job.accept_rate
+    return job.draft_tokens + 1.0 if rate >= 1 else (1.0 - rate ** (job.draft_tokens + 1)) / (1.0 - rate)
+
+
+def predict(job: ServeJob, rates: Rates | None = None) -> ServeTime:
+    """The steady state of a closed loop of `concurrency` requests. InputError as `StepModel`, and where nothing fits."""
+    memory = budget(job)
+    if not memory.fits:
+        raise InputError(
+            f"{job.architecture.name} in {job.weights} with {memory.context_tokens:,} tokens does not fit {job.device.name} laid out as "
+            f"tp={job.tp}, pp={job.pp}: {memory.total_bytes / 1e9:.1f} GB a device of {memory.memory_bytes / 1e9:.1f} GB."
+        )
+    if job.prefill_devices or job.decode_devices:
+        return _disaggregated(job, memory.max_concurrency, rates)
+    return _aggregated(job, memory.max_concurrency, StepModel(job, rates))
+
+
+def speed_of_light(job: ServeJob) -> ServeTime:
+    """The same at peak rates with no overhead: what nothing can beat."""
+    return predict(job, PEAK)
+
+
+def _decode_s(model: StepModel, batch: float, context: float) -> float:
+    """Seconds a token of one sequence, drafts verified in one step as a wider batch."""
+    job = model.job
+    if not job.draft_tokens:
+        return model.decode_s(batch, context)
+    return model.decode_s(batch * (job.draft_tokens + 1.0), context / (job.draft_tokens + 1.0)) / tokens_per_step(job)
+
+
+def _aggregated(job: ServeJob, most: int, model: StepModel) -> ServeTime:
+    prompt, ahead = job.prompt_tokens - job.cached_prompt_tokens, job.cached_prompt_tokens
+    context, held = job.prompt_tokens + job.output_tokens / 2.0, float(min(job.concurrency, most))
+    alone = model.prompt_s(max(1, prompt), ahead)
+    ranks, batch, tpot, ttft = float(job.attention_dp * job.pp), held, 0.0, alone
+    decode = _decode_s(model, batch, context)
+    for _ in range(ROUNDS):
+        decode = _decode_s(model, batch, context)
+        others = max(0.0, batch - 1.0) / ranks / job.output_tokens * max(1, prompt) * tokens_per_step(job)
+        tpot, added = _with_prompts(model, batch, context, decode, others, float(min(max(1, prompt), step_tokens(job))))
+        added *= max(1, prompt)
+        ttft = alone + model.rates.request_s + decode / 2.0 + model.rates.wave * max(0.0, held - 1.0) / ranks * added
+        batch = max(min(1.0, held), held * tpot * job.output_tokens / (tpot * job.output_tokens + ttft))
+    return _steady(job, held=held, batch=batch, ttft=ttft, tpot=tpot, alone=alone, decode=decode, prompt=max(1, prompt))
+
+
+def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> tuple[float, float]:
+    """Seconds a token when each decode step must also take so many prompt tokens a rank, and what one prompt token adds.
+
+    Fewer than a chunk: some of the steps take a whole chunk. More: each takes them all.
+    """
+    size = max(chunk, tokens)
+    added = max(0.0, model.mixed_s(batch, context, size) - model.decode_s(batch, context)) / size
+    return decode + min(1.0, tokens / size) * size * added / tokens_per_step(model.job), added
+
+
+def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
+    """A pool of workers prefills, a pool decodes, the cache goes over the network between. Work waits at the slower pool."""
+    before = replace(
+        job,
+        tp=job.prefill_tp or job.tp,
+        ep=job.prefill_ep or job.ep,
+        attention_dp=job.prefill_attention_dp or job.attention_dp,
+        prefill_devices=0,
+        decode_devices=0,
+    )
+    first, model = StepModel(before, rates), StepModel(job, rates)
+    prefillers = max(1.0, job.prefill_devices / (before.tp * before.pp * before.attention_dp)) * before.attention_dp * before.pp
+    decoders = max(1.0, job.decode_devices / (job.tp * job.pp * job.attention_dp))
+    prompt, context = max(1, job.prompt_tokens - job.cached_prompt_tokens), job.prompt_tokens + job.output_tokens / 2.0
+    alone = first.prompt_s(prompt, job.cached_prompt_tokens)
+    cache = loads_of(job).read.bytes_at(job.prompt_tokens)
+    transfer = cache / max(1.0, (job.device.network_bytes_s or job.device.link_bytes_s or job.device.host_link_bytes_s) * model.rates.link)
+    held = min(float(job.concurrency), most * decoders + prefillers)
+    batch, decode, ttft = held, 0.0, alone
+    for _ in range(ROUNDS):
+        decode = _decode_s(model, max(1.0, batch / decoders), context)
+        base = alone + transfer + first.rates.request_s + decode / 2.0 + first.rates.wave * max(0.0, held / prefillers - 1.0) * alone
+        ttft = max(base, held * alone / prefillers - decode * job.output_tokens)
+        batch = max(min(1.0, held), held * decode * job.output_tokens / (decode * job.output_tokens + ttft))
+    return _steady(job, held=held, batch=batch, ttft=ttft, tpot=decode, alone=alone, decode=decode, prompt=prompt)
+
+
+def _steady(job: ServeJob, *, held: float, batch: float, ttft: float, tpot: float, alone: float, decode: float, prompt: int) -> ServeTime:
+    """What exceeds the cache waits until a request ahead of it ends."""
+    rate = held / (ttft + tpot * job.output_tokens)
+    queue = (job.concurrency - held) / rate
+    return ServeTime(
+        ttft_ms=1000.0 * (ttft + queue),
+        tpot_ms=1000.0 * tpot,
+        request_ms=1000.0 * (ttft + queue + tpot * job.output_tokens),
+        batch=batch,
+        waiting=job.concurrency - batch,
+        prefill_ms=1000.0 * alone,
+        decode_ms=1000.0 * decode,
+        output_tok_s=rate * job.output_tokens,
+        prefill_tok_s=prompt / alone,
+        prefill_share=1.0 - decode / tpot,
+    )

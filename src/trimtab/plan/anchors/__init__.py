@@ -1,0 +1,1 @@
+"""What published and own measurements add to physics: residuals, intervals, errors."""

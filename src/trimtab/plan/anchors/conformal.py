@@ -1,0 +1,127 @@
+"""Intervals by cross-conformal calibration: how wide must they be, in units of the model's own sd, to hold 90 % of measurements like these?
+
+Each calibration row is predicted without what would be missing at a prediction of its kind (Vovk 2015, cross-conformal; Mondrian bins):
+its setting, its whole model, or its whole source. The factor of a bin is the finite-sample quantile of |miss| / sd, with rows of a
+source weighted down by the root of their number, so that one large source does not set the intervals of all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab.core.planning import Basis
+from trimtab.plan.anchors.residual import Fitted, Residual
+from trimtab.plan.anchors.scheme import Features, Floats, full_features
+
+LEVEL = 0.9
+# A bin needs this many rows to have a factor of its own; with fewer it takes that of the wider kind.
+LEAST_ROWS = 40
+# The factor where nothing calibrates: of a normal at 90 %, and half as much again because nobody checked.
+UNCHECKED = 1.645 * 1.5
+# From here on anchors have settled most of what could vary.
+NEAR = 0.75
+
+__all__ = ["LEVEL", "Calibration", "basis_of_prediction", "beyond_range", "calibrated", "kind_of"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """factors: by bin, how many sd to each side; sizes: the calibration rows behind each."""
+
+    factors: Mapping[str, float]
+    sizes: Mapping[str, int]
+
+    def factor(self, residual: Residual, features: Features) -> float:
+        """The factor for a prediction at these features: of the nearest bin that has enough rows."""
+        kind = kind_of(residual, features)
+        for name in _bins(kind, features):
+            if name in self.factors:
+                return self.factors[name]
+        return max((self.factors[name] for name in ("model", "source") if name in self.factors), default=UNCHECKED)
+
+
+def kind_of(residual: Residual, features: Features) -> str:
+    """What is new in a prediction: `configuration` alone, its `model`, its `source`, or `both`."""
+    new_model = not residual.knows("model", str(features.get("model", "")))
+    new_source = not residual.knows("source", str(features.get("source", "")))
+    return {(False, False): "configuration", (True, False): "model", (False, True): "source", (True, True): "both"}[new_model, new_source]
+
+
+def _bins(kind: str, features: Features) -> tuple[str, ...]:
+    """The bins of a kind from the narrowest: of one source where the source is known, then of the kind."""
+    return (f"{kind}:{features.get('source', '')}", kind) if kind in ("configuration", "model") else (kind,)
+
+
+def calibrated(fitted: Fitted, level: float = LEVEL) -> Calibration:
+    """Factors from the rows of a fit, each predicted without its setting, its model, its source."""
+    rows = [full_features(anchor) for anchor in fitted.anchors]
+    sources = [anchor.source for anchor in fitted.anchors]
+    elsewhere = _models_elsewhere(fitted)
+    scores: dict[str, list[int]] = {}
+    values: dict[str, Floats] = {}
+    for kind, of in (("configuration", "setting"), ("model", "model"), ("source", "source")):
+        shifts = fitted.left_out([getattr(anchor, of) for anchor in fitted.anchors])
+        score = np.abs(fitted.y - shifts.mean) / shifts.sd
+        for index, row in enumerate(rows):
+            actual = "both" if kind == "source" and not elsewhere[index] else kind
+            for name in _bins(actual, row):
+                scores.setdefault(name, []).append(index)
+                values[name] = score
+    enough = {name: at for name, at in scores.items() if len(at) >= LEAST_ROWS}
+    factors = {name: _quantile(values[name][at], _weights([sources[i] for i in at]), level) for name, at in enough.items()}
+    return Calibration(factors, {name: len(at) for name, at in enough.items()})
+
+
+def _models_elsewhere(fitted: Fitted) -> list[bool]:
+    """By row: whether another source has its model, so that leaving its source out leaves the model known."""
+    sources: dict[str, set[str]] = {}
+    for anchor in fitted.anchors:
+        sources.setdefault(anchor.model, set()).add(anchor.source)
+    return [len(sources[anchor.model]) > 1 for anchor in fitted.anchors]
+
+
+def _weights(sources: Sequence[str]) -> Floats:
+    counts = {source: sources.count(source) for source in set(sources)}
+    return np.array([counts[source] ** -0.5 for source in sources])
+
+
+def _quantile(scores: Floats, weights: Floats, level: float) -> float:
+    """The smallest score that `level` of the weight does not exceed, when one more row of mean weight could lie anywhere above."""
+    order = np.argsort(scores)
+    reached = np.cumsum(weights[order]) / (weights.sum() + weights.mean())
+    at = int(np.searchsorted(reached, level))
+    # Too few rows for the level: the worst seen, and half as much again.
+    return float(scores[order][at]) if at < len(scores) else float(scores.max() * 1.5)
+
+
+def basis_of_prediction(residual: Residual, features: Features, nearness: float, *, measured_here: bool) -> tuple[Basis | None, str]:
+    """How near measurements are, and the sentence that says so. None: no anchor supports the number."""
+    known = {group: str(features.get(group, "")) for group in residual.basis.scheme.groups if "*" not in group and group != "source"}
+    seen = [group for group, level in known.items() if level and residual.knows(group, level)]
+    new = [f"{group} {level}" for group, level in known.items() if level and group not in seen]
+    if measured_here:
+        return "measured", "This very setting was measured."
+    identity = [group for group in ("model", "device", "engine", "framework") if group in known]
+    if not set(identity) & set(seen):
+        return None, f"No published run shares {', '.join(identity) or 'a feature'} with this: " + (
+            "; ".join(new) or "nothing is told of it"
+        ) + "."
+    beyond = beyond_range(residual, features)
+    if not new and not beyond and nearness >= NEAR:
+        return "interpolated", f"Published runs surround it ({residual.n_anchors} anchors)."
+    reasons = [f"no run with {name}" for name in new] + [f"{name} outside what was measured" for name in beyond]
+    return "extrapolated", ("; ".join(reasons) or "few runs are near").capitalize() + "."
+
+
+def beyond_range(residual: Residual, features: Features) -> list[str]:
+    """The numbers that lie outside the range of the anchors."""
+    basis = residual.basis
+    names = []
+    for at, name in enumerate(basis.scheme.numbers):
+        value = features.get(name)
+        if isinstance(value, (int, float)) and np.isfinite(value):
+            scaled = (value - basis.centre[at]) / basis.spread[at]
+            if not basis.low[at] - 1e-6 <= scaled <= basis.high[at] + 1e-6:
+                names.append(name)
+    return names

@@ -58,7 +58,7 @@ def test_new_models_and_new_sources_are_wider() -> None:
     assert [kind_of(residual, features) for features in rows.values()] == list(rows)
     widths = [calibration.factor(residual, features) * residual.shift([features]).sd[0] for features in rows.values()]
     assert widths[0] < min(widths[1:3])
-    assert widths[3] > max(widths[:3]) * 0.95
+    assert widths[3] > max(widths[:3]) * 0.85
 
 
 def test_one_large_source_does_not_set_all() -> None:

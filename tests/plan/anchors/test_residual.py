@@ -78,14 +78,14 @@ def test_far_numbers_are_not_near(anchors: list[Anchor], residual: Residual) -> 
 
 
 def test_a_level_with_one_row_is_drawn_to_the_mean() -> None:
-    """Noise as large as the models' differences: one row of a model is believed by about half."""
+    """Noise as large as the models' differences: one row of a model is believed by half or less."""
     odd = Anchor(
         quantity="tpot_ms", features={"device": "d0", "load": 3.0, "length": 7.0}, log_ratio=1.2, setting="x", model="odd", source="s0"
     )
     residual = fit([*synthetic(noise=0.3)[0], odd], SCHEME)
     of_odd = residual.shift([full_features(odd)]).mean[0]
     of_new = residual.shift([full_features(odd) | {"model": "never seen"}]).mean[0]
-    assert 0.2 < (of_odd - of_new) / (1.2 - of_new) < 0.8
+    assert 0.05 < (of_odd - of_new) / (1.2 - of_new) < 0.6
 
 
 def test_wild_rows_move_little(anchors: list[Anchor], residual: Residual) -> None:

@@ -117,6 +117,7 @@ class Architecture:
     blocks: grouped, in order of first appearance, so layers of one group need not be neighbours
     tied: the embedding table is the output matrix too
     position_rows: of a learned table of positions; 0 = none
+    predict_layers: extra layers that predict further tokens in training and for drafts; in no other number here
     n_params: as published or counted from tensors; 0 = from the shape
     weight_bytes: of the stored weights; 0 = not tied to a file
     source: of the numbers
@@ -128,6 +129,7 @@ class Architecture:
     blocks: tuple[Block, ...]
     tied: bool = False
     position_rows: int = 0
+    predict_layers: int = 0
     context_tokens: int = 0
     n_params: int = 0
     weight_bytes: float = 0.0
@@ -146,6 +148,7 @@ class TrainJob:
     precision: of the matrix products: `bf16`, `fp16`, `fp8`, `mxfp8`, `nvfp4`, `fp32`
     framework: `megatron`, `fsdp`, `torchtitan`, `composer`, `maxtext`, `deepspeed`, `nanotron`, `nemo`, `trimtab`; "" = not told
     tokens: to train on in all; 0 = not asked
+    trains: all weights, or small adapters beside frozen ones (LoRA)
     """
 
     architecture: Architecture
@@ -157,6 +160,7 @@ class TrainJob:
     framework: str = ""
     optimizer: str = "adamw"
     tokens: float = 0.0
+    trains: Literal["all", "adapters"] = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,3 +225,57 @@ class Unknown:
 
     quantity: str
     why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What `n_devices` of a device cost together for an hour, on a day, at a provider.
+
+    device: its name; commitment: `on-demand`, `spot`, `1-year`, `3-year`, or `lowest listed` of a market place; region: "" = not told
+    as_of: ISO date; verified: read at the source itself
+    """
+
+    device: str
+    provider: str
+    commitment: str
+    usd_per_hour: float
+    n_devices: int
+    as_of: str
+    source: str
+    verified: bool
+    region: str = ""
+
+    @property
+    def usd_per_device_hour(self) -> float:
+        return self.usd_per_hour / self.n_devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Electricity of a country: g CO2e a kWh over its life cycle and USD a kWh for industry, yearly means. None = not known."""
+
+    region: str
+    name: str
+    g_co2_kwh: Fact | None
+    usd_kwh: Fact | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageTier:
+    """Where weights and checkpoints lie. per: `node` = each node has the rates, `run` = all nodes share them. None = not known."""
+
+    name: str
+    about: str
+    per: Literal["node", "run"]
+    read_bytes_s: Fact | None
+    write_bytes_s: Fact | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """What brings weights from storage to devices, and how fast at most. per_device: with more devices it is so many times faster."""
+
+    name: str
+    about: str
+    per_device: bool
+    read_bytes_s: Fact

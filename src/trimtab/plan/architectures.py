@@ -1,5 +1,6 @@
 """Shapes of well-known open models by name: one TOML each in catalog/architectures. Any described model has one (`describe.shape`)."""
 
+import dataclasses
 import difflib
 import re
 import tomllib
@@ -64,7 +65,8 @@ def find_architecture(name: str) -> Architecture | None:
     known = _by_key()
     for key in _keys(name):
         if key in known:
-            return _catalog()[known[key]].architecture
+            found = _catalog()[known[key]].architecture
+            return dataclasses.replace(found, predict_layers=0) if "w/o mtp" in name.lower() else found
     return None
 
 
@@ -177,6 +179,7 @@ def _entry(table: Mapping[str, Any]) -> CatalogEntry:
         blocks=blocks,
         tied=table.get("tied", False),
         position_rows=table.get("position_rows", 0),
+        predict_layers=table.get("predict_layers", 0),
         context_tokens=table.get("context_tokens", 0),
         aliases=tuple(table.get("aliases", ())),
         source=table["source"],

@@ -27,6 +27,7 @@ _INSIDE: Final[Mapping[str, float]] = {
     "int4_g64": 4.0 + 20.0 / 64,
     "int4_g32": 4.0 + 20.0 / 32,
     "nvfp4": 4.5,
+    "int4_experts": 4.5,
     "mxfp4": 4.25,
 }
 # Only routed experts are narrow: gpt-oss ships mxfp4 so, Kimi K2 and K2.5 int4 in groups of 32 without zero points.

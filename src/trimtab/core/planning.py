@@ -33,7 +33,8 @@ class Device:
     matmul_flop_s: measured rate of a large matrix product, by type; caps every prediction where it is known
     link_bytes_s: one direction, all links of one device together, inside a node or scale-up domain of `devices_per_node` devices
     network_bytes_s: one direction, of one device's share of its node's network, in the usual system; 0 = not known
-    facts: by the name of the number in the TOML, e.g. `memory_bytes`, `bf16_flop_s`
+    facts: by the name of the number in the TOML, e.g. `memory_bytes`, `bf16_flop_s`; also numbers that have no field here
+    notes: what a person should know of it
     """
 
     name: str
@@ -52,6 +53,7 @@ class Device:
     host_link_bytes_s: float = 0.0
     power_w: float = 0.0
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    notes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

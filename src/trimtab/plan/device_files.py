@@ -29,11 +29,10 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
             "bridge_bytes_s",
             "network_bytes_s",
             "host_link_bytes_s",
-            "disk_read_bytes_s",
-            "disk_write_bytes_s",
         ),
         BYTES_S,
     ),
+    **dict.fromkeys(("disk_read_bytes_s", "disk_write_bytes_s"), (1e5, 1e13, "bytes/s, such as 3.5e9 for 3.5 GB/s")),
     "devices_per_node": (1, 100_000, "a whole number of devices"),
     "n_cores": (1, 100_000, "a whole number of cores"),
     "power_w": (0.1, 100_000, "watts"),
@@ -43,6 +42,7 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
 memory_nominal_bytes: as sold; memory_share: of memory that is built in sizes (systems on a chip), how much the accelerator may use
 read_bytes_s: reads as measured, where `memory_bytes_s` is the rate on paper
 bridge_bytes_s: of an optional bridge between few cards, one direction
+disk_read_bytes_s, disk_write_bytes_s: of a measured machine's disk, past the page cache
 """
 WHOLE = ("devices_per_node", "n_cores")
 
@@ -61,7 +61,10 @@ def parse_device(text: str, where: str) -> Device:
                 f"{where} has an unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else '; see docs/plan-hardware.md.'}"
             )
     _check_words(table, where)
-    facts = {key: _fact(key, table[key], where) for key in RANGES if key in table}
+    facts = {key: fact_of(table[key], f"{where}: {key}", *RANGES[key]) for key in RANGES if key in table}
+    for key in WHOLE:
+        if key in facts and not facts[key].value.is_integer():
+            raise InputError(f"{where}: {key} is {facts[key].value:g}; write {RANGES[key][2]}.")
     return device_of({key: table[key] for key in table if key not in RANGES}, facts)
 
 
@@ -81,31 +84,26 @@ def _check_words(table: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: aliases must be a list of texts such as ['H100', 'H100-SXM5'].")
 
 
-def _fact(key: str, table: object, where: str) -> Fact:
-    """One number with its source, checked."""
+def fact_of(table: object, what: str, low: float, high: float, example: str) -> Fact:
+    """One number with its source, checked. what: the number as a message names it; example: how it is written."""
     if not isinstance(table, Mapping):
-        raise InputError(
-            f"{where}: {key} must be a table such as {{ value = 1e12, source = 'https://...', verified = true }}, not {table!r}."
-        )
+        raise InputError(f"{what} must be a table such as {{ value = 1e12, source = 'https://...', verified = true }}, not {table!r}.")
     if unknown := sorted(set(table) - {"value", "source", "verified", "as_of"}):
-        raise InputError(f"{where}: {key} has an unknown entry {unknown[0]!r}; it takes value, source, verified and as_of.")
-    low, high, example = RANGES[key]
+        raise InputError(f"{what} has an unknown entry {unknown[0]!r}; it takes value, source, verified and as_of.")
     value, source, verified, as_of = table.get("value"), table.get("source"), table.get("verified"), table.get("as_of", "")
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise InputError(f"{where}: {key} has no value that is a number; write {example}.")
+        raise InputError(f"{what} has no value that is a number; write {example}.")
     if value <= 0:
-        raise InputError(f"{where}: {key} is {value:g}, and must be above 0; leave out what is not known.")
+        raise InputError(f"{what} is {value:g}, and must be above 0; leave out what is not known.")
     if not low <= value <= high:
-        raise InputError(f"{where}: {key} is {value:g}, outside of {low:g} to {high:g}; write {example}.")
-    if key in WHOLE and value != int(value):
-        raise InputError(f"{where}: {key} is {value:g}; write {example}.")
+        raise InputError(f"{what} is {value:g}, outside of {low:g} to {high:g}; write {example}.")
     if not isinstance(source, str) or not source.strip():
-        raise InputError(f"{where}: {key} has no source; say where the number is from (an address, or 'measured here').")
+        raise InputError(f"{what} has no source; say where the number is from (an address, or 'measured here').")
     if not isinstance(verified, bool):
-        raise InputError(f"{where}: {key} does not say whether it is verified; write verified = true if it was read at its source.")
+        raise InputError(f"{what} does not say whether it is verified; write verified = true if it was read at its source.")
     as_of = as_of.isoformat() if isinstance(as_of, date) else as_of
     if not isinstance(as_of, str) or (as_of and not _is_date(as_of)):
-        raise InputError(f"{where}: {key} has as_of {as_of!r}; write a date such as '2026-11-01'.")
+        raise InputError(f"{what} has as_of {as_of!r}; write a date such as '2026-11-01'.")
     return Fact(value=float(value), source=source, verified=verified, as_of=as_of)
 
 
@@ -140,4 +138,5 @@ def device_of(words: Mapping[str, Any], facts: Mapping[str, Fact]) -> Device:
         host_link_bytes_s=number("host_link_bytes_s"),
         power_w=number("power_w"),
         facts=dict(facts),
+        notes=words.get("notes", ""),
     )

@@ -1,8 +1,8 @@
 """Intervals by cross-conformal calibration: how wide must they be, in units of the model's own sd, to hold 90 % of measurements like these?
 
 Each calibration row is predicted without what would be missing at a prediction of its kind (Vovk 2015, cross-conformal; Mondrian bins):
-its setting, its whole model, or its whole source. The factor of a bin is the finite-sample quantile of |miss| / sd, with rows of a
-source weighted down by the root of their number, so that one large source does not set the intervals of all.
+its setting, its whole model, or its whole source. The factor of a bin is the finite-sample quantile of |miss| / sd, with the rows of
+one source (of one model, where models are new) weighted down by the root of their number, so that a large one does not set all intervals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,28 +49,29 @@ def kind_of(residual: Residual, features: Features) -> str:
 
 
 def _bins(kind: str, features: Features) -> tuple[str, ...]:
-    """The bins of a kind from the narrowest: of one source where the source is known, then of the kind."""
-    return (f"{kind}:{features.get('source', '')}", kind) if kind in ("configuration", "model") else (kind,)
+    """The bins of a kind from the narrowest: of one source where nothing but the configuration is new, then of the kind."""
+    return (f"{kind}:{features.get('source', '')}", kind) if kind == "configuration" else (kind,)
 
 
 def calibrated(fitted: Fitted, level: float = LEVEL) -> Calibration:
     """Factors from the rows of a fit, each predicted without its setting, its model, its source."""
     rows = [full_features(anchor) for anchor in fitted.anchors]
-    sources = [anchor.source for anchor in fitted.anchors]
     elsewhere = _models_elsewhere(fitted)
-    scores: dict[str, list[int]] = {}
-    values: dict[str, Floats] = {}
-    for kind, of in (("configuration", "setting"), ("model", "model"), ("source", "source")):
+    factors: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for kind, of, evenly in (("configuration", "setting", "source"), ("model", "model", "model"), ("source", "source", "source")):
         shifts = fitted.left_out([getattr(anchor, of) for anchor in fitted.anchors])
-        score = np.abs(fitted.y - shifts.mean) / shifts.sd
+        scores = np.abs(fitted.y - shifts.mean) / shifts.sd
+        members: dict[str, list[int]] = {}
         for index, row in enumerate(rows):
             actual = "both" if kind == "source" and not elsewhere[index] else kind
             for name in _bins(actual, row):
-                scores.setdefault(name, []).append(index)
-                values[name] = score
-    enough = {name: at for name, at in scores.items() if len(at) >= LEAST_ROWS}
-    factors = {name: _quantile(values[name][at], _weights([sources[i] for i in at]), level) for name, at in enough.items()}
-    return Calibration(factors, {name: len(at) for name, at in enough.items()})
+                members.setdefault(name, []).append(index)
+        for name, at in members.items():
+            if len(at) >= LEAST_ROWS:
+                weights = _weights([getattr(fitted.anchors[index], evenly) for index in at])
+                factors[name], sizes[name] = _quantile(scores[at], weights, level), len(at)
+    return Calibration(factors, sizes)
 
 
 def _models_elsewhere(fitted: Fitted) -> list[bool]:
@@ -81,9 +82,9 @@ def _models_elsewhere(fitted: Fitted) -> list[bool]:
     return [len(sources[anchor.model]) > 1 for anchor in fitted.anchors]
 
 
-def _weights(sources: Sequence[str]) -> Floats:
-    counts = {source: sources.count(source) for source in set(sources)}
-    return np.array([counts[source] ** -0.5 for source in sources])
+def _weights(groups: Sequence[str]) -> Floats:
+    counts = {group: groups.count(group) for group in set(groups)}
+    return np.array([counts[group] ** -0.5 for group in groups])
 
 
 def _quantile(scores: Floats, weights: Floats, level: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from trimtab.core.errors import InputError
 from trimtab.plan.anchors.scheme import Anchor, Basis, Block, Columns, Features, Floats, Scheme, basis_of, columns_at, full_features
 
-__all__ = ["Anchor", "Residual", "Scheme", "Shifts", "fit"]
+__all__ = ["Anchor", "Fitted", "Residual", "Scheme", "Shifts", "fit", "fitted_with_rows", "prior_of"]
 
 # Degrees of freedom of the noise: outliers count for little, the bulk as if it were normal.
 TAIL = 4.0
@@ -90,7 +90,7 @@ class Residual:
 
     @property
     def _prior(self) -> Floats:
-        return _prior_of(self.basis, self.variances)
+        return prior_of(self.basis, self.variances)
 
     def _noise_at(self, rows: Sequence[Features]) -> Floats:
         by = self.basis.scheme.noise_by
@@ -185,7 +185,7 @@ def _learn(basis: Basis, values: Floats, y: Floats, labels: Sequence[str]) -> tu
         precision = (values * row_precision[:, None]).T @ values
         pull = values.T @ (row_precision * y)
         for _ in range(N_STEPS):
-            covariance = _inverse(precision + np.diag(1 / _prior_of(basis, variances)))
+            covariance = _inverse(precision + np.diag(1 / prior_of(basis, variances)))
             weights = covariance @ pull
             variances = _variances(basis.blocks, variances, weights, covariance)
         square = (y - values @ weights) ** 2 + np.einsum("ij,ij->i", values @ covariance, values)
@@ -195,7 +195,7 @@ def _learn(basis: Basis, values: Floats, y: Floats, labels: Sequence[str]) -> tu
         noise = (weighted + PRIOR_NOISE_ROWS * overall) / (sizes + PRIOR_NOISE_ROWS)
     row_precision = trust / noise[index]
     precision = (values * row_precision[:, None]).T @ values
-    weights = _inverse(precision + np.diag(1 / _prior_of(basis, variances))) @ (values.T @ (row_precision * y))
+    weights = _inverse(precision + np.diag(1 / prior_of(basis, variances))) @ (values.T @ (row_precision * y))
     # A source not seen scatters like the typical source, not like the one with most rows.
     by_name = {str(name): float(variance) for name, variance in zip(names, noise, strict=True)}
     return weights, precision, variances, by_name | {"": float(np.median(noise))}, row_precision
@@ -215,7 +215,7 @@ def _variances(blocks: Sequence[Block], variances: Floats, weights: Floats, cova
     return np.maximum(updated, LEAST_VARIANCE)
 
 
-def _prior_of(basis: Basis, variances: Floats) -> Floats:
+def prior_of(basis: Basis, variances: Floats) -> Floats:
     """(p,): the prior variance of each weight."""
     return np.repeat(variances, [block.stop - block.start for block in basis.blocks])
 

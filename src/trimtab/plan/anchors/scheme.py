@@ -5,6 +5,7 @@ nothing costs nothing. Per row: one intercept; one column for the level of each 
 waves over pairs of numbers (random Fourier functions); and inside the groups named for it slopes and bumps of each level's own.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,7 @@ class Anchor:
     features: numbers on a scale on which effects are smooth (logarithms of sizes), or words (levels of groups)
     log_ratio: ln(measured / physics)
     setting: what repeats of one configuration share; model, source: what is left out together when a fit is judged
+    id, measured: of the row, in the quantity's unit, for whoever shows it; a fit needs neither
     """
 
     quantity: str
@@ -36,6 +38,8 @@ class Anchor:
     setting: str
     model: str
     source: str
+    id: str = ""
+    measured: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,11 @@ class Basis:
 def full_features(anchor: Anchor) -> Features:
     """The features of an anchor with its model and source among them."""
     return {"model": anchor.model, "source": anchor.source, **anchor.features}
+
+
+def setting_key(setting: str) -> int:
+    """64 bits that stand for a setting where the setting itself is not kept."""
+    return int.from_bytes(hashlib.sha256(setting.encode()).digest()[:8])
 
 
 def level_of(features: Features, group: str) -> str:

@@ -16,7 +16,7 @@ def test_counted_parameters_meet_the_published_totals(entry):
         active = operators.active_params(shape)
         with_table = active + shape.vocab_size * shape.d_model  # makers count the embedding table or leave it out
         assert any(_agrees(count, entry.published_active_params) for count in (active, with_table))
-    assert entry.published_params or entry.architecture.source.startswith("https://")
+    assert entry.published_params or entry.architecture.source.startswith(("https://", "hf:"))
 
 
 def _agrees(counted, published):
@@ -106,7 +106,7 @@ def test_sizes_that_cannot_be_are_refused(sizes, message):
 def test_shapes_are_sane():
     for entry in entries():
         shape = entry.architecture
-        assert shape.source.startswith("https://")
+        assert shape.source.startswith(("https://", "hf:"))
         for block in shape.blocks:
             assert block.n_layers > 0
             assert block.attention is not None or block.feedforward is not None

@@ -1,0 +1,347 @@
+"""Search for the layout that trains a model best: every layout that divides, on every device and count asked for, weighed at once.
+
+What does not fit the memory is dropped, the rest is timed, and what breaks the budget, the deadline or the number of devices is set aside.
+The same question gives the same answer: ties go to the layout that comes first in the order of `space.enumerate_layouts`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import InputError
+from trimtab.core.planning import Architecture, Device, TrainJob
+from trimtab.plan.operators import n_params
+from trimtab.plan.search.goodput import Goodput, goodput
+from trimtab.plan.search.pareto import front
+from trimtab.plan.search.space import Space, enumerate_layouts
+from trimtab.plan.training.layouts import Layouts
+from trimtab.plan.training.memory import TrainMemory, peak
+from trimtab.plan.training.time import TrainTime, step
+
+FloatArray = NDArray[np.float64]
+Objective = Literal["time", "money", "energy", "memory"]
+OBJECTIVES: tuple[Objective, ...] = ("time", "money", "energy", "memory")
+CHUNK = 8192
+"""Layouts weighed at a time: their arrays stay in the processor's cache."""
+DEFAULT_TOKENS = 1e9
+N_BEST = 10
+MEMORY_MARGIN = 0.1
+"""Of the predicted peak, kept free because the prediction errs; the caller may know better from published runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAsk:
+    """What is to be trained, on what of which devices, and what it may cost.
+
+    counts: numbers of devices; tokens: in all, 0 = prices and times are told for 1e9
+    precisions, framework, optimizer: as in `TrainJob`
+    usd_per_device_hour: by name of the device; a device that is missing has no known price
+    budget_usd, deadline_h, max_devices: what a plan must keep to; memory_margin: see `MEMORY_MARGIN`
+    pinned: fields of a layout with the only value they may have; objective: what "best" means
+    """
+
+    architecture: Architecture
+    devices: tuple[Device, ...]
+    counts: tuple[int, ...]
+    seq_tokens: int
+    global_batch_seqs: int
+    tokens: float = 0.0
+    precisions: tuple[str, ...] = ("bf16",)
+    framework: str = ""
+    optimizer: str = "adamw"
+    usd_per_device_hour: Mapping[str, float] = field(default_factory=dict)
+    budget_usd: float = math.inf
+    deadline_h: float = math.inf
+    max_devices: int = 0
+    memory_margin: float = MEMORY_MARGIN
+    pinned: Mapping[str, int] = field(default_factory=dict)
+    objective: Objective = "time"
+    space: Space = field(default_factory=Space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Physics:
+    """What weighs layouts: their memory and their step. Tests and calibrated predictions put their own in its place."""
+
+    memory: Callable[[TrainJob, Layouts], TrainMemory] = peak
+    time: Callable[[TrainJob, Layouts], TrainTime] = step
+
+
+UNCALIBRATED = Physics()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """All layouts of one device, count and precision. step_s is infinite where a layout does not fit the memory."""
+
+    job: TrainJob
+    layouts: Layouts
+    memory_bytes: FloatArray
+    step_s: FloatArray
+    usd_per_device_hour: float
+    goodput: Goodput
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """One layout with what it costs. hours, usd, kwh: for all tokens, failures and checkpoints included; None = not known
+
+    step_s is of steps that go well; headroom_bytes: of the device's memory, what the predicted peak leaves
+    kwh: of the devices at their rated power, without hosts, network and cooling
+    time_parts, memory_parts: seconds of a step and bytes, by part
+    """
+
+    job: TrainJob
+    layout: Mapping[str, int]
+    step_s: float
+    tok_s_per_device: float
+    mfu: float
+    light_s: float
+    memory_bytes: float
+    headroom_bytes: float
+    hours: float
+    usd: float | None
+    kwh: float | None
+    goodput: Goodput
+    time_parts: Mapping[str, float]
+    memory_parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSearch:
+    """best: at most ten, the best first; front: what no other plan beats in time, money, energy and memory head-room together
+
+    weighed: all that was looked at, for `why`; refused: device, count and the reason where nothing divides
+    n_layouts, n_fit, n_allowed: looked at, of them fit the memory, of them keep to budget, deadline and devices
+    none_because: one sentence where `best` is empty
+    """
+
+    ask: TrainAsk
+    best: tuple[TrainPlan, ...]
+    front: tuple[TrainPlan, ...]
+    weighed: tuple[Weighed, ...]
+    refused: tuple[tuple[str, int, str], ...]
+    n_layouts: int
+    n_fit: int
+    n_allowed: int
+    none_because: str = ""
+
+
+def parse_counts(text: str, flag: str = "--devices") -> tuple[int, ...]:
+    """`64`, `8,12,64` or `8..512`: a range is gone through by doubling, and its end belongs to it. Raises InputError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        low, dots, high = (piece.strip() for piece in part.partition(".."))
+        for piece in (low, high) if dots else (low,):
+            if not piece.isdecimal() or int(piece) < 1:
+                raise InputError(f"{flag}: {piece!r} in {text!r} is no number of devices; write 64, 8,16 or 8..512.")
+        if not dots:
+            found.add(int(low))
+            continue
+        if int(low) > int(high):
+            raise InputError(f"{flag}: the range {part.strip()!r} runs backwards; write {high}..{low}.")
+        count = int(low)
+        while count < int(high):
+            found.add(count)
+            count *= 2
+        found.add(int(high))
+    return tuple(sorted(found))
+
+
+def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
+    """Weigh every layout and name the best. Raises InputError where the question makes no sense or nothing divides."""
+    _check(ask)
+    weighed, refused = [], []
+    for device in ask.devices:
+        for count in ask.counts:
+            for precision in ask.precisions:
+                try:
+                    weighed.append(weigh(ask, _job(ask, device, count, precision), physics))
+                except InputError as error:
+                    refused.append((device.name, count, str(error)))
+    if not weighed:
+        raise InputError(refused[0][2])
+    table = _table(ask, weighed)
+    allowed = np.flatnonzero(table.allowed)
+    order = allowed[_order(table.objectives[allowed], OBJECTIVES.index(ask.objective))]
+    on_front = allowed[front(table.objectives[allowed])] if len(allowed) else allowed
+    on_front = on_front[_order(table.objectives[on_front], OBJECTIVES.index(ask.objective))]
+
+    def plan(row: int) -> TrainPlan:
+        return plan_at(ask, weighed[int(table.part[row])], int(table.position[row]), physics)
+
+    return TrainSearch(
+        ask=ask,
+        best=tuple(plan(row) for row in order[:N_BEST]),
+        front=tuple(plan(row) for row in on_front),
+        weighed=tuple(weighed),
+        refused=tuple(refused),
+        n_layouts=len(table.part),
+        n_fit=int(np.isfinite(table.objectives[:, 0]).sum()),
+        n_allowed=len(allowed),
+        none_because="" if len(allowed) else _none_because(ask, weighed, table),
+    )
+
+
+def _check(ask: TrainAsk) -> None:
+    if not ask.devices:
+        raise InputError("No device was named; give --hardware, for example h100-sxm.")
+    for name, value in (("--devices", min(ask.counts, default=0)), ("--seq", ask.seq_tokens), ("--global-batch", ask.global_batch_seqs)):
+        if value < 1:
+            raise InputError(f"{name} must be a whole number above zero, not {value}.")
+    for flag, limit in (("--budget", ask.budget_usd), ("--deadline", ask.deadline_h)):
+        if not limit > 0:
+            raise InputError(f"{flag} must be above zero, not {limit:g}: nothing trains for less.")
+    if ask.max_devices and min(ask.counts) > ask.max_devices:
+        raise InputError(
+            f"At most {ask.max_devices} devices may be used, and --devices begins at {min(ask.counts)}; lower one or raise the other."
+        )
+    unpriced = [device.name for device in ask.devices if device.name not in ask.usd_per_device_hour]
+    if math.isfinite(ask.budget_usd) and unpriced:
+        raise InputError(f"--budget needs a price, and {unpriced[0]} has none in the catalog; give --price USD_PER_DEVICE_HOUR.")
+    if not 0 <= ask.memory_margin < 10:
+        raise InputError(f"The share of memory kept free for errors must lie between 0 and 10, not {ask.memory_margin:g}.")
+
+
+def _job(ask: TrainAsk, device: Device, count: int, precision: str) -> TrainJob:
+    return TrainJob(
+        architecture=ask.architecture,
+        device=device,
+        n_devices=count,
+        seq_tokens=ask.seq_tokens,
+        global_batch_seqs=ask.global_batch_seqs,
+        precision=precision,
+        framework=ask.framework,
+        optimizer=ask.optimizer,
+        tokens=ask.tokens,
+    )
+
+
+def weigh(ask: TrainAsk, job: TrainJob, physics: Physics = UNCALIBRATED) -> Weighed:
+    """Memory of every layout, and the time of those that fit."""
+    many = enumerate_layouts(job, ask.space, ask.pinned)
+    memory_bytes = np.empty(len(many))
+    step_s = np.full(len(many), np.inf)
+    for start in range(0, len(many), CHUNK):
+        chunk = many.take(slice(start, start + CHUNK))
+        memory_bytes[start : start + CHUNK] = physics.memory(job, chunk).total_bytes
+        fits = np.flatnonzero(memory_bytes[start : start + CHUNK] * (1.0 + ask.memory_margin) <= job.device.memory_bytes)
+        if len(fits):
+            step_s[start + fits] = physics.time(job, chunk.take(fits)).step_s
+    return Weighed(
+        job=job,
+        layouts=many,
+        memory_bytes=memory_bytes,
+        step_s=step_s,
+        usd_per_device_hour=ask.usd_per_device_hour.get(job.device.name, math.nan),
+        goodput=goodput(n_params(job.architecture), job.n_devices),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Rows of all `Weighed` one after the other.
+
+    objectives: columns as `OBJECTIVES`, smaller is better, NaN = not known, infinite = does not fit
+    """
+
+    part: NDArray[np.int64]
+    position: NDArray[np.int64]
+    objectives: FloatArray
+    allowed: NDArray[np.bool_]
+
+
+def _table(ask: TrainAsk, weighed: list[Weighed]) -> _Table:
+    blocks = [_objectives(one) for one in weighed]
+    objectives = np.concatenate(blocks)
+    n_devices = np.concatenate([np.full(len(one), one.job.n_devices) for one in weighed])
+    allowed = np.isfinite(objectives[:, 0]) & (objectives[:, 0] <= ask.deadline_h)
+    if math.isfinite(ask.budget_usd):
+        allowed &= objectives[:, 1] <= ask.budget_usd
+    if ask.max_devices:
+        allowed &= n_devices <= ask.max_devices
+    return _Table(
+        part=np.concatenate([np.full(len(one), index) for index, one in enumerate(weighed)]),
+        position=np.concatenate([np.arange(len(one)) for one in weighed]),
+        objectives=objectives,
+        allowed=allowed,
+    )
+
+
+def _objectives(one: Weighed) -> FloatArray:
+    """hours, USD, kWh, and bytes used less bytes there (so that more head-room is smaller)."""
+    hours = hours_of(one.job, one.step_s, one.goodput)
+    device_hours = hours * one.job.n_devices
+    power_w = one.job.device.power_w or math.nan
+    return np.stack(
+        [hours, device_hours * one.usd_per_device_hour, device_hours * power_w / 1000.0, one.memory_bytes - one.job.device.memory_bytes],
+        axis=1,
+    )
+
+
+def hours_of(job: TrainJob, step_s: FloatArray, spent: Goodput) -> FloatArray:
+    """Wall clock for all tokens, with what failures and checkpoints take."""
+    steps = (job.tokens or DEFAULT_TOKENS) / (job.seq_tokens * job.global_batch_seqs)
+    return steps * step_s / max(spent.share, 1e-12) / 3600.0
+
+
+def _order(objectives: FloatArray, first: int) -> NDArray[np.intp]:
+    """Best first by one column, then by the others as they stand, then by position."""
+    columns = [first, *(column for column in range(objectives.shape[1]) if column != first)]
+    return np.lexsort([np.nan_to_num(objectives[:, column], nan=np.inf) for column in columns[::-1]])
+
+
+def plan_at(ask: TrainAsk, one: Weighed, position: int, physics: Physics = UNCALIBRATED) -> TrainPlan:
+    """One row of what was weighed, with all its parts, also where it does not fit."""
+    layout = one.layouts.take(np.array([position]))
+    memory, time = physics.memory(one.job, layout), physics.time(one.job, layout)
+    step_s = float(time.step_s[0])
+    hours = float(hours_of(one.job, np.array([step_s]), one.goodput)[0])
+    device_hours = hours * one.job.n_devices
+    return TrainPlan(
+        job=one.job,
+        layout=layout.one(0),
+        step_s=step_s,
+        tok_s_per_device=float(time.tok_s_per_device[0]),
+        mfu=float(time.mfu[0]),
+        light_s=float(time.light_s[0]),
+        memory_bytes=float(memory.total_bytes[0]),
+        headroom_bytes=one.job.device.memory_bytes - float(memory.total_bytes[0]),
+        hours=hours,
+        usd=None if math.isnan(one.usd_per_device_hour) else device_hours * one.usd_per_device_hour,
+        kwh=device_hours * one.job.device.power_w / 1000.0 if one.job.device.power_w else None,
+        goodput=one.goodput,
+        time_parts=parts(time, "_s", ("step_s", "tok_s_per_device", "light_s")),
+        memory_parts=parts(memory, "_bytes", ("total_bytes", "host_bytes")),
+    )
+
+
+def parts(of: TrainTime | TrainMemory, unit: str, without: tuple[str, ...]) -> dict[str, float]:
+    """The summands of one layout by name, without their unit."""
+    return {name.removesuffix(unit): float(values[0]) for name, values in vars(of).items() if name.endswith(unit) and name not in without}
+
+
+def _none_because(ask: TrainAsk, weighed: list[Weighed], table: _Table) -> str:
+    fits = np.isfinite(table.objectives[:, 0])
+    if not fits.any():
+        row = int(np.argmin(table.objectives[:, 3]))
+        one = weighed[int(table.part[row])]
+        need = one.memory_bytes[int(table.position[row])]
+        return (
+            f"No layout fits: the leanest needs {need / 1e9:.1f} GB of the {one.job.device.memory_bytes / 1e9:.1f} GB of "
+            f"{one.job.device.name} on {one.job.n_devices} devices, with {100 * ask.memory_margin:.0f} % kept free for errors; "
+            "give more devices, more memory, or let --offload be tried."
+        )
+    fastest, cheapest = table.objectives[fits, 0].min(), table.objectives[fits, 1].min()
+    if math.isfinite(ask.deadline_h) and fastest > ask.deadline_h:
+        return f"No layout is fast enough: the fastest takes {fastest:,.1f} h, and --deadline gives {ask.deadline_h:,.1f} h; give more."
+    if math.isfinite(ask.budget_usd) and cheapest > ask.budget_usd:
+        return f"No layout is cheap enough: the cheapest costs {cheapest:,.0f} USD, and --budget gives {ask.budget_usd:,.0f} USD."
+    return "No layout keeps to the budget, the deadline and the number of devices at once; loosen one of them."

@@ -99,7 +99,10 @@ def torchtitan(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
     }
     if layout["pp"] > 1:
         parallelism["pipeline_parallel_schedule"] = "Interleaved1F1B" if layout["vp"] > 1 else "1F1B"
-        parallelism["pipeline_parallel_layers_per_stage"] = -(-job.architecture.n_layers // (layout["pp"] * layout["vp"]))
+        per_stage, spare = _places(job, layout)
+        parallelism["pipeline_parallel_layers_per_stage"] = per_stage
+        parallelism["pipeline_parallel_first_stage_less_layers"] = spare // 2
+        parallelism["pipeline_parallel_last_stage_less_layers"] = spare - spare // 2
         parallelism["pipeline_parallel_microbatch_size"] = layout["micro_batch"]
     tables: dict[str, dict[str, object]] = {
         "model": {"name": name, "flavor": flavor},
@@ -120,6 +123,13 @@ def torchtitan(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
         tables[converter] = {"filter_fqns": ["output"]}
     start = torchrun(job, "-m torchtitan.train --job.config_file torchtitan.toml")
     return Emitted(files={"torchtitan.toml": toml_text(tables), "train.sh": start + "\n"}, notes=_torchtitan_notes(job, layout, flavor))
+
+
+def _places(job: TrainJob, layout: Mapping[str, int]) -> tuple[int, int]:
+    """Layers of a full stage, and the places that no layer fills: those of the embedding and the loss."""
+    stages = layout["pp"] * layout["vp"]
+    per_stage = -(-job.architecture.n_layers // stages)
+    return per_stage, per_stage * stages - job.architecture.n_layers
 
 
 def _torchtitan_notes(job: TrainJob, layout: Mapping[str, int], flavor: str) -> tuple[str, ...]:
@@ -145,6 +155,8 @@ def megatron(job: TrainJob, layout: Mapping[str, int]) -> Emitted:
     flags = [*_megatron_shape(job.architecture, job), *_megatron_layout(job, layout)]
     lines = " \\\n  ".join([torchrun(job, "pretrain_gpt.py"), *flags, '"$@"'])
     notes = ["Give data, tokenizer and learning rate on the command line: --data-path, --tokenizer-type, --lr and so on are not planned."]
+    if _places(job, layout)[1] > 2:
+        notes.append("Megatron-LM splits layers this unevenly only as --pipeline-model-parallel-layout tells it; write that one by hand.")
     if layout["grad_sync_each"]:
         notes.append("Megatron-LM reduces gradients at the last micro-batch of a step only.")
     if job.precision == "nvfp4":
@@ -153,7 +165,6 @@ def megatron(job: TrainJob, layout: Mapping[str, int]) -> Emitted:
 
 
 def _megatron_layout(job: TrainJob, layout: Mapping[str, int]) -> list[str]:
-    stages, layers = layout["pp"] * layout["vp"], job.architecture.n_layers
     flags = [
         f"--tensor-model-parallel-size {layout['tp']}",
         f"--pipeline-model-parallel-size {layout['pp']}",
@@ -167,10 +178,9 @@ def _megatron_layout(job: TrainJob, layout: Mapping[str, int]) -> list[str]:
         flags.append(f"--train-samples {-(-int(job.tokens) // job.seq_tokens)}")
     if layout["vp"] > 1:
         flags.append(f"--num-virtual-stages-per-pipeline-rank {layout['vp']}")
-    if layers % stages and (layers + 1) % stages == 0:
-        flags.append("--account-for-loss-in-pipeline-split")
-    elif layers % stages:
-        flags += ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
+    spare = _places(job, layout)[1]
+    if spare in (1, 2):
+        flags += ["--account-for-loss-in-pipeline-split", "--account-for-embedding-in-pipeline-split"][:spare]
     if layout["sequence_parallel"]:
         flags.append("--sequence-parallel")
     if layout["recompute"] == 1:

@@ -70,6 +70,8 @@ def _attention_matmuls(attention: Attention, d_model: int, n_layers: int) -> lis
             ("o", attention.n_heads * value_dim, d_model),
         ]
     counted = sum(k * n for _, k, n in shapes)
+    if 0 < attention.n_params < counted:  # factors of low rank that the header does not tell
+        shapes, counted = [], 0
     if attention.n_params > counted:  # gates, indexers, mixers of recurrent layers
         shapes.append(("mixer", d_model, round((attention.n_params - counted) / d_model)))
     return [

@@ -103,7 +103,7 @@ def read_trace(path: Path) -> Workload:
         if not row:
             continue
         where = f"Line {number} of {path}"
-        moment, prompt_tokens, output_tokens = _trace_row(row, where)
+        moment, prompt_tokens, output_tokens = trace_row(row, where)
         first = first or moment
         arrival_s = (moment - first).total_seconds()
         if requests and arrival_s < (requests[-1].arrival_s or 0.0):
@@ -126,7 +126,7 @@ def read_trace(path: Path) -> Workload:
     )
 
 
-def _trace_row(row: Sequence[str], where: str) -> tuple[datetime, int, int]:
+def trace_row(row: Sequence[str], where: str) -> tuple[datetime, int, int]:
     if len(row) != len(TRACE_COLUMNS):
         raise InputError(f"{where} has {len(row)} fields, not {len(TRACE_COLUMNS)}.")
     try:

@@ -91,7 +91,7 @@ def fact_of(table: object, what: str, low: float, high: float, example: str) -> 
     if unknown := sorted(set(table) - {"value", "source", "verified", "as_of"}):
         raise InputError(f"{what} has an unknown entry {unknown[0]!r}; it takes value, source, verified and as_of.")
     value, source, verified, as_of = table.get("value"), table.get("source"), table.get("verified"), table.get("as_of", "")
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(f"{what} has no value that is a number; write {example}.")
     if value <= 0:
         raise InputError(f"{what} is {value:g}, and must be above 0; leave out what is not known.")

@@ -95,15 +95,17 @@ def _attention(index: int, layer: Layer, sizes: Sizes, n_params: int, from_tenso
             n_params=n_params,
         )
     head_dim, value_dim = _head_dims(layer, heads, sizes)
+    kv_heads = layer.values_per_token // (head_dim + value_dim)
+    plain = sizes.d_model * (heads + kv_heads) * (head_dim + value_dim)
     return Attention(
         kind=layer.kind,
         n_heads=heads,
-        n_kv_heads=layer.values_per_token // (head_dim + value_dim),
+        n_kv_heads=kv_heads,
         head_dim=head_dim,
         value_dim=0 if value_dim == head_dim else value_dim,
         window_tokens=layer.window_tokens,
         state_values=layer.state_values,
-        n_params=n_params if from_tensors else sizes.gated_attention_params(index),
+        n_params=(0 if n_params == plain else n_params) if from_tensors else sizes.gated_attention_params(index),
     )
 
 

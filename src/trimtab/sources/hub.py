@@ -91,6 +91,23 @@ def fetch_hub(spec: str, *, offline: bool, progress: Callable[[str], None] | Non
     return _chosen(folder, names), commit
 
 
+def fetch_config(spec: HubSpec, *, offline: bool) -> Path | None:
+    """config.json of a repository alone, from the cache or fetched; None if the repository has none. Raises InputError, MissingError."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(spec.repo, "config.json", revision=spec.revision, local_files_only=offline))
+    except errors.LocalEntryNotFoundError as error:
+        if not offline:
+            raise _explained(error, spec) from error
+        return None
+    except errors.EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise _explained(error, spec) from error
+
+
 def _from_cache(spec: HubSpec) -> tuple[LocalModel, str]:
     """The model from the Hugging Face cache alone."""
     import huggingface_hub

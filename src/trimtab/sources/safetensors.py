@@ -183,6 +183,13 @@ def read_hf_header(folder: Path) -> ModelHeader:
     )
 
 
+def read_config_header(path: Path) -> ModelHeader:
+    """Header of a config.json alone: no tensors. Raises InputError."""
+    metadata = read_json(path)
+    name = architecture_of(metadata, path.parent)
+    return ModelHeader(format="safetensors", architecture=name, metadata=metadata, tensors=(), quantization=quantization_of(metadata))
+
+
 def _check_index(folder: Path, tensors: tuple[TensorInfo, ...]) -> None:
     if (folder / INDEX).is_file():
         named = set(read_json(folder / INDEX)["weight_map"])

@@ -63,6 +63,20 @@ OWN_OF_PARTS = {
         },
         "data": {"fields", "group", "label", "out"},
     },
+    "plan": {
+        "serve": {
+            *("hardware", "workload", "slo", "rate", "engine", "weights", "kv", "layout", "max_devices", "disaggregated", "objective"),
+            *("price", "commitment", "html", "out", "emit"),
+        },
+        "train": {
+            *("hardware", "devices", "tokens", "seq", "global_batch", "precision", "framework", "optimizer", "layout", "offload", "budget"),
+            *("deadline", "objective", "price", "commitment", "html", "out", "emit"),
+        },
+        "fit": {"hardware", "devices", "context", "weights", "kv", "engine", "html", "out"},
+        "hardware": {"vendor", "kind"},
+        "measure": {"disk", "for"},
+        "check": {"leave_out"},
+    },
     "keys": {"add": {"models", "verbs", "rpm", "tokens_per_day", "expires"}, "list": {"all"}, "rotate": {"overlap"}, "revoke": set()},
     "verify": {
         "log": {"anchor", "key"},
@@ -113,7 +127,10 @@ def test_the_verbs() -> None:
 
 def parts_of(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
     """Every command below a verb, `people add` where a part has parts of its own."""
-    for name, command in group.commands.items():
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
         yield from parts_of(command, f"{name} ") if isinstance(command, click.Group) else [(before + name, command)]
 
 

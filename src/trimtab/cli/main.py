@@ -37,6 +37,7 @@ VERBS = {
     "runs": ("trimtab.cli.runs", "Earlier runs: list them, show one, tell two apart, remove them."),
     "release": ("trimtab.cli.release", "Who approved what, on which evidence; what serves now, and what served then."),
     "incident": ("trimtab.cli.incident", "What went wrong in use and what it did to people: note it, follow it, close it."),
+    "plan": ("trimtab.cli.plan", "Which hardware and layout, how fast, for how much, and how sure? For training and serving."),
     "ui": ("trimtab.cli.ui", "A page where a team sees it all: releases, runs, live traffic, incidents."),
     "watch": ("trimtab.cli.watch", "Is it still fast, safe and fair? Alarms on live traffic or on a log, and what comes of them."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),

@@ -15,7 +15,7 @@ from trimtab.record import plan_view as view
 
 WIDE = 104
 """Columns from which everything is shown."""
-SHOWN_BARS = 3
+SHOWN_BARS = 1
 COLOURS = ("blue", "cyan", "magenta", "green", "yellow", "red", "bright_blue", "bright_magenta")
 STYLES = {"measured": "green", "interpolated": "cyan", "extrapolated": "yellow", "speed-of-light": "red"}
 
@@ -68,8 +68,9 @@ class Options:
         yield table
         if narrow:
             grid = Table.grid(padding=(0, 1))
-            for row in document["options"]:
-                grid.add_row(Text(str(row["rank"]), style="dim"), Text(row["how"], style="dim"))
+            told = {row["rank"]: row["how"] for row in document["options"]}
+            for rank, how in told.items() if len(set(told.values())) > 1 else [("all", next(iter(told.values())))]:
+                grid.add_row(Text(str(rank), style="dim"), Text(how, style="dim"))
             yield grid
             yield Text("")
 
@@ -154,7 +155,7 @@ def _told(document: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     if document["options"]:
         first = document["options"][0]
         yield f"What stands behind the numbers of 1 ({first['what']})", [f"{name}: {why}" for name, why in view.why_numbers(first)]
-    yield "Why the others lose", view.loser_lines(document)
+    yield "What does not fit" if document["kind"] == "fit" else "Why the others lose", view.loser_lines(document, each=1)
     yield "Prices", [line for line, _ in view.price_lines(document)]
     yield "Assumed", list(document["assumptions"])
     if document["searched"]:

@@ -1,6 +1,7 @@
 """A plan (schema trimtab.plan/1) in words: its numbers, layouts and bars as a terminal and a page show them. Pure.
 
-A number of a plan is `{value, low, high, unit, basis, why, speed_of_light}` or `{unknown: why}`.
+A number of a plan is `{value, low, high, unit, basis, why, speed_of_light}` or `{unknown: why}`, with
+`unit` and `speed_of_light` where a bound is known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ BASES: Mapping[str, tuple[str, str]] = {
     "speed-of-light": ("◇", "by peak rates alone; nothing measured is near, and it will be slower"),
 }
 """Sign and meaning of what stands behind a number."""
+LIGHT = "speed-of-light"
+MORE_IS_BETTER = ("tok/s", "share")
+"""Units of numbers that a bound by peak rates lies above."""
 COLUMNS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (
         ("duration_s", "time"),
@@ -50,7 +54,7 @@ TIGHT = {"energy_kwh", "energy_j_per_token", "prefill_tok_s"}
 TITLES = {
     "train": "Ways to train it, best first",
     "serve": "Ways to serve it, best first",
-    "fit": "Weights that fit, best first",
+    "fit": "Weights that fit, those with most bits first",
 }
 PARTS = {
     "weights": "weights",
@@ -89,7 +93,11 @@ def cell(number: Plain | None) -> Cell:
     if number is None:
         return Cell(text="–")
     if "unknown" in number:
-        return Cell(text="unknown", why=str(number["unknown"]))
+        why, light = str(number["unknown"]), number.get("speed_of_light")
+        if not is_number(light):
+            return Cell(text="unknown", why=why)
+        text = f"{'≤' if number['unit'] in MORE_IS_BETTER else '≥'} {amount(light, number['unit'])}"
+        return Cell(text=text.removesuffix(" tok/s"), ends="else unknown", sign=BASES[LIGHT][0], basis=LIGHT, why=why)
     unit, basis = number["unit"], number["basis"]
     text = amount(number["value"], unit)
     ends = between(number["low"], number["high"], unit) if number["low"] != number["high"] else ""
@@ -172,7 +180,8 @@ def _slices(parts: Sequence[Plain], whole: float, unit: str, names: Mapping[str,
 
 def bases_used(document: Plain) -> list[tuple[str, str, str]]:
     """(sign, name, meaning) of each basis that an option's numbers have."""
-    used = {number.get("basis") for row in document["options"] for number in row["numbers"].values()}
+    shown = [name for name, _ in columns(document)]
+    used = {cell(row["numbers"].get(name)).basis for row in document["options"] for name in shown}
     return [(sign, name, meaning) for name, (sign, meaning) in BASES.items() if name in used]
 
 
@@ -199,12 +208,15 @@ def price_lines(document: Plain) -> list[tuple[str, bool]]:
     return found
 
 
-def loser_lines(document: Plain) -> list[str]:
-    """Why the others lose: how many for each reason, with one of them."""
-    return [
-        f"{count(row['n'])} {row['why']}" + (f", for example {row['example']}" if row.get("example") else "") + "."
-        for row in document["losers"]
-    ]
+def loser_lines(document: Plain, *, each: int = 0) -> list[str]:
+    """Why the others lose, a sentence each; at most `each` of what they are about (0 = all)."""
+    seen: dict[str, int] = {}
+    found = []
+    for row in document["losers"]:
+        seen[row["about"]] = seen.get(row["about"], 0) + 1
+        if not each or seen[row["about"]] <= each:
+            found.append(row["text"])
+    return found
 
 
 def _time(value: float) -> str:

@@ -26,7 +26,7 @@ def what_if_table(grid: Plain) -> tuple[list[str], list[tuple[str, str, list[str
         return heads, [(row["name"], row["how"], [_served(row, factor * grid["rate"]) for factor in FACTORS]) for row in rows]
     contexts = contexts_of(grid)
     heads = [f"{count(context)} tokens" for context in contexts]
-    return heads, [(row["name"], row["how"], [_held(row, context, grid["capacity_bytes"]) for context in contexts]) for row in rows]
+    return heads, [(row["name"], row["how"], [_held(row, context) for context in contexts]) for row in rows]
 
 
 def contexts_of(grid: Plain) -> Sequence[int]:
@@ -59,11 +59,18 @@ def _served(row: Plain, rate: float) -> str:
     return f"{count(replicas)}×" + ("" if usd is None else f", {amount(usd, 'usd')}/h")
 
 
-def _held(row: Plain, context: int, capacity: float) -> str:
-    taken = row["fixed_bytes"] + context * row["bytes_per_token"]
-    at_once = int((capacity - row["fixed_bytes"]) // (context * row["bytes_per_token"])) if row["bytes_per_token"] > 0 else 0
-    if taken > capacity:
+def holding(row: Plain, context: int, at_once: int = 1) -> tuple[float, bool]:
+    """Bytes taken by so many conversations of a context, and whether there is room for them."""
+    cache = at_once * (row["sequence_bytes"] + context * row["token_bytes"])
+    return row["fixed_bytes"] + cache, cache <= row["room_bytes"]
+
+
+def _held(row: Plain, context: int) -> str:
+    taken, fits = holding(row, context)
+    if not fits:
         return f"no: {amount(taken, 'bytes')}"
+    one = row["sequence_bytes"] + context * row["token_bytes"]
+    at_once = int(row["room_bytes"] // one) if one > 0 else 1
     return f"{amount(taken, 'bytes')}" + (f", {count(at_once)} at once" if at_once > 1 else "")
 
 

@@ -30,6 +30,7 @@ ROOMS = (
     "releases",
     "history",
     "runs",
+    "plans",
     "models",
     "incidents",
     "audit",

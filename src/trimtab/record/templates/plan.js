@@ -40,8 +40,8 @@
       ],
       heads: ["", "memory", "fits"],
       row: (row, [context, atOnce]) => {
-        const taken = row.fixed_bytes + row.bytes_per_token * context * atOnce;
-        return [`${bytes(taken)} of ${bytes(grid.capacity_bytes)}`, taken <= grid.capacity_bytes ? "fits" : "does not fit"];
+        const cache = atOnce * (row.sequence_bytes + row.token_bytes * context);
+        return [`${bytes(row.fixed_bytes + cache)} of ${bytes(grid.capacity_bytes)}`, cache <= row.room_bytes ? "fits" : "does not fit"];
       },
     },
   };

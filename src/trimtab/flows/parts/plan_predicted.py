@@ -1,0 +1,82 @@
+"""Physics, corrected by what published runs and this user's own measurements say: speeds, times and peaks as numbers of a plan.
+
+Where nothing that was measured supports a number it is unknown, and only the bound that peak rates set is told.
+"""
+
+from collections.abc import Mapping
+
+from trimtab.core.planning import Prediction, ServeJob, Unknown
+from trimtab.flows.parts.plan_told import Number, certain, told
+from trimtab.plan.anchors.fitted import prediction, shipped
+from trimtab.plan.search.train import TrainPlan
+from trimtab.plan.serving.features import features as serving_features
+from trimtab.plan.serving.rows import Case
+from trimtab.plan.serving.time import predict, speed_of_light
+from trimtab.plan.training.features import memory_features, time_features
+from trimtab.plan.training.layouts import layouts
+from trimtab.plan.training.memory import peak
+from trimtab.plan.training.time import step
+
+Features = Mapping[str, float | str]
+
+
+def predict_train(plan: TrainPlan) -> tuple[Number, Number]:
+    """Tokens a second and device, and the peak of the fullest device."""
+    job, many = plan.job, layouts(**plan.layout)
+    took, held = step(job, many), peak(job, many)
+    light = plan.tok_s_per_device * plan.step_s / plan.light_s
+    speed = _rate("tok_s_per_device", plan.tok_s_per_device, _named(time_features(job, many, took), job.architecture.name), light)
+    memory = prediction(
+        shipped("peak_memory_bytes"),
+        "peak_memory_bytes",
+        "bytes",
+        plan.memory_bytes,
+        _named(memory_features(job, many, held), job.architecture.name),
+    )
+    if isinstance(memory, Unknown):
+        return speed, certain(plan.memory_bytes, "bytes", f"Counted from the shape alone. {memory.why}")
+    return speed, told(memory)
+
+
+def predict_serve(job: ServeJob) -> dict[str, Number]:
+    """Means of the time to the first token and of each token after it, with every place of a replica taken."""
+    took, light = predict(job), speed_of_light(job)
+    form = "disaggregated" if job.prefill_devices else "aggregated" if job.concurrency > 1 else "alone"
+    case = Case(id="", job=job, form=form, measured={}, source="")
+
+    def number(name: str, physics: float, best: float) -> Number:
+        seen = _named(serving_features(case, name), job.architecture.name)
+        found = prediction(shipped(name), name, "ms", physics, seen, speed_of_light=best)
+        return _bounded(found, best, "ms") if isinstance(found, Unknown) else told(found)
+
+    return {"ttft_ms": number("ttft_ms", took.ttft_ms, light.ttft_ms), "tpot_ms": number("tpot_ms", took.tpot_ms, light.tpot_ms)}
+
+
+def predict_fit(job: ServeJob) -> dict[str, Number]:
+    """Speeds of one conversation by itself."""
+    took, light = predict(job), speed_of_light(job)
+    case = Case(id="", job=job, form="alone", measured={}, source="")
+
+    def number(name: str, physics: float, best: float) -> Number:
+        return _rate(name, physics, _named(serving_features(case, name), job.architecture.name), best)
+
+    return {
+        "decode_tok_s": number("decode_tok_s", 1000.0 / took.tpot_ms, 1000.0 / light.tpot_ms),
+        "prefill_tok_s": number("prefill_tok_s", took.prefill_tok_s, light.prefill_tok_s),
+    }
+
+
+def _rate(name: str, physics: float, seen: Features, light: float) -> Number:
+    found = prediction(shipped(name), name, "tok/s", physics, seen, speed_of_light=light, slower_is_larger=False)
+    return _bounded(found, light, "tok/s") if isinstance(found, Unknown) else told(found)
+
+
+def _bounded(found: Prediction | Unknown, light: float, unit: str) -> Number:
+    """An unknown number with the bound that nothing can pass."""
+    assert isinstance(found, Unknown)
+    return {"unknown": found.why, "unit": unit, "speed_of_light": light}
+
+
+def _named(seen: Features, model: str) -> Features:
+    """As anchors are told of their model; the source is the user's own, which is a new one."""
+    return {**seen, "model": model}

@@ -1,0 +1,187 @@
+"""`trimtab plan serve`, `train`, `fit` with the real physics: exit codes, documents, tables, files, one sentence for each mistake."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.cli.main import main
+
+TRAIN = ["plan", "train", "llama-3.1-8b", "--hardware", "h100-sxm", "--devices", "8,64", "--seq", "8192", "--global-batch", "256"]
+SERVE = ["plan", "serve", "llama-3.1-8b", "--hardware", "h100-sxm", "--weights", "bf16", "--engine", "vllm"]
+FIT = ["plan", "fit", "llama-3.1-8b", "--hardware", "rtx-4090"]
+TOP = {
+    *("schema", "kind", "found", "headline", "reasons", "question", "model", "options", "plots", "losers", "assumptions", "conventions"),
+    *("prices", "searched", "what_if", "emitted"),
+}
+OPTION = {"rank", "id", "what", "how", "device", "n_devices", "layout", "on_front", "numbers", "memory", "time"}
+NUMBER = {"value", "low", "high", "unit", "basis", "why", "level", "speed_of_light"}
+BASES = {"", "measured", "interpolated", "extrapolated", "speed-of-light"}
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    code = main([*words, "--json"])
+    said = capsys.readouterr()
+    assert not said.err, said.err
+    document: dict[str, Any] = json.loads(said.out)
+    return code, document
+
+
+@pytest.mark.parametrize(
+    "words", [[*TRAIN, "--tokens", "300B"], [*SERVE, "--rate", "20/s", "--slo", "ttft_p95<500ms"], FIT], ids=lambda w: w[1]
+)
+def test_the_shape_of_a_document(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, document = plan(capsys, *words)
+    assert (code, document["schema"], document["found"]) == (0, "trimtab.plan/1", True)
+    assert set(document) == TOP
+    assert document["kind"] == words[1]
+    assert [row["rank"] for row in document["options"]] == list(range(1, len(document["options"]) + 1))
+    assert 1 <= len(document["options"]) <= 10
+    for row in document["options"]:
+        assert set(row) - {"precision", "to_certify"} == OPTION
+        for name, number in row["numbers"].items():
+            if "unknown" in number:
+                assert number["unknown"].endswith("."), name
+                continue
+            assert set(number) == NUMBER, name
+            assert number["basis"] in BASES
+            assert number["low"] <= number["value"] <= number["high"], name
+            assert number["why"], name
+        memory = row["memory"]
+        assert sum(part["value"] for part in memory["parts"]) == pytest.approx(memory["total_bytes"], rel=1e-6)
+        assert memory["total_bytes"] <= memory["capacity_bytes"]
+    assert len({row["id"] for row in document["options"]}) == len(document["options"])
+    again = plan(capsys, *words)[1]
+    assert again == document, "the same question has the same answer"
+
+
+def test_training_costs_what_its_time_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    document = plan(capsys, *TRAIN, "--tokens", "300B", "--price", "2")[1]
+    for row in document["options"]:
+        numbers = row["numbers"]
+        if "unknown" in numbers["duration_s"]:
+            continue
+        assert numbers["cost_usd"]["value"] == pytest.approx(numbers["duration_s"]["value"] / 3600 * row["n_devices"] * 2)
+        assert numbers["cost_usd"]["high"] == pytest.approx(numbers["duration_s"]["high"] / 3600 * row["n_devices"] * 2)
+        layout = row["layout"]
+        assert layout["dp"] * layout["tp"] * layout["pp"] * layout["cp"] == row["n_devices"]
+        assert layout["dp"] * layout["micro_batch"] * layout["grad_accum"] == 256
+    if document["what_if"] is None:
+        pytest.skip("no fit of speeds ships yet")
+    assert {row["name"] for row in document["what_if"]["rows"]} == {"8 × h100-sxm", "64 × h100-sxm"}
+
+
+def test_a_pinned_layout_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    document = plan(capsys, *TRAIN, "--layout", "tp=4,pp=2,recompute=full")[1]
+    assert {(row["layout"]["tp"], row["layout"]["pp"], row["layout"]["recompute"]) for row in document["options"]} == {(4, 2, 2)}
+    assert document["options"][0]["time"]["stages"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*TRAIN, "--tokens", "300B", "--budget", "10usd"], "cheapest"),
+        ([*TRAIN, "--tokens", "300B", "--deadline", "1h"], "fast"),
+        (["plan", "train", "llama-3.1-405b", "--hardware", "l40s", "--devices", "1", "--seq", "8192", "--global-batch", "8"], "leanest"),
+        ([*SERVE, "--rate", "20/s", "--slo", "tpot_p95<5ms", "--max-devices", "1"], "Nothing meets"),
+        (["plan", "fit", "llama-3.1-405b", "--hardware", "rtx-4090"], "Nearest"),
+    ],
+)
+def test_nothing_fits_the_demands(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    code, document = plan(capsys, *words)
+    assert (code, document["found"], document["emitted"]) == (1, False, {})
+    assert said in " ".join(document["reasons"])
+    assert main(words) == 1
+    assert document["headline"].split(" ")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*TRAIN[:3], "--hardware", "h900"], "h900"),
+        ([*TRAIN[:3], "--hardware", "h100-sxm,,l40s"], "--hardware: "),
+        (["plan", "train", "no-such-model-9z", "--hardware", "h100-sxm"], "no-such-model-9z"),
+        ([*TRAIN, "--tokens", "plenty"], "--tokens: "),
+        ([*TRAIN, "--devices", "512..8"], "--devices: "),
+        ([*TRAIN, "--budget", "100eur"], "--budget: "),
+        ([*TRAIN, "--deadline", "soon"], "--deadline: "),
+        ([*TRAIN, "--seq", "0"], "--seq: "),
+        ([*TRAIN, "--global-batch", "many"], "--global-batch: "),
+        ([*TRAIN, "--precision", "bf17"], "--precision: "),
+        ([*TRAIN, "--layout", "tp=3"], "3"),
+        ([*TRAIN, "--layout", "tp"], "--layout"),
+        ([*TRAIN, "--layout", "zp=3"], "--layout knows no 'zp'"),
+        ([*TRAIN, "--price", "cheap"], "--price: "),
+        ([*TRAIN, "--price", "l40s=1"], "--price: "),
+        ([*TRAIN, "--emit", "slurm"], "--emit"),
+        (["plan", "train", "llama-3.1-8b"], "--hardware"),
+        ([*SERVE, "--rate", "20"], "--rate: "),
+        ([*SERVE, "--slo", "speed<3ms"], "--slo: "),
+        ([*SERVE, "--slo", "ttft_p95<900ms,e2e_p95<500ms"], "swapped"),
+        ([*SERVE, "--workload", "weekend"], "weekend"),
+        ([*SERVE, "--weights", "bf17"], "bf17"),
+        ([*SERVE, "--layout", "dp=2"], "dp"),
+        ([*SERVE, "--max-devices", "-1"], "--max-devices: "),
+        ([*FIT, "--context", "999Mi"], "--context: "),
+        (["plan", "fit", "llama-3.1-8b", "--hardware", "h100-sxm,l40s"], "--hardware: "),
+        ([*FIT, "--weights", "Q99"], "Q99"),
+        (["plan", "guess"], "guess"),
+    ],
+)
+def test_one_sentence_for_a_mistake(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert said in output.err
+    assert output.err.count("\n") == 1, output.err
+
+
+def test_what_it_is_kept_as(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, page = tmp_path / "plans" / "a", tmp_path / "page.html"
+    assert main([*TRAIN, "--tokens", "300B", "--emit", "torchtitan", "--out", str(folder), "--html", str(page)]) == 0
+    assert "Written: " in capsys.readouterr().out.replace("\n", " ")
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "report.html", "torchtitan.toml", "train.sh"}
+    assert json.loads((folder / "plan.json").read_text())["kind"] == "train"
+    assert page.read_text() == (folder / "report.html").read_text()
+    assert main([*FIT, "--out", str(folder)]) == 0, "a later plan takes its place"
+    (folder / "run.json").write_text("{}")
+    assert main([*FIT, "--out", str(folder)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        ([*TRAIN, "--emit", "torchrun"], "# train.toml\n[model]"),
+        ([*TRAIN, "--emit", "torchtitan"], "# torchtitan.toml\n[model]"),
+        ([*TRAIN, "--emit", "megatron"], ""),
+        ([*SERVE, "--emit", "vllm"], "vllm serve llama-3.1-8b "),
+        ([*SERVE, "--emit", "sglang", "--engine", "sglang"], "python"),
+        ([*SERVE, "--emit", "trtllm", "--engine", "trtllm"], "# serve.sh\ntrtllm-serve llama-3.1-8b "),
+        ([*SERVE, "--emit", "kserve"], "apiVersion: serving.kserve.io"),
+        ([*SERVE, "--emit", "rayservice"], "apiVersion: ray.io/v1"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_configuration_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str], words: list[str], begins: str) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(begins)
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+@pytest.mark.parametrize("words", [[*TRAIN, "--tokens", "300B"], [*SERVE, "--rate", "20/s"], FIT], ids=lambda w: w[1])
+def test_tables_fit_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= int(columns)
+    assert not any("…" in line for line in lines), "a number is never cut"
+    assert any("What stands behind the numbers of 1" in line for line in lines)
+
+
+def test_help_names_the_parts_and_loads_no_physics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("serve", "train", "fit", "hardware"))

@@ -41,7 +41,7 @@ def by_force(job, space: Space) -> set[tuple[int, ...]]:  # type: ignore[no-unty
     ):
         dp, left = divmod(job.n_devices, tp * pp * cp)
         accum, rest = divmod(job.global_batch_seqs, max(dp, 1) * micro)
-        if not dp or left or rest or tp > per_node or per_node % tp or pp * vp > job.architecture.n_layers:
+        if not dp or left or rest or per_node % tp or pp * vp > job.architecture.n_layers + 2 or pp > job.architecture.n_layers:
             continue
         if (vp > 1 and accum % pp) or (zero and dp * cp == 1) or (zero > 1 and pp > 1) or (early and not (zero > 1 and accum > 1)):
             continue

@@ -92,7 +92,7 @@ def enumerate_layouts(job: TrainJob, space: Space, pinned: Mapping[str, int] | N
 def _degrees(job: TrainJob, space: Space) -> Rows:
     """tp, pp, cp and dp of every split of the devices that divides the batch."""
     per_node = max(job.device.devices_per_node, 1)
-    tps = [tp for tp in _divisors(job.n_devices, space.tp) if space.tp_across_nodes or (tp <= per_node and per_node % tp == 0)]
+    tps = [tp for tp in _divisors(job.n_devices, space.tp) if space.tp_across_nodes or _in_one_node(tp, per_node)]
     pps = [pp for pp in _divisors(job.n_devices, space.pp) if pp <= job.architecture.n_layers]
     cps = _divisors(job.n_devices, space.cp)
     grid = np.array([(tp, pp, cp) for tp in tps for pp in pps for cp in cps], dtype=np.int64).reshape(-1, 3)
@@ -100,6 +100,11 @@ def _degrees(job: TrainJob, space: Space) -> Rows:
     dp = job.n_devices // grid.prod(axis=1)
     kept = job.global_batch_seqs % dp == 0
     return {"tp": grid[kept, 0], "pp": grid[kept, 1], "cp": grid[kept, 2], "dp": dp[kept]}
+
+
+def _in_one_node(tp: int, per_node: int) -> bool:
+    """Tensor ranks stay in a node that they divide, or in a domain so large that few devices would be left over."""
+    return per_node % tp == 0 or per_node >= 16 * tp
 
 
 def _divisors(number: int, allowed: Sequence[int]) -> list[int]:
@@ -119,8 +124,8 @@ def _where(rows: Rows, mask: NDArray[np.bool_]) -> Rows:
 
 
 def _layers_fit(job: TrainJob, rows: Rows) -> NDArray[np.bool_]:
-    """A rough sieve: no chunk without a layer. What divides exactly is `possible`'s to say."""
-    return np.asarray(rows["pp"] * rows["vp"] <= job.architecture.n_layers)
+    """No chunk stands empty: all have a layer, or the first has the embedding alone and the last the loss. The rest says `possible`."""
+    return np.asarray(rows["pp"] * rows["vp"] <= job.architecture.n_layers + 2)
 
 
 def _expert_ranks(job: TrainJob, allowed: Sequence[int]) -> list[int]:

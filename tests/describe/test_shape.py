@@ -71,7 +71,7 @@ CONFIGS: dict[str, dict[str, object]] = {
         "model_type": "llama4",
         "text_config": dense("llama4_text", 5120, 48, 40, 8, 8192, 202048, head_dim=128, tie_word_embeddings=False)
         | {"intermediate_size_mlp": 16384, "num_local_experts": 128, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2}
-        | {"attention_chunk_size": 8192, "layer_types": (["chunked_attention"] * 3 + ["full_attention"]) * 12},
+        | {"attention_chunk_size": 8192},
         "tie_word_embeddings": False,
     },
     "qwen3.5-397b-a17b": {

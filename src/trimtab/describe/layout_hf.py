@@ -8,6 +8,7 @@ from trimtab.describe.tensors import LayerTraits
 
 # Every N-th layer is full, where neither layer_types nor sliding_window_pattern says so; 0 = all layers slide.
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gemma3n": 5, "gemma3n_text": 5, "gpt_oss": 2, "cohere2": 4, "exaone4": 4}
+_PATTERNS |= {"llama4": 4, "llama4_text": 4}
 _ALL_SLIDE = frozenset({"mistral", "mixtral", "phi3", "phimoe", "starcoder2", "olmo3"})
 _RECURRENT_TYPES = frozenset({"mamba", "mamba2", "rwkv", "rwkv5", "rwkv6", "rwkv7", "falcon_mamba", "codestral_mamba"})
 _RECURRENT_WORDS = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "rwkv", "hybrid"})
@@ -42,6 +43,7 @@ KNOWN = frozenset(
     }
     | {"lfm2_moe", "gpt2", "gpt_neox", "gpt_bigcode", "starcoder2", "olmo", "olmo2", "olmo3", "olmoe", "cohere", "cohere2", "glm", "glm4"}
     | {"glm4_moe", "chatglm", "minicpm3", "smollm3", "exaone4", "nemotron", "nemotron_h", "stablelm", "internlm2", "mpt", "bloom", "opt"}
+    | {"qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "glm_moe_dsa", "kimi_k25"}
     | {"recurrent_gemma", "zamba2", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "minimax_m2", "apertus"}
     | _RECURRENT_TYPES
 )

@@ -90,6 +90,13 @@ def test_peaks_that_were_never_told_are_not_those_of_the_ordinary_card() -> None
         ("AMD EPYC 9654 96-Core Processor", "epyc-9654"),
         ("Core i9-13900K, DDR5-6400 (8 threads)", "core-i9-13900k"),
         ("TPU-v3 (chip)", "tpu-v3"),
+        ("v6e-8", "tpu-v6e"),
+        ("v5litepod-16", "tpu-v5e"),
+        ("NVIDIA B300 SXM6 AC", "b300-sxm"),
+        ("AMD Instinct MI300X-NPS1-SPX-192GB-750W", "mi300x"),
+        ("NVIDIA GH200 Grace Hopper Superchip 96GB", "gh200-96gb"),
+        ("4080 16GB", "rtx-4080"),
+        ("M1 7-Core GPU 8GB", "apple-m1-7c-8gb"),
     ],
 )
 def test_names_as_people_write_them(written: str, name: str) -> None:
@@ -113,8 +120,9 @@ def test_an_unknown_device_gets_near_names() -> None:
         device("h1000")
     with pytest.raises(InputError, match="plan hardware"):
         device("zzzzzzzzzz")
-    with pytest.raises(InputError, match="'H100 40GB'"):
-        device("H100 40GB")
+    for other in ("H100 40GB", "RTX 4090 Laptop GPU", "M4 Ultra", "L40-2"):
+        with pytest.raises(InputError, match=other):
+            device(other)
 
 
 def test_memory_that_is_named_is_taken_less_what_the_system_keeps() -> None:
@@ -122,6 +130,7 @@ def test_memory_that_is_named_is_taken_less_what_the_system_keeps() -> None:
     assert small.facts["memory_nominal_bytes"].value == 64 * 2**30
     assert small.memory_bytes == pytest.approx(0.75 * 64 * 2**30)
     assert large.memory_bytes > small.memory_bytes
+    assert device("m4-24gb").memory_bytes == pytest.approx(16 * 2**30)
     assert small.memory_bytes_s == large.memory_bytes_s
     assert device("h100").memory_bytes < 80 * 2**30
 
@@ -156,9 +165,9 @@ def test_numbers_lie_where_such_devices_lie() -> None:
     for entry in devices():
         low, high = reads[entry.kind]
         assert low <= entry.memory_bytes_s <= high, entry.name
-        assert 7e9 < entry.memory_bytes < 7e12, entry.name
+        assert 6e9 < entry.memory_bytes < 7e12, entry.name
         assert 2016 <= entry.year <= 2027, entry.name
-        assert 0.6 < entry.memory_bytes / entry.facts["memory_nominal_bytes"].value < 1.09, entry.name
+        assert 0.5 < entry.memory_bytes / entry.facts["memory_nominal_bytes"].value < 1.09, entry.name
         assert entry.devices_per_node == 1 or entry.link_bytes_s > 0 or entry.kind == "cpu", entry.name
         assert entry.network_bytes_s <= entry.link_bytes_s or entry.devices_per_node == 1, entry.name
         assert entry.power_w == 0 or 15 <= entry.power_w <= 2500, entry.name
@@ -198,6 +207,8 @@ def test_measured_numbers_take_the_place_of_the_catalogs() -> None:
     assert better.peak_flop_s == device("h100").peak_flop_s
     with pytest.raises(InputError, match="'speed' is no number of a device"):
         with_measured(device("h100"), {"speed": 1.0})
+    with pytest.raises(InputError, match="memory_bytes_s is 3, outside of"):
+        with_measured(device("h100"), {"memory_bytes_s": 3.0})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Device, Fact
-from trimtab.plan.device_files import RANGES, device_of, parse_device
+from trimtab.plan.device_files import RANGES, device_of, fact_of, parse_device
 
 SILENT_WORDS = frozenset(
     {"nvidia", "amd", "intel", "google", "aws", "apple", "habana", "instinct", "geforce", "tesla", "radeon"}
@@ -20,6 +20,9 @@ SILENT_WORDS = frozenset(
 )
 MEMORY_WORD = re.compile(r"(\d+(?:\.\d+)?)(?:gb|gib|g)")
 MEMORY_KIND = re.compile(r"(?:hbm|gddr|lpddr|ddr)\w*")
+PACKAGING = re.compile(r"\d+w|nps\d|spx|oam|cts|ac")
+"""Watts, partitions and boards that lists of systems add to a name (`MI300X-NPS1-SPX-192GB-750W`, `B300 SXM6 AC`)."""
+SMALL_APPLE_BYTES = 32e9
 SAME_MEMORY = 0.1
 """`GB200-192GB` and `GB200-186GB` are one device by two ways to count."""
 
@@ -29,7 +32,7 @@ class _Names:
     """Devices by what they are called.
 
     whole: by all telling words of a name or alias
-    short: by those without memory (`h100sxm` of `H100-SXM-80GB`), in the catalog's order
+    short: by those without memory and packaging (`h100sxm` of `H100-SXM-80GB`); first the one that is called just that
     """
 
     whole: Mapping[str, Device]
@@ -47,9 +50,13 @@ def device(name: str, folder: Path | None = None) -> Device:
     for tried in (words, _words(re.sub(r"\(.*?\)", " ", name))[0]):  # "TPU-v3 (chip)"
         if found := known.whole.get("".join(tried)):
             return found
-        if found := _by_memory(known.short.get(_without_memory(tried), ()), memory_bytes):
+        if found := _by_memory(known.short.get(_bare(tried), ()), memory_bytes):
             return found
-    raise InputError(_no_such_device(name, _without_memory(words), known))
+    if words and words[-1].isdigit():  # a slice of a pod: "v6e-8", "v5litepod-16"
+        found = known.whole.get("".join(words[:-1]))
+        if found and found.kind == "tpu":
+            return found
+    raise InputError(_no_such_device(name, _bare(words), known))
 
 
 def _by_memory(candidates: tuple[Device, ...], memory_bytes: float) -> Device | None:
@@ -71,11 +78,15 @@ def devices(folder: Path | None = None) -> tuple[Device, ...]:
 
 
 def with_measured(known: Device, numbers: Mapping[str, float], *, source: str = "measured here", as_of: str = "") -> Device:
-    """The device with numbers of yours in place of the catalog's. Keys as in its TOML: `matmul_bf16_flop_s`, `read_bytes_s`, ..."""
+    """The device with numbers of yours in place of the catalog's. Keys as in its TOML: `matmul_bf16_flop_s`, `read_bytes_s`, ...
+
+    Raises InputError for a key or a value that no device has.
+    """
     for key in numbers:
         if key not in RANGES:
             raise InputError(f"{key!r} is no number of a device; the numbers are {', '.join(RANGES)}.")
-    facts = {key: Fact(value=value, source=source, verified=True, as_of=as_of) for key, value in numbers.items()}
+    given = {"source": source, "verified": True, "as_of": as_of}
+    facts = {key: fact_of({"value": value, **given}, key, *RANGES[key]) for key, value in numbers.items()}
     return _rebuilt(known, {**known.facts, **facts})
 
 
@@ -87,8 +98,10 @@ def _with_memory(known: Device, memory_bytes: float) -> Device:
     """The same chip built with `memory_bytes` (2**30 a GB, as memory is sold), of which its share is usable."""
     built = memory_bytes * 2**30 / 1e9
     share = known.facts["memory_share"].value if "memory_share" in known.facts else 1.0
-    nominal = dataclasses.replace(known.facts["memory_nominal_bytes"], value=built, source="as named")
-    usable = dataclasses.replace(nominal, value=built * share, source=f"{share:.0%} of the memory that was named")
+    if known.vendor == "Apple" and memory_bytes <= SMALL_APPLE_BYTES:
+        share = 2 / 3  # what Metal recommends of 32 GB and less; of more it is 3/4
+    nominal = Fact(value=built, source="as named", verified=True)
+    usable = Fact(value=built * share, source=f"{share:.0%} of the memory that was named", verified=True)
     facts = {**known.facts, "memory_nominal_bytes": nominal, "memory_bytes": usable}
     return dataclasses.replace(_rebuilt(known, facts), name=f"{known.name}-{memory_bytes / 1e9:g}gb")
 
@@ -107,8 +120,10 @@ def _words(name: str) -> tuple[list[str], float]:
     return words, sizes[0] if sizes else 0.0
 
 
-def _without_memory(words: Iterable[str]) -> str:
-    return "".join(word for word in words if not MEMORY_WORD.fullmatch(word) and not MEMORY_KIND.fullmatch(word))
+def _bare(words: Iterable[str]) -> str:
+    """Without memory and packaging: `h100sxm` of `H100-SXM-80GB`."""
+    dropped = (MEMORY_WORD, MEMORY_KIND, PACKAGING)
+    return "".join(word for word in words if not any(pattern.fullmatch(word) for pattern in dropped))
 
 
 def _no_such_device(name: str, short: str, known: _Names) -> str:
@@ -138,10 +153,9 @@ def _keyed(entries: tuple[Device, ...]) -> _Names:
             other = whole.setdefault("".join(words), entry)
             if other is not entry:
                 raise InputError(f"Two devices are called {name!r}: {other.name} and {entry.name}; take the name from one of them.")
-            key = _without_memory(words)
+            key = _bare(words)
             if entry not in short.get(key, ()):
                 short[key] = (*short.get(key, ()), entry)
-    # The bare name of one (`A100`) says which of them is meant where nothing tells the memory.
     first = {key: tuple(sorted(found, key=lambda entry: whole.get(key) is not entry)) for key, found in short.items()}
     return _Names(whole=whole, short=first)
 

@@ -173,7 +173,7 @@ def test_numbers_lie_where_such_devices_lie() -> None:
         assert entry.power_w == 0 or 15 <= entry.power_w <= 2500, entry.name
         for dtype, peak in entry.peak_flop_s.items():
             # FLOP a byte; far from what any chip has is a mistake in a unit.
-            assert 5 < peak / entry.memory_bytes_s < 3000, (entry.name, dtype)
+            assert 5 < peak / entry.memory_bytes_s < 4000, (entry.name, dtype)
 
 
 def test_every_number_says_where_it_is_from() -> None:

@@ -6,7 +6,22 @@ The public Python API; see `trimtab.api`. Names are loaded when first used, so t
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.api import Flips, Gate, Model, Result, check, compare, describe_model, fairness, fairness_data, open, optimize
+    from trimtab.api import (
+        Flips,
+        Gate,
+        Model,
+        Result,
+        check,
+        compare,
+        describe_model,
+        fairness,
+        fairness_data,
+        open,
+        optimize,
+        plan_fit,
+        plan_serve,
+        plan_train,
+    )
     from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 
 __all__ = [
@@ -27,6 +42,9 @@ __all__ = [
     "fairness_data",
     "open",
     "optimize",
+    "plan_fit",
+    "plan_serve",
+    "plan_train",
     "release",
     "release_history",
 ]

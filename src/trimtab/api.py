@@ -506,5 +506,79 @@ def release_history(name: str, *, at: str = "", ledger: str = "") -> dict[str, A
     return flow(name, at=at, ledger=ledger)
 
 
+@dataclass(frozen=True)
+class PlanResult:
+    """What a plan found. `document`: plan.json as JSON types (schema trimtab.plan/1), with intervals and what stands behind each number."""
+
+    document: dict[str, Any]
+
+    @property
+    def found(self) -> bool:
+        """Whether something keeps to all demands."""
+        return bool(self.document["found"])
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """At most ten, the best first; where nothing was found, what comes nearest."""
+        return list(self.document["options"])
+
+    def explain(self) -> str:
+        """The answer in a few sentences."""
+        return " ".join([f"{self.document['headline']}.", *self.document["reasons"]])
+
+    def save(self, folder: str | Path) -> Path:
+        """Keep plan.json, report.html and configuration files in a folder. Raises InputError, MissingError."""
+        from trimtab.flows.parts.plan_kept import keep_plan
+
+        keep_plan(self.document, Path(folder))
+        return Path(folder)
+
+    def _repr_html_(self) -> str:
+        """The page, for notebooks."""
+        from html import escape
+
+        from trimtab.record.plan_report import render_plan
+
+        page = escape(render_plan(self.document))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0" title="trimtab plan"></iframe>'
+
+
+def plan_train(model: str | Path, *, hardware: str, **asked: Any) -> PlanResult:
+    """Which devices, laid out how, train a model by when and for how much. See `trimtab plan train`.
+
+    asked: its options by name, as text or as numbers: tokens="300B" or 3e11, devices="8..512", seq=8192, global_batch=1024, budget=100_000
+    Raises InputError, MissingError.
+    """
+    from trimtab.flows.plan_train import plan_train as flow
+
+    return PlanResult(flow(str(model), hardware=hardware, **_typed(asked)))
+
+
+def plan_serve(model: str | Path, *, hardware: str, **asked: Any) -> PlanResult:
+    """Which hardware, laid out how, answers a load in time at least cost. See `trimtab plan serve`.
+
+    asked: its options by name, as text or as numbers: workload="chat", slo="ttft_p95<500ms", rate="20/s", weights="bf16,fp8"
+    Raises InputError, MissingError.
+    """
+    from trimtab.flows.plan_serve import plan_serve as flow
+
+    return PlanResult(flow(str(model), hardware=hardware, **_typed(asked)))
+
+
+def plan_fit(model: str | Path, *, hardware: str, **asked: Any) -> PlanResult:
+    """With which weights and how long a context a model fits a device. See `trimtab plan fit`.
+
+    asked: its options by name: devices, context, weights, kv, engine. Raises InputError, MissingError.
+    """
+    from trimtab.flows.plan_fit import plan_fit as flow
+
+    return PlanResult(flow(str(model), hardware=hardware, **_typed(asked)))
+
+
+def _typed(asked: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as the command line writes them; truths stay."""
+    return {name: value if isinstance(value, (str, bool)) else f"{value:.15g}" for name, value in asked.items()}
+
+
 def _spec(side: Model | str | Path) -> str:
     return side.spec if isinstance(side, Model) else str(side)

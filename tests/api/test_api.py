@@ -27,6 +27,9 @@ def test_the_public_names_are_frozen():
         "fairness_data",
         "open",
         "optimize",
+        "plan_fit",
+        "plan_serve",
+        "plan_train",
         "release",
         "release_history",
     ]
@@ -90,3 +93,16 @@ def test_data_before_training_is_looked_at_from_python_too(tmp_path):
     assert json.loads((tmp_path / "audit" / "data.json").read_text()) == found
     with pytest.raises(tt.InputError, match="Name what to look at"):
         tt.fairness_data(tmp_path / "people.csv")
+
+
+def test_a_plan_from_python(tmp_path):
+    found = tt.plan_train("llama-3.1-8b", hardware="h100-sxm", devices=64, tokens=3e11, seq=8192, global_batch=256, price=2)
+    assert found.found
+    assert found.document["question"]["tokens"] == 3e11
+    assert found.options[0]["n_devices"] == 64
+    assert found.explain().startswith("64 × h100-sxm")
+    assert (found.save(tmp_path / "plan") / "plan.json").exists()
+    assert "trimtab plan" in found._repr_html_()
+    assert not tt.plan_fit("llama-3.1-405b", hardware="rtx-4090").found
+    with pytest.raises(tt.InputError, match="--rate"):
+        tt.plan_serve("llama-3.1-8b", hardware="h100-sxm", rate=20)

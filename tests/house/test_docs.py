@@ -42,7 +42,10 @@ def test_every_trimtab_command_parses(page: str, line: str) -> None:
     command = cli.get_command(click.Context(cli), words[0])
     assert command is not None
     if len(words) > 1 and words[1] not in ("...", "--help"):
-        command.make_context(words[0], words[1:])
+        ctx = command.make_context(words[0], words[1:])
+        part = command.get_command(ctx, words[1]) if isinstance(command, click.Group) else None
+        if part is not None and len(words) > 2:
+            part.make_context(words[1], words[2:])
 
 
 @pytest.mark.parametrize(("page", "line"), page_commands("make"))

@@ -74,6 +74,7 @@ OWN_OF_PARTS = {
         },
         "fit": {"hardware", "devices", "context", "weights", "kv", "engine", "html", "out"},
         "hardware": {"vendor", "kind"},
+        "models": {"seq"},
         "measure": {"disk", "for"},
         "check": {"leave_out"},
     },

@@ -1,9 +1,15 @@
+import csv
+import statistics
+from pathlib import Path
+
 import pytest
 
 from trimtab.core.errors import InputError
 from trimtab.plan import flops
-from trimtab.plan.architectures import architecture, architecture_from_shape, architectures
+from trimtab.plan.architectures import architecture, architecture_from_shape, architectures, find_architecture
 from trimtab.plan.flops import convention_of, tokens_per_s, tokens_per_s_of_mfu, train_flops_per_token
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "planner"
 
 
 def test_the_megatron_formulas_are_reproduced():
@@ -84,3 +90,41 @@ def test_who_counts_how(framework, kind, hint, model, expected):
 def test_an_unknown_convention_is_named():
     with pytest.raises(InputError, match="'mfu' is not known; use one of 6n,"):
         train_flops_per_token(architecture("llama-3.1-8b"), 8192, "mfu")
+
+
+PEAKS = {"TPU-v6e": 918e12, "TPU-v5p": 459e12, "A100-SXM-80GB": 312e12, "TPU-v4": 275e12}
+UNTOLD_SEQ = {"Llama2-70B": 4096, "Mixtral-8x22B": 4096, "Mixtral-8x7B": 4096}  # from MaxText's recipes; the others train at 8,192
+
+
+def published_pairs():
+    """(framework, error of tokens/s from FLOP/s) of every published run that tells both."""
+    with (DATA / "train.csv").open() as file:
+        for row in csv.DictReader(file):
+            tokens, rate = float(row["tok_s_per_device"] or 0), float(row["tflops_per_device"] or 0) * 1e12
+            seq = int(row["seq_len"] or 0) or UNTOLD_SEQ.get(row["model"], 8192)
+            if not tokens and row["step_time_s"] and row["global_batch_seqs"]:
+                tokens = float(row["global_batch_seqs"]) * seq / float(row["step_time_s"]) / float(row["n_devices"])
+            rate = rate or float(row["mfu_pct"] or 0) / 100 * PEAKS.get(row["device"], 0)
+            shape = find_architecture(row["model"])
+            name, _ = convention_of(row["framework"], row["tflops_kind"], f"{row['source']} {row['notes']}", row["model"])
+            if tokens and rate and shape is not None and name:
+                yield row["framework"].split(" ")[0], tokens_per_s(shape, seq, rate, name) / tokens - 1
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the public data are not here")
+def test_published_pairs_agree_to_half_a_percent():
+    errors = {}
+    for framework, error in published_pairs():
+        errors.setdefault(framework, []).append(abs(error))
+    every = sorted(error for found in errors.values() for error in found)
+    assert len(every) > 440
+    assert statistics.median(every) < 0.001
+    assert sum(error <= 0.005 for error in every) > 0.91 * len(every)
+    assert sum(error <= 0.02 for error in every) > 0.99 * len(every)
+    for framework in ("Megatron-Bridge", "NeMo", "Megatron-LM", "MaxText", "Composer/PyTorch", "T5X/Pathways", "Megatron-DeepSpeed"):
+        assert statistics.median(errors[framework]) < 0.005, framework
+
+
+def test_of_experts_only_those_in_use_are_counted():
+    shape = architecture("deepseek-v3")
+    assert train_flops_per_token(shape, 4096, "6n") == pytest.approx(6 * 37.55e9, rel=0.01)

@@ -11,6 +11,7 @@ PARTS = {
     "fit": ("trimtab.cli.plan_fit", "Does it fit this hardware, with which weights and how long a context?"),
     "simulate": ("trimtab.cli.plan_simulate", "A fleet on a trace: queues, scaling, cold starts, failures, cost."),
     "hardware": ("trimtab.cli.plan_hardware", "The catalog of devices, with the source of each number."),
+    "models": ("trimtab.cli.plan_models", "The catalog of models, and what a token of one costs."),
     "measure": ("trimtab.cli.plan_measure", "Add this machine to the catalog, by measuring it."),
     "check": ("trimtab.cli.plan_check", "Predict every row of a file of published runs, and print the errors."),
 }

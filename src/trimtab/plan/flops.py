@@ -21,8 +21,9 @@ Seen = Literal["none", "whole", "half", "half-no-window"]
 class Convention:
     """What one trained token is said to cost.
 
-    weights: `all` parameters (each once, look-up tables too), `no-embedding` = without the input tables unless they are the output matrix,
-        `no-vocabulary` = without the output matrix as well, `matrices` = what a token is multiplied by, output matrix included
+    weights: `all` parameters (each once, look-up tables too; of experts those in use), `no-embedding` = without the input tables unless
+        they are the output matrix, `no-vocabulary` = without the output matrix as well, `matrices` = what a token is multiplied by, output
+        matrix included
     seen: tokens of context that a query is charged for: `whole` sequence, whatever the mask and windows; `half` of it (causal), or what a
         window lets it see; `half-no-window`
     passes, attention_passes, output_passes: forward passes' worth of work: 3 = forward and backward, 4 = all computed again once
@@ -269,8 +270,9 @@ def _weight_flops(architecture: Architecture, seq_tokens: int, chosen: Conventio
 
 
 def _counted_params(architecture: Architecture, seq_tokens: int, weights: Weights) -> float:
-    """N of a 6 N convention. A learned table of positions is as long as the trained sequence."""
-    total = shape_params(architecture)
+    """N of a 6 N convention: of experts, those that a token is sent to. A learned table of positions is as long as the trained sequence."""
+    idle = sum(matmul.k * matmul.n * (matmul.stored - matmul.count) for matmul in matmuls(architecture) if matmul.part == "experts")
+    total = shape_params(architecture) - idle
     positions = architecture.position_rows * architecture.d_model
     table = architecture.vocab_size * architecture.d_model
     if weights == "all":

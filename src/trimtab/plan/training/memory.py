@@ -115,6 +115,8 @@ def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray,
     optimizer = master + MOMENTS.get(job.optimizer, MOMENTS["adamw"])
     if job.precision == "fp32":
         weight, gradient, optimizer = 4.0, 4.0, optimizer - master
+    if job.trains == "adapters":
+        weight, gradient, optimizer = min(weight, VALUE_BYTES), 0.0, 0.0
 
     def sharded(each: float, stage: int) -> FloatArray:
         ranks = (np.where(many.zero_stage >= stage, mine.dense_ranks, 1.0), np.where(many.zero_stage >= stage, mine.expert_ranks, 1.0))

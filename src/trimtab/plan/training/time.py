@@ -88,10 +88,11 @@ def rates(job: TrainJob, terms: TimeTerms = TERMS) -> Rates:
 def step(job: TrainJob, many: Layouts, terms: TimeTerms = TERMS) -> TrainTime:
     """Time of a step: `grad_accum` micro-batches through the pipeline, then the reduction and the optimizer."""
     reach = rates(job, terms)
-    n = job.architecture.n_layers
-    mine = np.where(many.pp > 1, -(-n // (many.pp * many.vp)) * many.vp, n) / n
+    n = job.architecture.n_layers  # a layer that predicts further tokens is as costly as the others, and fills a place of theirs
+    deep = n + job.architecture.predict_layers
+    mine = np.where(many.pp > 1, -(-deep // (many.pp * many.vp)) * many.vp, deep) / n
     forward, backward = _both(job, many, reach, terms)
-    logits = _logits_s(job, many, reach, terms)
+    logits = _logits_s(job, many, reach, terms) * (1 + job.architecture.predict_layers)
     again = np.where(many.recompute == RECOMPUTE["full"], 1.0, 0.0)
     parts: dict[str, FloatArray] = {
         name: many.grad_accum * mine * (forward[name] + backward[name]) for name in forward if name != "selective"
@@ -101,7 +102,7 @@ def step(job: TrainJob, many: Layouts, terms: TimeTerms = TERMS) -> TrainTime:
     parts["recompute"] = many.grad_accum * mine * (again * computed_again + selective)
     for name in ("tensor_comm", "expert_comm", "context_comm"):
         parts[name] = parts[name] + many.grad_accum * mine * again * forward[name]
-    even = np.where(many.pp > 1, n / (many.pp * mine * n), 1.0)  # the mean stage's share of the fullest one's layers
+    even = np.where(many.pp > 1, deep / (many.pp * mine * n), 1.0)  # the mean stage's share of the fullest one's layers
     per_micro = sum(parts.values()) / many.grad_accum
     # The last stage adds the logits; whoever splits layers unevenly gives it fewer of them
     parts["logits"] = np.asarray(many.grad_accum * np.where(many.pp > 1, np.maximum(0.0, logits - per_micro * (1 - even)), logits), float)
@@ -110,12 +111,12 @@ def step(job: TrainJob, many: Layouts, terms: TimeTerms = TERMS) -> TrainTime:
     parts["pipeline_comm"] = _pipeline_s(job, many, terms)
     parts["data_comm"] = _data_s(job, many, terms, slowest, backward_share=0.67)
     parts["optimizer"] = _optimizer_s(job, many, reach, terms)
-    nodes = np.maximum(1.0, job.n_devices / max(1, job.device.devices_per_node))
+    nodes = np.maximum(1.0, many.dp * many.tp * many.pp * many.cp / max(1, job.device.devices_per_node))
     parts["fixed"] = terms.step_fixed_s + terms.straggling * np.log2(nodes) * sum(parts.values())
     step_s = sum(parts.values())
     tokens = many.dp * many.micro_batch * many.grad_accum * job.seq_tokens
     rate = tokens / step_s / (many.dp * many.tp * many.pp * many.cp)
-    flops = model_flops_per_token(job)
+    flops = model_flops_per_token(job) * (2 / 3 if job.trains == "adapters" else 1)
     return TrainTime(
         **{f"{name}_s": np.asarray(value, float) for name, value in parts.items()},
         step_s=np.asarray(step_s, float),
@@ -157,14 +158,14 @@ def _layer_s(
     cast = ahead.pop("cast")
     ahead |= {"attention": attention + scores, "elementwise": elementwise + cast}
     back = {
-        "matmul": 2 * ahead["matmul"],
+        "matmul": (1 if job.trains == "adapters" else 2) * ahead["matmul"],
         "attention": terms.backward_attention * attention + 2 * scores,
         "elementwise": 1.5 * elementwise + 1.5 * cast,
     }
+    host = np.where(many.flash_attention == 0, terms.host_old_s, terms.host_s) * (job.device.kind != "tpu")
     for one, times in ((ahead, 1.0), (back, 1.6)):
         busy = one["matmul"] + one["attention"] + one["elementwise"]
-        host = times * terms.launch_s * (terms.kernels + len(layer.products))
-        one["launch"] = (busy**LAUNCH_EXPONENT + host**LAUNCH_EXPONENT) ** (1 / LAUNCH_EXPONENT) - busy
+        one["launch"] = (busy**LAUNCH_EXPONENT + (times * host) ** LAUNCH_EXPONENT) ** (1 / LAUNCH_EXPONENT) - busy
     written = many.flash_attention == 0
     ahead["selective"] = np.where(written, attention + scores, 0.3 * elementwise)
     for name, value in _layer_comm_s(job, many, terms, layer, tokens, attention).items():
@@ -211,7 +212,8 @@ def _elementwise_s(many: Layouts, reach: Rates, terms: TimeTerms, layer: Layer, 
     spread = np.where(many.sequence_parallel == 1, many.tp, 1)
     experts = layer.kept_expert * layer.n_experts_used / many.tp
     values = layer.kept_full / spread + layer.kept_split / many.tp + experts
-    return np.asarray(terms.elementwise * 2.0 * tokens * values / reach.memory, float)
+    each = np.where(many.flash_attention == 0, terms.elementwise_old, terms.elementwise)
+    return np.asarray(each * 2.0 * tokens * values / reach.memory, float)
 
 
 def _layer_comm_s(
@@ -250,7 +252,7 @@ def _pipeline_s(job: TrainJob, many: Layouts, terms: TimeTerms) -> FloatArray:
 
 
 def _data_s(job: TrainJob, many: Layouts, terms: TimeTerms, micro_s: FloatArray, backward_share: float) -> FloatArray:
-    """Gathering weights and reducing gradients that work does not hide."""
+    """Gathering weights and reducing gradients that work does not hide. Adapters' gradients are too few to tell."""
     mine = shards(job, many, first=True)
     whole = many.zero_stage >= 3
     one_way = _data_ring_s(job, many, terms, mine)
@@ -259,7 +261,9 @@ def _data_s(job: TrainJob, many: Layouts, terms: TimeTerms, micro_s: FloatArray,
     gathered_only = _hidden(2 * one_way, micro_s, terms.overlap)
     fsdp = syncs * gathered_each + (many.grad_accum - syncs) * gathered_only
     reduce = _hidden(2 * one_way, backward_share * micro_s, terms.overlap)
-    return np.where(whole, fsdp, syncs * reduce)
+    return np.where(
+        whole, gathered_only * many.grad_accum if job.trains == "adapters" else fsdp, 0.0 if job.trains == "adapters" else syncs * reduce
+    )
 
 
 def _data_ring_s(job: TrainJob, many: Layouts, terms: TimeTerms, mine: Shards) -> FloatArray:
@@ -278,5 +282,7 @@ def _optimizer_s(job: TrainJob, many: Layouts, reach: Rates, terms: TimeTerms) -
     mine = shards(job, many, first=True)
     sharded = many.zero_stage >= 1
     updated = mine.dense / np.where(sharded, mine.dense_ranks, 1) + mine.expert / np.where(sharded, mine.expert_ranks, 1)
+    if job.trains == "adapters":
+        return np.zeros(len(many))
     host = max(job.device.host_link_bytes_s, 1e9)
     return np.where(many.offload == 1, updated * 16.0 / host, updated * terms.optimizer_bytes / reach.memory)

@@ -25,6 +25,7 @@ PRIOR_WEIGHTS = 2.0
 PRIOR_NOISE_ROWS = 5.0
 N_ROUNDS = 7
 N_STEPS = 4
+N_ROUNDS_WARM = 3
 LEAST_VARIANCE = 1e-8
 
 
@@ -148,18 +149,23 @@ class Fitted:
         return residual._shifts(self.columns, [full_features(a) for a in self.anchors], mean, known)
 
 
-def fitted_with_rows(anchors: Sequence[Anchor], scheme: Scheme) -> Fitted:
-    """`fit`, and what calibration needs of it."""
+def fitted_with_rows(anchors: Sequence[Anchor], scheme: Scheme, start: Residual | None = None) -> Fitted:
+    """`fit`, and what calibration needs of it. start: a fit of nearly the same anchors, whose variances are where the search begins"""
     _check(anchors)
     rows = [full_features(anchor) for anchor in anchors]
     y = np.array([anchor.log_ratio for anchor in anchors])
     basis = basis_of(rows, scheme)
     columns = columns_at(basis, rows)
-    labels = [str(row.get(scheme.noise_by, "")) for row in rows]
-    state = _learn(basis, columns.values, y, labels)
-    weights, precision, variances, noise, row_precision = state
-    residual = Residual(basis=basis, variances=variances, precision=precision, weights=weights, noise=noise, n_anchors=len(anchors))
-    return Fitted(residual, tuple(anchors), columns, y, row_precision)
+    learnt = _learn(basis, columns.values, y, [str(row.get(scheme.noise_by, "")) for row in rows], start)
+    residual = Residual(
+        basis=basis,
+        variances=learnt.variances,
+        precision=learnt.precision,
+        weights=learnt.weights,
+        noise=learnt.noise,
+        n_anchors=len(anchors),
+    )
+    return Fitted(residual, tuple(anchors), columns, y, learnt.row_precision)
 
 
 def _check(anchors: Sequence[Anchor]) -> None:
@@ -172,38 +178,58 @@ def _check(anchors: Sequence[Anchor]) -> None:
             raise InputError(f"The anchor {anchor.setting!r} of {anchor.source} has no finite ratio of measured to physics.")
 
 
-def _learn(basis: Basis, values: Floats, y: Floats, labels: Sequence[str]) -> tuple[Floats, Floats, Floats, dict[str, float], Floats]:
+@dataclass(frozen=True)
+class _Learnt:
+    weights: Floats
+    precision: Floats
+    variances: Floats
+    noise: dict[str, float]
+    row_precision: Floats
+
+
+def _learn(basis: Basis, values: Floats, y: Floats, labels: Sequence[str], start: Residual | None) -> _Learnt:
     """Weights, data precision, block variances, noise by label and precision by row."""
     names, index = np.unique(np.array(labels), return_inverse=True)
     sizes = np.bincount(index, minlength=len(names)).astype(float)
-    variances = np.array([1.0 if block.kind == "mean" else PRIOR_SD**2 for block in basis.blocks])
-    overall = max(float(np.var(y)) / 4, 1e-4)
-    noise = np.full(len(names), overall)
+    variances = _first_variances(basis, start)
+    overall = max(float(np.var(y)) / 4, 1e-4) if start is None else start.noise[""]
+    noise = np.array([overall if start is None else start.noise.get(str(name), overall) for name in names])
     trust = np.ones(len(y))
-    for _ in range(N_ROUNDS):
+    for _ in range(N_ROUNDS if start is None else N_ROUNDS_WARM):
         row_precision = trust / noise[index]
         precision = (values * row_precision[:, None]).T @ values
         pull = values.T @ (row_precision * y)
         for _ in range(N_STEPS):
-            covariance = _inverse(precision + np.diag(1 / prior_of(basis, variances)))
-            weights = covariance @ pull
-            variances = _variances(basis.blocks, variances, weights, covariance)
-        square = (y - values @ weights) ** 2 + np.einsum("ij,ij->i", values @ covariance, values)
+            half = _half_inverse(precision + np.diag(1 / prior_of(basis, variances)))
+            weights = half.T @ (half @ pull)
+            variances = _variances(basis.blocks, variances, weights, np.einsum("ij,ij->j", half, half))
+        square = (y - values @ weights) ** 2 + np.sum((values @ half.T) ** 2, axis=1)
         trust = (TAIL + 1) / (TAIL + square / noise[index])
         overall = max(float(np.mean(trust * square)), 1e-6)
         weighted = np.bincount(index, weights=trust * square, minlength=len(names))
         noise = (weighted + PRIOR_NOISE_ROWS * overall) / (sizes + PRIOR_NOISE_ROWS)
     row_precision = trust / noise[index]
     precision = (values * row_precision[:, None]).T @ values
-    weights = _inverse(precision + np.diag(1 / prior_of(basis, variances))) @ (values.T @ (row_precision * y))
+    half = _half_inverse(precision + np.diag(1 / prior_of(basis, variances)))
+    weights = half.T @ (half @ (values.T @ (row_precision * y)))
     # A source not seen scatters like the typical source, not like the one with most rows.
     by_name = {str(name): float(variance) for name, variance in zip(names, noise, strict=True)}
-    return weights, precision, variances, by_name | {"": float(np.median(noise))}, row_precision
+    return _Learnt(weights, precision, variances, by_name | {"": float(np.median(noise))}, row_precision)
 
 
-def _variances(blocks: Sequence[Block], variances: Floats, weights: Floats, covariance: Floats) -> Floats:
-    """MacKay's update of each block's variance, drawn to the prior guess."""
-    spread = np.diag(covariance)
+def _first_variances(basis: Basis, start: Residual | None) -> Floats:
+    """Where the search for variances begins: the prior guess, or what another fit in the same scheme found."""
+    found = {} if start is None else {_kind(block): float(v) for block, v in zip(start.basis.blocks, start.variances, strict=True)}
+    guess = {True: 1.0, False: PRIOR_SD**2}
+    return np.array([found.get(_kind(block), guess[block.kind == "mean"]) for block in basis.blocks])
+
+
+def _kind(block: Block) -> tuple[str, str, str]:
+    return block.kind, block.group, block.number
+
+
+def _variances(blocks: Sequence[Block], variances: Floats, weights: Floats, spread: Floats) -> Floats:
+    """MacKay's update of each block's variance, drawn to the prior guess. spread: (p,) posterior variance of each weight"""
     updated = variances.copy()
     for at, block in enumerate(blocks):
         if block.kind == "mean":
@@ -220,10 +246,21 @@ def prior_of(basis: Basis, variances: Floats) -> Floats:
     return np.repeat(variances, [block.stop - block.start for block in basis.blocks])
 
 
+def _half_inverse(matrix: Floats) -> Floats:
+    """The inverse L^-1 of the Cholesky factor: matrix^-1 = L^-T L^-1."""
+    from scipy.linalg import lapack
+
+    root, failed = lapack.dpotrf(matrix, lower=1)
+    if failed:
+        raise InputError("The anchors leave the fit undetermined; are numbers among them not finite?")
+    half, _ = lapack.dtrtri(root, lower=1)
+    found: Floats = np.tril(half)
+    return found
+
+
 def _inverse(matrix: Floats) -> Floats:
     """The inverse of a symmetric positive definite matrix."""
-    root = np.linalg.cholesky(matrix)
-    half = np.linalg.inv(root)
+    half = np.linalg.inv(np.linalg.cholesky(matrix))
     inverse: Floats = half.T @ half
     return inverse
 

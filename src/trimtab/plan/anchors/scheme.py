@@ -15,6 +15,16 @@ import numpy.typing as npt
 Features = Mapping[str, float | str]
 Floats = npt.NDArray[np.float64]
 
+UNITS = {
+    "tok_s_per_device": "tokens/s",
+    "step_time_s": "s",
+    "peak_memory_bytes": "bytes",
+    "ttft_ms": "ms",
+    "tpot_ms": "ms",
+    "decode_tok_s": "tokens/s",
+    "prefill_tok_s": "tokens/s",
+    "output_tok_s": "tokens/s",
+}
 N_BUMPS = 5
 # A level has effects of its own along the numbers once it has this many rows; before that its intercept says all.
 MIN_ROWS_INSIDE = 6
@@ -127,7 +137,7 @@ def basis_of(rows: Sequence[Features], scheme: Scheme) -> Basis:
     frequencies, phases = _waves(scheme)
     basis = Basis(
         scheme=scheme,
-        levels={group: _levels(rows, group, 1) for group in scheme.groups},
+        levels={group: _levels(rows, group, 1) for group in dict.fromkeys((*scheme.groups, "model", "source"))},
         inside_levels={group: _levels(rows, group, MIN_ROWS_INSIDE) for group in scheme.inside},
         centre=centre,
         spread=spread,

@@ -100,10 +100,12 @@ def leave_out(anchors: Sequence[Anchor], scheme: Scheme, way: Way, n_folds: int 
     if len(set(groups)) < 2:
         raise InputError(f"All rows share one {way}, so none can be left out; give rows of more, or leave out something else.")
     fold = np.array(folds(groups, n_folds))
+    start: Residual | None = None
     held = Held(*(np.zeros(len(anchors)) for _ in range(4)))
     for number in range(int(fold.max()) + 1):
         at = np.flatnonzero(fold == number)
-        fitted = fitted_with_rows([anchor for anchor, of in zip(anchors, fold, strict=True) if of != number], scheme)
+        fitted = fitted_with_rows([anchor for anchor, of in zip(anchors, fold, strict=True) if of != number], scheme, start)
+        start = fitted.residual
         mean, low, high, nearness = interval(fitted.residual, calibrated(fitted), [full_features(anchors[int(i)]) for i in at])
         held.mean[at], held.low[at], held.high[at], held.nearness[at] = mean, low, high, nearness
     return held

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from trimtab.cli.plan_fit import fit
 from trimtab.cli.plan_hardware import fact_text, hardware
 from trimtab.cli.plan_measure import measure
 from trimtab.core.errors import InputError
@@ -60,11 +61,12 @@ def test_json_and_filters() -> None:
         said(hardware, "warp-drive")
 
 
-def test_a_machine_is_measured_and_then_listed() -> None:
+def test_a_machine_is_measured_listed_and_planned_for() -> None:
     found = json.loads(said(measure, "--for", "1s", "--json"))
     assert [Path(path).name for path in found["files"]][-1].startswith("this-machine")
-    out = said(hardware, "this-machine")
-    assert "measured here" in out
+    assert "measured here" in said(hardware, "this-machine")
+    fits = json.loads(said(fit, "smollm2-135m", "--hardware", "this-machine", "--json"))
+    assert fits["found"]
 
 
 def test_too_short_a_measurement_is_refused() -> None:

@@ -1,13 +1,13 @@
 """Prices, electricity and storage: what the catalog holds is dated and sane, a node's price is shared out, stale prices are told."""
 
-from datetime import date, timedelta
+from datetime import date
 
 import pytest
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Price
 from trimtab.plan.devices import device, devices
-from trimtab.plan.prices import COMMITMENTS, STALE_DAYS, age_days, grid, grids, parse_prices, prices, stale_prices, usual_price
+from trimtab.plan.prices import COMMITMENTS, STALE_DAYS, age_days, grid, grids, parse_prices, prices, usual_price
 from trimtab.plan.storage import loader, loaders, tier, tiers
 
 ONE = """
@@ -70,14 +70,10 @@ def test_a_market_place_stands_in_where_nothing_is_on_demand() -> None:
         usual_price(device("h100"), commitment="weekly")
 
 
-def test_prices_go_stale() -> None:
+def test_a_price_ages() -> None:
     (price,) = parse_prices(ONE, "prices.toml")
-    fresh = date.fromisoformat(price.as_of) + timedelta(days=STALE_DAYS)
-    assert age_days(price, fresh) == STALE_DAYS
-    assert stale_prices([price], fresh) == ""
-    told = stale_prices([price] * 5, fresh + timedelta(days=1))
-    assert told.startswith("h100-sxm at Somebody (2026-11-01)")
-    assert "and 2 more: prices older than 120 days; look them up again" in told
+    assert age_days(price, date(2026, 11, 1)) == 0
+    assert age_days(price, date(2027, 3, 2)) == STALE_DAYS + 1
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import line
 from trimtab.core.planning import Architecture, Device, ServeJob
+from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import predict_fit
 from trimtab.flows.parts.plan_told import certain, model_row
-from trimtab.plan.devices import device
 from trimtab.plan.quantities import listed, whole
 from trimtab.plan.serving.memory import LOCAL_WEIGHTS, USUAL_WEIGHTS, ServeMemory, budget, longest_context
 from trimtab.plan.stored_types import bits_by_part

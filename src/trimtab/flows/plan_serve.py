@@ -8,13 +8,13 @@ from trimtab.core.errors import InputError
 from trimtab.core.phrases import count, ended, line
 from trimtab.core.planning import Device
 from trimtab.core.workload import SloTerm
+from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_emitted import emitted_service
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
 from trimtab.flows.parts.plan_told import model_row
-from trimtab.plan.devices import device
 from trimtab.plan.quantities import listed, per_second, whole
 from trimtab.plan.search.serve import Objective, ServeAsk, ServePlan, ServeSearch, label_of, search
 from trimtab.plan.slo import parse_slo

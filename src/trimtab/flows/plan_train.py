@@ -7,12 +7,12 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import count, line
 from trimtab.core.planning import Device
+from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_told import layout_words, model_row
 from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, key_of, losers, option, plots, ranks_of, what_if
-from trimtab.plan.devices import device
 from trimtab.plan.quantities import listed, money_usd, seconds_of, token_count, whole
 from trimtab.plan.search import emit_train
 from trimtab.plan.search.space import Space

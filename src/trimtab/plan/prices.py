@@ -1,7 +1,6 @@
 """Dated list prices of devices (catalog/prices.toml), and what their electricity costs and emits (catalog/grids.toml)."""
 
 import tomllib
-from collections.abc import Sequence
 from datetime import date
 from functools import cache
 from importlib import resources
@@ -38,17 +37,8 @@ def usual_price(device: Device, *, commitment: str = "on-demand", provider: str 
 
 
 def age_days(price: Price, today: date) -> int:
+    """Above `STALE_DAYS` a price is to be looked up again."""
     return (today - date.fromisoformat(price.as_of)).days
-
-
-def stale_prices(used: Sequence[Price], today: date) -> str:
-    """One sentence that names prices older than `STALE_DAYS`, "" if all are fresh."""
-    old = sorted((price for price in used if age_days(price, today) > STALE_DAYS), key=lambda price: price.as_of)
-    if not old:
-        return ""
-    named = ", ".join(f"{price.device} at {price.provider} ({price.as_of})" for price in old[:3])
-    more = f" and {len(old) - 3} more" if len(old) > 3 else ""
-    return f"{named}{more}: prices older than {STALE_DAYS} days; look them up again and give --price."
 
 
 def grids() -> tuple[Grid, ...]:

@@ -224,8 +224,15 @@ def fit_plan() -> dict[str, Any]:
             "capacity_bytes": 24 * GB,
             "context_tokens": 131_072,
             "rows": [
-                {"name": "bf16", "how": "", "fixed_bytes": 17 * GB, "sequence_bytes": 0.0, "token_bytes": 131_072.0, "room_bytes": 6 * GB},
-                {"name": "Q4_K_M", "how": "", "fixed_bytes": 6 * GB, "sequence_bytes": 0.0, "token_bytes": 131_072.0, "room_bytes": 17 * GB},
+                {
+                    "name": name,
+                    "how": "",
+                    "fixed_bytes": fixed * GB,
+                    "sequence_bytes": 0.0,
+                    "token_bytes": 131_072.0,
+                    "room_bytes": room * GB,
+                }
+                for name, fixed, room in (("bf16", 17, 6), ("Q4_K_M", 6, 17))
             ],
         },
     }

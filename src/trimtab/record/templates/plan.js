@@ -75,7 +75,9 @@
     const values = kind.knobs.map((knob, place) => knob.value(Number(inputs[place].value)));
     document.getElementById("live-rows").replaceChildren(...grid.rows.map(row => {
       const line = make("tr", "");
-      line.append(make("th", row.name, { scope: "row" }));
+      const name = make("th", row.name, { scope: "row" });
+      if (row.how) name.append(make("small", row.how));
+      line.append(name);
       for (const text of kind.row(row, values.length < 2 ? [...values, 1] : values)) {
         line.append(make("td", text, text === "fits" ? { class: "fits" } : text === "does not fit" ? { class: "fits-not" } : {}));
       }

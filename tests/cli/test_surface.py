@@ -73,6 +73,12 @@ OWN_OF_PARTS = {
             *("deadline", "objective", "price", "commitment", "html", "out", "emit"),
         },
         "fit": {"hardware", "devices", "context", "weights", "kv", "engine", "html", "out"},
+        "simulate": {
+            *("hardware", "steps", "trace", "workload", "rate", "duration", "burstiness", "speed", "replicas", "policy", "route", "slo"),
+            *("engine", "weights", "kv", "layout", "slots", "batch_tokens", "kv_tokens", "reserve", "chunked", "prefix_cache", "overhead"),
+            *("queue", "queue_limit", "queue_wait", "cold_start", "storage", "boot", "mtbf", "restart", "spot", "notice", "retry"),
+            *("idle_watts", "region", "repeats", "price", "commitment"),
+        },
         "hardware": {"vendor", "kind"},
         "models": {"seq"},
         "measure": {"disk", "for"},

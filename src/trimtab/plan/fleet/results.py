@@ -73,13 +73,11 @@ def result(trace: Trace, fleet: Fleet, course: Course, slo: Sequence[SloTerm] = 
 
 
 def _percentiles(values: Floats) -> dict[str, float] | None:
-    """Mean and percentiles; None where nothing was answered."""
+    """Mean, percentiles and the largest; None where nothing was answered."""
     if not len(values):
         return None
-    return {
-        "mean": float(values.mean()),
-        **{f"p{q:g}": float(v) for q, v in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)},
-    }
+    found = dict(zip((f"p{q:g}" for q in PERCENTILES), np.percentile(values, PERCENTILES).tolist(), strict=True))
+    return {"mean": float(values.mean()), **found, "max": float(values.max())}
 
 
 def check_slo(slo: Sequence[SloTerm]) -> None:
@@ -131,6 +129,7 @@ def _replicas(fleet: Fleet, course: Course, n_answered: int) -> dict[str, Any]:
         "kwh_per_1000": kwh * per_1000 if has["power"] and n_answered else None,
         "g_co2_per_1000": kwh * fleet.g_co2_kwh * per_1000 if has["power"] and fleet.g_co2_kwh and n_answered else None,
         "utilisation": busy_s / up_s if up_s else None,
+        "mean_running": _running_s(course) / up_s if up_s else None,
         "most_replicas": _most_at_once(course.lives),
         "cold_starts": course.n_cold,
         "saw_cold_start": sum(course.requests.is_cold),
@@ -141,6 +140,12 @@ def _replicas(fleet: Fleet, course: Course, n_answered: int) -> dict[str, Any]:
         "cached_prompt_tokens": sum(life.replica.hit_tokens for life in course.lives),
         "most_kv_tokens": max((life.replica.most_kv for life in course.lives), default=0),
     }
+
+
+def _running_s(course: Course) -> float:
+    """Seconds that requests spent from their start to their end, of all together."""
+    began, end = np.array(course.requests.started_s), np.array(course.requests.end_s)
+    return float((end - began)[began >= 0].sum())
 
 
 def _most_at_once(lives: Sequence[Life]) -> int:

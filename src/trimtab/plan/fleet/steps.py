@@ -71,6 +71,25 @@ class AffineSteps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """A step model whose times of decoding and of prompts measurements have shown to be off by a factor each."""
+
+    model: StepModel
+    decode: float
+    prefill: float
+
+    def decode_s(self, batch: int, mean_context: float) -> float:
+        return self.model.decode_s(batch, mean_context) * self.decode
+
+    def prefill_s(self, tokens: int, context: float) -> float:
+        return self.model.prefill_s(tokens, context) * self.prefill
+
+    def mixed_s(self, batch: int, mean_context: float, prefill_tokens: int) -> float:
+        alone = self.model.decode_s(batch, mean_context)
+        return alone * self.decode + (self.model.mixed_s(batch, mean_context, prefill_tokens) - alone) * self.prefill
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepTable:
     """A step model as the simulation reads it: plain lists, seconds.
 

@@ -4,10 +4,14 @@ Where nothing that was measured supports a number it is unknown, and only the bo
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from trimtab.core.planning import Prediction, ServeJob, Unknown
 from trimtab.flows.parts.plan_told import Number, certain, told
 from trimtab.plan.anchors.fitted import prediction, shipped
+from trimtab.plan.anchors.measured import OWN, kept, with_own
+from trimtab.plan.anchors.stored import Published
 from trimtab.plan.search.train import TrainPlan
 from trimtab.plan.serving.features import features as serving_features
 from trimtab.plan.serving.rows import Case
@@ -16,8 +20,11 @@ from trimtab.plan.training.features import memory_features, time_features
 from trimtab.plan.training.layouts import layouts
 from trimtab.plan.training.memory import peak
 from trimtab.plan.training.time import step
+from trimtab.record.home import state_dir
 
 Features = Mapping[str, float | str]
+MEASUREMENTS = "planner/measurements.jsonl"
+"""Of this user, under TRIMTAB_HOME."""
 
 
 def predict_train(plan: TrainPlan) -> tuple[Number, Number]:
@@ -26,13 +33,8 @@ def predict_train(plan: TrainPlan) -> tuple[Number, Number]:
     took, held = step(job, many), peak(job, many)
     light = plan.tok_s_per_device * plan.step_s / plan.light_s
     speed = _rate("tok_s_per_device", plan.tok_s_per_device, _named(time_features(job, many, took), job.architecture.name), light)
-    memory = prediction(
-        shipped("peak_memory_bytes"),
-        "peak_memory_bytes",
-        "bytes",
-        plan.memory_bytes,
-        _named(memory_features(job, many, held), job.architecture.name),
-    )
+    fit, seen = _fit("peak_memory_bytes", _named(memory_features(job, many, held), job.architecture.name))
+    memory = prediction(fit, "peak_memory_bytes", "bytes", plan.memory_bytes, seen)
     if isinstance(memory, Unknown):
         return speed, certain(plan.memory_bytes, "bytes", f"Counted from the shape alone. {memory.why}")
     return speed, told(memory)
@@ -45,8 +47,8 @@ def predict_serve(job: ServeJob) -> dict[str, Number]:
     case = Case(id="", job=job, form=form, measured={}, source="")
 
     def number(name: str, physics: float, best: float) -> Number:
-        seen = _named(serving_features(case, name), job.architecture.name)
-        found = prediction(shipped(name), name, "ms", physics, seen, speed_of_light=best)
+        fit, seen = _fit(name, _named(serving_features(case, name), job.architecture.name))
+        found = prediction(fit, name, "ms", physics, seen, setting=case.setting, speed_of_light=best)
         return _bounded(found, best, "ms") if isinstance(found, Unknown) else told(found)
 
     return {"ttft_ms": number("ttft_ms", took.ttft_ms, light.ttft_ms), "tpot_ms": number("tpot_ms", took.tpot_ms, light.tpot_ms)}
@@ -58,7 +60,7 @@ def predict_fit(job: ServeJob) -> dict[str, Number]:
     case = Case(id="", job=job, form="alone", measured={}, source="")
 
     def number(name: str, physics: float, best: float) -> Number:
-        return _rate(name, physics, _named(serving_features(case, name), job.architecture.name), best)
+        return _rate(name, physics, _named(serving_features(case, name), job.architecture.name), best, case.setting)
 
     return {
         "decode_tok_s": number("decode_tok_s", 1000.0 / took.tpot_ms, 1000.0 / light.tpot_ms),
@@ -66,8 +68,9 @@ def predict_fit(job: ServeJob) -> dict[str, Number]:
     }
 
 
-def _rate(name: str, physics: float, seen: Features, light: float) -> Number:
-    found = prediction(shipped(name), name, "tok/s", physics, seen, speed_of_light=light, slower_is_larger=False)
+def _rate(name: str, physics: float, seen: Features, light: float, setting: str = "") -> Number:
+    fit, seen = _fit(name, seen)
+    found = prediction(fit, name, "tok/s", physics, seen, setting=setting, speed_of_light=light, slower_is_larger=False)
     return _bounded(found, light, "tok/s") if isinstance(found, Unknown) else told(found)
 
 
@@ -75,6 +78,24 @@ def _bounded(found: Prediction | Unknown, light: float, unit: str) -> Number:
     """An unknown number with the bound that nothing can pass."""
     assert isinstance(found, Unknown)
     return {"unknown": found.why, "unit": unit, "speed_of_light": light}
+
+
+def _fit(quantity: str, seen: Features) -> tuple[Published | None, Features]:
+    """What shipped, corrected by this user's measurements; a device that was measured here is known by them."""
+    path = state_dir() / MEASUREMENTS
+    if not path.is_file():
+        return shipped(quantity), seen
+    fit, devices = _own_fit(quantity, path, path.stat().st_mtime_ns)
+    return fit, {**seen, "source": OWN} if seen.get("device") in devices else seen
+
+
+@lru_cache(maxsize=16)
+def _own_fit(quantity: str, path: Path, stamp: int) -> tuple[Published | None, frozenset[str]]:
+    """The corrected fit, and the devices whose quantity was measured. stamp: when the file was written; another time is another answer."""
+    fit = shipped(quantity)
+    own = kept(path).measurements
+    devices = frozenset(str(one.features.get("device", "")) for one in own if one.quantity == quantity)
+    return (None, frozenset()) if fit is None else (with_own(fit, own), devices)
 
 
 def _named(seen: Features, model: str) -> Features:

@@ -102,10 +102,13 @@ def step(job: TrainJob, many: Layouts, terms: TimeTerms = TERMS) -> TrainTime:
     parts["recompute"] = many.grad_accum * mine * (again * computed_again + selective)
     for name in ("tensor_comm", "expert_comm", "context_comm"):
         parts[name] = parts[name] + many.grad_accum * mine * again * forward[name]
-    even = np.where(many.pp > 1, deep / (many.pp * mine * n), 1.0)  # the mean stage's share of the fullest one's layers
+    full = mine * n  # layers of the fullest stage; places that stay empty are the ends', the loss's half of them rounded up
+    spared = np.where(many.pp > 1, np.ceil((full * many.pp - deep) / 2.0) / full, 0.0)
     per_micro = sum(parts.values()) / many.grad_accum
     # The last stage adds the logits; whoever splits layers unevenly gives it fewer of them
-    parts["logits"] = np.asarray(many.grad_accum * np.where(many.pp > 1, np.maximum(0.0, logits - per_micro * (1 - even)), logits), float)
+    parts["logits"] = np.asarray(
+        many.grad_accum * np.where(many.pp > 1, np.maximum(0.0, logits - per_micro * np.minimum(spared, 1.0)), logits), float
+    )
     slowest = per_micro + parts["logits"] / many.grad_accum
     parts["bubble"] = bubble_micro_batches(many) * slowest
     parts["pipeline_comm"] = _pipeline_s(job, many, terms)

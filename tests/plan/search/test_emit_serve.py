@@ -12,7 +12,7 @@ import pytest
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
-from trimtab.plan.search.emit_serve import Deployed, llm_inference_service, ray_service, sglang, trtllm, vllm
+from trimtab.plan.search.emit_serve import Deployed, halves, llm_inference_service, ray_service, sglang, trtllm, vllm
 
 from .samples import GB80, dense
 
@@ -186,3 +186,13 @@ def test_names_that_clusters_refuse_are_refused() -> None:
     for emit in (llm_inference_service, ray_service):
         with pytest.raises(InputError, match="63 at most"):
             emit(Deployed(job=DENSE, model=MODEL), "My Chat")
+
+
+def test_the_halves_of_a_disaggregated_deployment() -> None:
+    job = replace(DENSE, pp=1, prefill_devices=16, decode_devices=8, prefill_tp=8)
+    before, after = halves(Deployed(job=job, model=MODEL, replicas=3))
+    assert (before.job.tp, before.n_devices * before.replicas, before.role) == (8, 3 * 16, "prefill")
+    assert (after.job.tp, after.n_devices * after.replicas, after.role) == (4, 3 * 8, "decode")
+    assert after.job.concurrency * 2 >= job.concurrency
+    assert "--kv-transfer-config" in vllm(before)
+    assert sglang(after)[-2:] == ["--disaggregation-mode", "decode"]

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,8 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trimtab.core.errors import InputError
-from trimtab.plan.search.feed import Supply, feed
-from trimtab.plan.search.goodput import FAILURE_RATES, STORAGES, best_interval_s, goodput, useful_share
+from trimtab.plan.search.feed import Supply, feed, parse_supply
+from trimtab.plan.search.goodput import (
+    FAILURE_RATES,
+    STORAGES,
+    best_interval_s,
+    goodput,
+    parse_failures,
+    parse_storage,
+    useful_share,
+)
 from trimtab.plan.search.pareto import front
 
 POINTS = hnp.arrays(np.float64, st.tuples(st.integers(1, 25), st.just(3)), elements=st.integers(0, 4).map(float))
@@ -73,7 +82,7 @@ def test_impossible_runs_are_refused() -> None:
 
 
 def test_the_tightest_supply_is_named() -> None:
-    found = feed(10_000.0, 64, Supply(bytes_per_token=4.0, disk_bytes_s=2e6, worker_tok_s=50_000.0, n_workers=64))
+    found = feed(10_000.0, 64, Supply(bytes_per_token=4.0, disk_bytes_s=2e6, worker_tok_s=50_000.0, workers_per_device=1))
     assert found.need_tok_s == 640_000.0
     assert found.bound == "disk"
     assert found.unknown == ("network",)
@@ -97,3 +106,34 @@ def test_impossible_feeds_are_refused() -> None:
         feed(100.0, 1, Supply(disk_bytes_s=-1.0))
     with pytest.raises(InputError, match="0 devices"):
         feed(100.0, 0, Supply())
+
+
+def test_what_a_user_writes_of_data_failures_and_storage() -> None:
+    told = parse_supply("disk=2GB/s, workers=4x50000tok/s,bytes_per_token=2,readers_per_row=8")
+    assert told == Supply(disk_bytes_s=2e9, worker_tok_s=50_000.0, workers_per_device=4, bytes_per_token=2.0, readers_per_row=8)
+    assert parse_supply("network=500mb/s").network_bytes_s == 5e8
+    assert parse_failures("bloom") is FAILURE_RATES["bloom"]
+    assert parse_failures("1e-5").per_device_hour == pytest.approx(1e-5)
+    assert parse_storage("parallel-nvme") is STORAGES["parallel-nvme"]
+    assert parse_storage("20GB/s").write_bytes_s == 20e9
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "words"),
+    [
+        (parse_supply, "disc=2GB/s", "'disc=2GB/s' is not known"),
+        (parse_supply, "disk=2", "'2' is no rate"),
+        (parse_supply, "disk=0GB/s", "no number above zero"),
+        (parse_supply, "workers=4", "no number above zero"),
+        (parse_supply, "bytes_per_token=nan", "no number above zero"),
+        (parse_failures, "often", "neither one of llama3"),
+        (parse_failures, "0", "neither one of"),
+        (parse_failures, "2", "neither one of"),
+        (parse_storage, "tape", "neither one of gpfs-nvme"),
+        (parse_storage, "3 parsecs", "is no rate"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(parse: Callable[[str], object], text: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse(text)
+    assert words in str(refused.value)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import InputError
 from trimtab.plan.search.queueing import BUSIEST, erlang_c, replicas_needed, wait_s
-from trimtab.plan.search.serve import PROOF, ServeAsk, devices_of, label_of, search
+from trimtab.plan.search.serve import PROOF, ServeAsk, devices_of, jobs_of, label_of, search
 from trimtab.plan.serving.memory import budget
 from trimtab.plan.serving.time import predict
 from trimtab.plan.slo import parse_slo
@@ -164,3 +164,11 @@ def test_a_contradiction_is_one_sentence(changes: dict[str, object], words: str)
         search(ask(**changes))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_types_go_only_where_they_run() -> None:
+    chip = replace(GB80, name="test-tpu", kind="tpu")
+    types = {(job.device.kind, job.weights) for job in jobs_of(ask(devices=(chip, GB80), weights=("bf16", "Q4_K_M"), engine=""))}
+    assert types == {("gpu", "Q4_K_M"), ("gpu", "bf16"), ("tpu", "bf16")}
+    with pytest.raises(InputError, match="None of the devices runs Q4_K_M"):
+        search(ask(devices=(chip,), weights=("Q4_K_M",)))

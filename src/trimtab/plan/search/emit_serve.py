@@ -9,7 +9,7 @@ Serve's `build_openai_app`.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from trimtab.core.errors import InputError
@@ -48,6 +48,30 @@ class Deployed:
     @property
     def context_tokens(self) -> int:
         return self.job.prompt_tokens + self.job.output_tokens
+
+
+def halves(deployed: Deployed) -> tuple[Deployed, Deployed]:
+    """The workers that prefill and those that decode, of a disaggregated deployment; `replicas` counts workers of each."""
+    job = deployed.job
+    before = replace(
+        job,
+        tp=job.prefill_tp or job.tp,
+        ep=job.prefill_ep or job.ep,
+        attention_dp=job.prefill_attention_dp or job.attention_dp,
+        prefill_devices=0,
+        decode_devices=0,
+    )
+    after = replace(job, prefill_devices=0, decode_devices=0)
+
+    def workers(one: ServeJob, n_devices: int) -> int:
+        return max(1, n_devices // (one.tp * one.pp * one.attention_dp))
+
+    n_before, n_after = workers(before, job.prefill_devices), workers(after, job.decode_devices)
+    after = replace(after, concurrency=max(1, -(-job.concurrency // n_after)))
+    return (
+        replace(deployed, job=before, replicas=deployed.replicas * n_before, role="prefill"),
+        replace(deployed, job=after, replicas=deployed.replicas * n_after, role="decode"),
+    )
 
 
 def vllm(deployed: Deployed) -> list[str]:

@@ -1,8 +1,12 @@
 """Whether data comes as fast as a training step eats it: storage, network, and the workers that prepare it."""
 
+import math
 from dataclasses import dataclass
 
 from trimtab.core.errors import InputError
+
+RATES = {"B/s": 1.0, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
+EXAMPLE = "disk=2GB/s,network=10GB/s,workers=4x50000tok/s,bytes_per_token=2"
 
 LEAST_SPARE = 1.5
 """Below so many times what is needed, a supply is called tight: a loader's rate swings while a step's does not."""
@@ -12,7 +16,7 @@ LEAST_SPARE = 1.5
 class Supply:
     """What brings tokens to the step. A rate of 0 is not known.
 
-    disk_bytes_s, network_bytes_s: of the whole run together; worker_tok_s: of one worker process; n_workers: of the whole run
+    disk_bytes_s, network_bytes_s: of the whole run together; worker_tok_s: of one worker process; workers_per_device: how many there are
     bytes_per_token: as stored: 2 for tokenised data below 65,536 words of vocabulary, 4 above, about 4 to 5 for plain English text
     readers_per_row: ranks that each read the same rows (1 where only one rank of a data-parallel group reads)
     """
@@ -21,7 +25,7 @@ class Supply:
     disk_bytes_s: float = 0.0
     network_bytes_s: float = 0.0
     worker_tok_s: float = 0.0
-    n_workers: int = 0
+    workers_per_device: int = 0
     readers_per_row: int = 1
 
 
@@ -41,6 +45,46 @@ class Feed:
     why: str
 
 
+def parse_supply(text: str, flag: str = "--data") -> Supply:
+    """`disk=2GB/s,network=10GB/s,workers=4x50000tok/s,bytes_per_token=2`; what is left out is not known. Raises InputError."""
+    told: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key in ("disk", "network"):
+            told[f"{key}_bytes_s"] = bytes_per_second(value, flag)
+        elif key == "workers":
+            count, _, rate = value.partition("x")
+            told |= {
+                "workers_per_device": _above_zero(count, part, flag),
+                "worker_tok_s": _above_zero(rate.removesuffix("tok/s"), part, flag),
+            }
+        elif key in ("bytes_per_token", "readers_per_row"):
+            told[key] = _above_zero(value, part, flag)
+        else:
+            raise InputError(f"{flag}: {part.strip()!r} is not known; write it as {EXAMPLE}.")
+    whole = {name: int(told.pop(name)) for name in ("workers_per_device", "readers_per_row") if name in told}
+    return Supply(**told, **whole)  # type: ignore[arg-type]
+
+
+def bytes_per_second(text: str, flag: str) -> float:
+    """`2GB/s`, as bytes a second. Raises InputError."""
+    number = text.rstrip("BKMGT/sbkmgt ")
+    factor = next((size for unit, size in RATES.items() if unit.lower() == text[len(number) :].strip().lower()), None)
+    if factor is None:
+        raise InputError(f"{flag}: {text!r} is no rate; give a number and one of {', '.join(RATES)}.")
+    return _above_zero(number, text, flag) * factor
+
+
+def _above_zero(number: str, part: str, flag: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{flag}: {number.strip()!r} in {part.strip()!r} is no number above zero; write it as {EXAMPLE}.")
+    return value
+
+
 def feed(tok_s_per_device: float, n_devices: int, supply: Supply) -> Feed:
     """Hold what a step eats against what comes. Raises InputError for rates below zero."""
     if n_devices < 1 or tok_s_per_device <= 0:
@@ -53,7 +97,7 @@ def feed(tok_s_per_device: float, n_devices: int, supply: Supply) -> Feed:
     most = {
         "disk": supply.disk_bytes_s / read,
         "network": supply.network_bytes_s / read,
-        "workers": supply.worker_tok_s * supply.n_workers / supply.readers_per_row,
+        "workers": supply.worker_tok_s * supply.workers_per_device * n_devices / supply.readers_per_row,
     }
     spare = {name: tok_s / need_tok_s for name, tok_s in most.items() if tok_s > 0}
     unknown = tuple(name for name in most if name not in spare)

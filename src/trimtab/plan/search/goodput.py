@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from trimtab.core.errors import InputError
+from trimtab.plan.search.feed import bytes_per_second
 
 BYTES_PER_PARAM = 14.0
 """Of a checkpoint that training goes on from: 2 for weights in 16 bit, 4 each for the master copy and Adam's two moments. Published ones
@@ -85,6 +86,31 @@ STORAGES = {
     ),
 }
 DEFAULT_STORAGE = "gpfs-nvme"
+
+
+def parse_failures(text: str, flag: str = "--failures") -> FailureRate:
+    """A name of `FAILURE_RATES`, or a number of failures a device and hour of one's own, such as `1e-5`. Raises InputError."""
+    if text in FAILURE_RATES:
+        return FAILURE_RATES[text]
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < 1:
+        raise InputError(
+            f"{flag}: {text!r} is neither one of {', '.join(FAILURE_RATES)} nor a number of failures a device and hour, like 1e-5."
+        )
+    return FailureRate(failures=rate * 24.0, days=1.0, n_devices=1, what="told", source=flag)
+
+
+def parse_storage(text: str, flag: str = "--checkpoint-storage") -> Storage:
+    """A name of `STORAGES`, or a rate of one's own at which the whole run writes and reads, such as `20GB/s`. Raises InputError."""
+    if text in STORAGES:
+        return STORAGES[text]
+    if not text[:1].isdigit():
+        raise InputError(f"{flag}: {text!r} is neither one of {', '.join(STORAGES)} nor a rate such as 20GB/s.")
+    rate = bytes_per_second(text, flag)
+    return Storage(name=text, write_bytes_s=rate, read_bytes_s=rate, source=f"{flag} {text}")
 
 
 @dataclass(frozen=True, kw_only=True)

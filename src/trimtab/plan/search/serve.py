@@ -5,6 +5,7 @@ counted with room for queueing. Types other than the model's own are a proposal:
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -126,6 +127,8 @@ def search(ask: ServeAsk, physics: ServePhysics = UNCALIBRATED) -> ServeSearch:
     """Weigh every deployment and name the best. Raises InputError where the question makes no sense or asks the impossible."""
     _check(ask)
     jobs = jobs_of(ask)
+    if not jobs and not any(runs(weights, device, ask.engine) for weights in ask.weights for device in ask.devices):
+        raise InputError(f"None of the devices runs {', '.join(ask.weights)} weights with {ask.engine or 'any engine'}; name another type.")
     if not jobs:
         raise InputError(f"No layout of {ask.architecture.name} divides over {ask.devices[0].name} nodes as pinned; leave a degree open.")
     check_slo(ask.slo, jobs, ask.rate_per_s)
@@ -167,12 +170,18 @@ def _check(ask: ServeAsk) -> None:
         raise InputError(f"--rate must be a number of requests a second, not {ask.rate_per_s:g}.")
 
 
+def runs(weights: str, device: Device, engine: str) -> bool:
+    """Whether a type of weights can be had there: GGUF's are of llama.cpp and its kin, on GPUs, systems on a chip and processors."""
+    is_gguf = re.match(r"(?i)i?q\d", weights) is not None
+    return not is_gguf or (device.kind in ("gpu", "soc", "cpu") and engine not in ("sglang", "trtllm", "openvino"))
+
+
 def jobs_of(ask: ServeAsk) -> list[ServeJob]:
     """Every layout, weight type and cache type of one replica, in a fixed order, not yet with a number in flight."""
     jobs = []
     for device in ask.devices:
         for tp, pp, ep, attention_dp in _layouts(ask, device):
-            for weights in ask.weights:
+            for weights in (one for one in ask.weights if runs(one, device, ask.engine)):
                 for kv in ask.kv:
                     plain = ServeJob(
                         architecture=ask.architecture,

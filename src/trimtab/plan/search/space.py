@@ -24,6 +24,7 @@ class Space:
 
     tp_across_nodes: tensor ranks may lie on several nodes (scale-up domains), which hardly ever pays
     sharded_pipelines: gradients and weights may be sharded (ZeRO 2, 3) under a pipeline, which gathers them at every micro-batch
+    least_cp_tokens: of a sequence, on each context rank: no published run that we know cuts finer
     Left out, as no different or never better: sharding over one rank, sequence parallelism of one rank, early reduction of gradients
     that nothing shards, interleaving where the micro-batches are no multiple of the pipeline (Megatron-LM refuses that).
     """
@@ -43,6 +44,7 @@ class Space:
     flash_attention: tuple[int, ...] = (1,)
     tp_across_nodes: bool = False
     sharded_pipelines: bool = False
+    least_cp_tokens: int = 4096
 
 
 def narrowed(space: Space, pinned: Mapping[str, int]) -> Space:
@@ -51,6 +53,8 @@ def narrowed(space: Space, pinned: Mapping[str, int]) -> Space:
     values: dict[str, object] = {name: (value,) for name, value in pinned.items() if name in known}
     if "tp" in pinned:
         values["tp_across_nodes"] = True
+    if "cp" in pinned:
+        values["least_cp_tokens"] = 0
     if "zero_stage" in pinned and pinned.get("pp", 1) > 1:
         values["sharded_pipelines"] = True
     return replace(space, **values)  # type: ignore[arg-type]
@@ -94,7 +98,7 @@ def _degrees(job: TrainJob, space: Space) -> Rows:
     per_node = max(job.device.devices_per_node, 1)
     tps = [tp for tp in _divisors(job.n_devices, space.tp) if space.tp_across_nodes or _in_one_node(tp, per_node)]
     pps = [pp for pp in _divisors(job.n_devices, space.pp) if pp <= job.architecture.n_layers]
-    cps = _divisors(job.n_devices, space.cp)
+    cps = [cp for cp in _divisors(job.n_devices, space.cp) if cp == 1 or job.seq_tokens >= cp * space.least_cp_tokens]
     grid = np.array([(tp, pp, cp) for tp in tps for pp in pps for cp in cps], dtype=np.int64).reshape(-1, 3)
     grid = grid[job.n_devices % grid.prod(axis=1) == 0]
     dp = job.n_devices // grid.prod(axis=1)

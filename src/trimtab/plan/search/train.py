@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Architecture, Device, TrainJob
 from trimtab.plan.operators import n_params
-from trimtab.plan.search.goodput import Goodput, goodput
+from trimtab.plan.search.feed import Feed, Supply, feed
+from trimtab.plan.search.goodput import DEFAULT_RATE, DEFAULT_STORAGE, FAILURE_RATES, STORAGES, FailureRate, Goodput, Storage, goodput
 from trimtab.plan.search.pareto import front
 from trimtab.plan.search.space import Space, enumerate_layouts
 from trimtab.plan.training.layouts import Layouts
@@ -29,6 +30,8 @@ CHUNK = 8192
 """Layouts weighed at a time: their arrays stay in the processor's cache."""
 DEFAULT_TOKENS = 1e9
 N_BEST = 10
+KIND = ("tp", "pp", "cp", "ep", "zero_stage", "offload")
+"""Layouts that differ in nothing of this (and have the same devices and precision) are one kind: ten names for one choice help nobody."""
 MEMORY_MARGIN = 0.1
 """Of the predicted peak, kept free because the prediction errs; the caller may know better from published runs."""
 
@@ -42,6 +45,7 @@ class TrainAsk:
     usd_per_device_hour: by name of the device; a device that is missing has no known price
     budget_usd, deadline_h, max_devices: what a plan must keep to; memory_margin: see `MEMORY_MARGIN`
     pinned: fields of a layout with the only value they may have; objective: what "best" means
+    failures, storage: what interrupts a run and what takes its checkpoints; supply: what brings its data, None = not asked
     """
 
     architecture: Architecture
@@ -60,6 +64,9 @@ class TrainAsk:
     memory_margin: float = MEMORY_MARGIN
     pinned: Mapping[str, int] = field(default_factory=dict)
     objective: Objective = "time"
+    failures: FailureRate = FAILURE_RATES[DEFAULT_RATE]
+    storage: Storage = STORAGES[DEFAULT_STORAGE]
+    supply: Supply | None = None
     space: Space = field(default_factory=Space)
 
 
@@ -93,7 +100,8 @@ class Weighed:
 class TrainPlan:
     """One layout with what it costs. hours, usd, kwh: for all tokens, failures and checkpoints included; None = not known
 
-    step_s is of steps that go well; headroom_bytes: of the device's memory, what the predicted peak leaves
+    step_s is of steps that go well and never wait for data; feed: whether they do, None = not asked
+    headroom_bytes: of the device's memory, what the predicted peak leaves
     kwh: of the devices at their rated power, without hosts, network and cooling
     time_parts, memory_parts: seconds of a step and bytes, by part
     """
@@ -110,14 +118,16 @@ class TrainPlan:
     usd: float | None
     kwh: float | None
     goodput: Goodput
+    feed: Feed | None
     time_parts: Mapping[str, float]
     memory_parts: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSearch:
-    """best: at most ten, the best first; front: what no other plan beats in time, money, energy and memory head-room together
+    """best: at most ten, the best first, each the best of its kind (`KIND`).
 
+    front: what no other plan beats in time, money, energy and memory head-room together
     weighed: all that was looked at, for `why`; refused: device, count and the reason where nothing divides
     n_layouts, n_fit, n_allowed: looked at, of them fit the memory, of them keep to budget, deadline and devices
     none_because: one sentence where `best` is empty
@@ -179,7 +189,7 @@ def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
 
     return TrainSearch(
         ask=ask,
-        best=tuple(plan(row) for row in order[:N_BEST]),
+        best=tuple(plan(row) for row in _unlike(weighed, table, order)[:N_BEST]),
         front=tuple(plan(row) for row in on_front),
         weighed=tuple(weighed),
         refused=tuple(refused),
@@ -241,7 +251,7 @@ def weigh(ask: TrainAsk, job: TrainJob, physics: Physics = UNCALIBRATED) -> Weig
         memory_bytes=memory_bytes,
         step_s=step_s,
         usd_per_device_hour=ask.usd_per_device_hour.get(job.device.name, math.nan),
-        goodput=goodput(n_params(job.architecture), job.n_devices),
+        goodput=goodput(n_params(job.architecture), job.n_devices, rate=ask.failures, storage=ask.storage),
     )
 
 
@@ -259,7 +269,7 @@ class _Table:
 
 
 def _table(ask: TrainAsk, weighed: list[Weighed]) -> _Table:
-    blocks = [_objectives(one) for one in weighed]
+    blocks = [_objectives(ask, one) for one in weighed]
     objectives = np.concatenate(blocks)
     n_devices = np.concatenate([np.full(len(one), one.job.n_devices) for one in weighed])
     allowed = np.isfinite(objectives[:, 0]) & (objectives[:, 0] <= ask.deadline_h)
@@ -275,9 +285,9 @@ def _table(ask: TrainAsk, weighed: list[Weighed]) -> _Table:
     )
 
 
-def _objectives(one: Weighed) -> FloatArray:
+def _objectives(ask: TrainAsk, one: Weighed) -> FloatArray:
     """hours, USD, kWh, and bytes used less bytes there (so that more head-room is smaller)."""
-    hours = hours_of(one.job, one.step_s, one.goodput)
+    hours = hours_of(ask, one, one.step_s)
     device_hours = hours * one.job.n_devices
     power_w = one.job.device.power_w or math.nan
     return np.stack(
@@ -286,10 +296,12 @@ def _objectives(one: Weighed) -> FloatArray:
     )
 
 
-def hours_of(job: TrainJob, step_s: FloatArray, spent: Goodput) -> FloatArray:
-    """Wall clock for all tokens, with what failures and checkpoints take."""
-    steps = (job.tokens or DEFAULT_TOKENS) / (job.seq_tokens * job.global_batch_seqs)
-    return steps * step_s / max(spent.share, 1e-12) / 3600.0
+def hours_of(ask: TrainAsk, one: Weighed, step_s: FloatArray) -> FloatArray:
+    """Wall clock for all tokens: no step is shorter than its data takes to come, and failures and checkpoints come on top."""
+    step_tokens = one.job.seq_tokens * one.job.global_batch_seqs
+    fed = feed(1.0, one.job.n_devices, ask.supply).most_tok_s if ask.supply else math.inf
+    paced = np.maximum(step_s, step_tokens / fed)
+    return (one.job.tokens or DEFAULT_TOKENS) / step_tokens * paced / max(one.goodput.share, 1e-12) / 3600.0
 
 
 def _order(objectives: FloatArray, first: int) -> NDArray[np.intp]:
@@ -298,18 +310,28 @@ def _order(objectives: FloatArray, first: int) -> NDArray[np.intp]:
     return np.lexsort([np.nan_to_num(objectives[:, column], nan=np.inf) for column in columns[::-1]])
 
 
+def _unlike(weighed: list[Weighed], table: _Table, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The first row of each kind, in order."""
+    columns = [table.part, *(np.concatenate([getattr(one.layouts, name) for one in weighed]) for name in KIND)]
+    code = np.zeros(len(order), dtype=np.int64)
+    for column in columns:
+        code = code * (int(column.max()) + 1) + column[order]
+    return order[np.sort(np.unique(code, return_index=True)[1])]
+
+
 def plan_at(ask: TrainAsk, one: Weighed, position: int, physics: Physics = UNCALIBRATED) -> TrainPlan:
     """One row of what was weighed, with all its parts, also where it does not fit."""
     layout = one.layouts.take(np.array([position]))
     memory, time = physics.memory(one.job, layout), physics.time(one.job, layout)
     step_s = float(time.step_s[0])
-    hours = float(hours_of(one.job, np.array([step_s]), one.goodput)[0])
+    hours = float(hours_of(ask, one, np.array([step_s]))[0])
+    tok_s = float(time.tok_s_per_device[0])
     device_hours = hours * one.job.n_devices
     return TrainPlan(
         job=one.job,
         layout=layout.one(0),
         step_s=step_s,
-        tok_s_per_device=float(time.tok_s_per_device[0]),
+        tok_s_per_device=tok_s,
         mfu=float(time.mfu[0]),
         light_s=float(time.light_s[0]),
         memory_bytes=float(memory.total_bytes[0]),
@@ -318,6 +340,7 @@ def plan_at(ask: TrainAsk, one: Weighed, position: int, physics: Physics = UNCAL
         usd=None if math.isnan(one.usd_per_device_hour) else device_hours * one.usd_per_device_hour,
         kwh=device_hours * one.job.device.power_w / 1000.0 if one.job.device.power_w else None,
         goodput=one.goodput,
+        feed=feed(tok_s, one.job.n_devices, ask.supply) if ask.supply else None,
         time_parts=parts(time, "_s", ("step_s", "tok_s_per_device", "light_s")),
         memory_parts=parts(memory, "_bytes", ("total_bytes", "host_bytes")),
     )

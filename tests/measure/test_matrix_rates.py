@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trimtab.core.errors import MissingError
 from trimtab.measure import matrix_rates
 from trimtab.measure.matrix_rates import cpu_matmul_flop_s, cuda_devices
 
@@ -22,19 +23,22 @@ def a_torch(names: tuple[str, ...] = (), refused: tuple[str, ...] = ("float16",)
     """As much of torch as is used. Types of `refused` cannot be multiplied; tf32 is as fast as fp32."""
     waited: list[str] = []
 
-    def ones(size: Any, dtype: str, device: str) -> Tensor:
-        return Tensor(np.ones(size, dtype=np.uint8 if dtype == "uint8" else np.float32))
+    def ones(size: int, dtype: str, device: str) -> Tensor:
+        if dtype in refused:
+            raise RuntimeError("out of memory")
+        return Tensor(np.ones(size, dtype=np.uint8))
 
     def matmul(left: Tensor, right: Tensor) -> Tensor:
         return Tensor(left.values @ right.values)
 
-    def refusing(size: Any, dtype: str, device: str) -> Tensor:
+    def randn(size: tuple[int, int], dtype: str, device: str) -> Tensor:
         if dtype in refused:
             raise RuntimeError(f"not implemented for {dtype}")
-        return ones(size, dtype, device)
+        return Tensor(np.random.default_rng(0).random(size, dtype=np.float32))
 
     return types.SimpleNamespace(
-        ones=refusing,
+        ones=ones,
+        randn=randn,
         empty_like=lambda tensor: Tensor(np.empty_like(tensor.values)),
         matmul=matmul,
         backends=types.SimpleNamespace(cuda=types.SimpleNamespace(matmul=types.SimpleNamespace(allow_tf32=False))),
@@ -78,6 +82,11 @@ def test_each_kind_of_gpu_is_measured_once_and_waited_for() -> None:
         assert set(gpu.matmul_flop_s) == {"fp32", "bf16"}
         assert gpu.memory_bytes_s > 1e6
     assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+def test_a_gpu_that_others_fill_is_told() -> None:
+    with pytest.raises(MissingError, match=r"are free on NVIDIA T4\. Fix: stop what uses it"):
+        cuda_devices(a_torch(("NVIDIA T4",), refused=("uint8",)))
 
 
 def test_without_torch_or_cuda_there_are_no_gpus() -> None:

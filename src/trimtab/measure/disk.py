@@ -76,11 +76,9 @@ def _read(path: Path, handle: int, n_bytes: int) -> tuple[float, bool]:
 
 
 def _timed_read(path: Path, flag: int, buffer: mmap.mmap) -> float:
-    handle = os.open(path, os.O_RDONLY | flag)
-    try:
+    handle = os.open(path, os.O_RDONLY | flag | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb", buffering=0) as file:
         start = time.perf_counter()
-        while os.readv(handle, [buffer]) > 0:
+        while file.readinto(buffer):
             pass
         return time.perf_counter() - start
-    finally:
-        os.close(handle)

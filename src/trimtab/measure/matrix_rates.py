@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.core.errors import MissingError
+
 CUDA_SIZES = (4096, 8192)
 CPU_SIZES = (1024,)
 COPY_BYTES = 1 << 30
@@ -41,7 +43,10 @@ def cpu_matmul_flop_s(torch: Any, seconds: float = 2.0) -> dict[str, float]:
 
 
 def cuda_devices(torch: Any, seconds: float = 2.0) -> tuple[CudaDevice, ...]:
-    """One entry a kind of GPU, in torch's order; the first of each kind is measured. Empty without CUDA."""
+    """One entry a kind of GPU, in torch's order; the first of each kind is measured. Empty without CUDA.
+
+    Raises MissingError for a GPU that others fill.
+    """
     if torch is None or not torch.cuda.is_available():
         return ()
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -54,7 +59,7 @@ def cuda_devices(torch: Any, seconds: float = 2.0) -> tuple[CudaDevice, ...]:
                 name=name,
                 count=names.count(name),
                 memory_bytes=int(torch.cuda.get_device_properties(index).total_memory),
-                memory_bytes_s=_copy_bytes_s(torch, where, seconds / 4),
+                memory_bytes_s=_copy_bytes_s(torch, where, name, seconds / 4),
                 matmul_flop_s=_matmul_flop_s(torch, where, tuple(TYPES), CUDA_SIZES, seconds),
             )
         )
@@ -70,7 +75,8 @@ def _matmul_flop_s(torch: Any, where: str, types: tuple[str, ...], sizes: tuple[
         torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
         try:
             for size in sizes:
-                left = torch.ones((size, size), dtype=getattr(torch, TYPES[dtype]), device=where)
+                # Random numbers: a chip that multiplies ones draws less power and clocks higher.
+                left = torch.randn((size, size), dtype=getattr(torch, TYPES[dtype]), device=where)
                 took_s = _median_s(torch, where, lambda left=left: torch.matmul(left, left), share)  # type: ignore[misc]
                 rates[dtype] = max(rates.get(dtype, 0.0), 2 * size**3 / took_s)
         except RuntimeError:  # not implemented for this type, or no room
@@ -82,9 +88,14 @@ def _matmul_flop_s(torch: Any, where: str, types: tuple[str, ...], sizes: tuple[
     return rates
 
 
-def _copy_bytes_s(torch: Any, where: str, seconds: float) -> float:
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=where)
-    target = torch.empty_like(source)
+def _copy_bytes_s(torch: Any, where: str, name: str, seconds: float) -> float:
+    try:
+        source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=where)
+        target = torch.empty_like(source)
+    except RuntimeError:
+        raise MissingError(
+            f"Less than {2 * COPY_BYTES / 1e9:.1f} GB are free on {name}.", "stop what uses it, then measure again."
+        ) from None
     return 2 * COPY_BYTES / _median_s(torch, where, lambda: target.copy_(source), seconds)
 
 

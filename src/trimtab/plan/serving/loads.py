@@ -92,7 +92,7 @@ class Loads:
     untouched: share of experts that one token leaves alone; padding: experts of a layer by those a token passes
     read: KV bytes of one sequence that a step reads; pairs: (window or 0, FLOPs of one query-key pair) of prefill; absorbed: of decode
     hop_bytes: of one token's hidden state; reduces, exchanges: collectives a step over tp and over experts' devices
-    expert_copies: devices that a token is sent to
+    expert_copies: devices that a token is sent to; mixer_layers: of latent or recurrent attention; index_layers: of sparse attention
     """
 
     dense_bytes: float
@@ -112,6 +112,9 @@ class Loads:
     reduces: int
     exchanges: int
     n_layers: int
+    moe_layers: int
+    mixer_layers: int
+    index_layers: int
 
 
 def loads_of(job: ServeJob) -> Loads:
@@ -146,6 +149,9 @@ def loads_of(job: ServeJob) -> Loads:
         reduces=_n_layers(blocks) + _n_layers(networks) if job.tp > 1 else 0,
         exchanges=2 * _n_layers(experts) if job.ep > 1 or job.attention_dp > 1 else 0,
         n_layers=architecture.n_layers,
+        moe_layers=_n_layers(experts),
+        mixer_layers=sum(layers for attention, layers in blocks if attention.kind in ("mla", "recurrent")),
+        index_layers=sum(layers for attention, layers in blocks if attention.index_tokens),
     )
 
 

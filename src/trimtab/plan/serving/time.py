@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
-from trimtab.plan.serving.loads import HALF, check, loads_of, product_flop_s
+from trimtab.plan.serving.loads import HALF, check, loads_of, multiplied_in, product_flop_s
 from trimtab.plan.serving.memory import budget, step_tokens
 from trimtab.plan.serving.rates import PEAK, Rates, rates_of
 
@@ -28,7 +28,7 @@ class StepModel:
         check(job)
         self.job, self.rates = job, rates or rates_of(job.engine)
         device, loads, r = job.device, loads_of(job), self.rates
-        peak = product_flop_s(job.weights, device) * r.product
+        peak = product_flop_s(job.weights, device) * r.product * (r.four_bit if multiplied_in(job.weights, device) == "fp4" else 1.0)
         half = next((device.peak_flop_s[kind] for kind in HALF if device.peak_flop_s.get(kind)), 0.0)
         if device.memory_bytes_s <= 0:
             raise InputError(
@@ -51,8 +51,10 @@ class StepModel:
         self._ring = 2.0 * (job.tp - 1) / job.tp * loads.hop_bytes / self._link
         self._send = loads.expert_copies * loads.hop_bytes / self._link if loads.exchanges else 0.0
         hops = (loads.reduces + loads.exchanges) * _hop_s(job, r) + (job.pp - 1) * r.hop_s
-        self._decode_fixed = loads.n_layers * r.layer_s + r.step_s + hops
-        self._prefill_fixed = loads.n_layers * r.prefill_layer_s + r.step_s + hops
+        special = loads.moe_layers * r.moe_layer_s + loads.mixer_layers * r.mixer_layer_s + loads.index_layers * r.index_layer_s
+        self._launches = loads.n_layers * r.layer_s + special + (job.pp - 1) * r.hop_s
+        self._decode_fixed = loads.n_layers * r.layer_s + special + r.step_s + hops
+        self._prefill_fixed = loads.n_layers * r.prefill_layer_s + special + r.step_s + hops
         self._simple = not loads.read.windows
 
     def decode_s(self, batch: float, mean_context: float) -> float:
@@ -74,13 +76,14 @@ class StepModel:
         return linear + attend + self._prefill_fixed + self.rates.sequence_s * batch
 
     def prompt_s(self, tokens: int, context: int = 0) -> float:
-        """A whole prompt, chunk by chunk."""
-        chunk, done, total = step_tokens(self.job), 0, 0.0
+        """A whole prompt, chunk by chunk; chunks follow each other through a pipeline."""
+        chunk, done, total, last = step_tokens(self.job), 0, 0.0, 0.0
         while done < tokens:
             part = min(chunk, tokens - done)
-            total += self.prefill_s(float(part), float(context + done))
+            last = self.prefill_s(float(part), float(context + done))
+            total += last
             done += part
-        return total
+        return last + (total - last) / self.job.pp
 
     def _share(self, batch: float) -> float:
         """Sequences that pass a pipeline's stage together."""
@@ -96,7 +99,7 @@ class StepModel:
             "experts": experts,
             "collectives": sent + (self._loads.reduces + self._loads.exchanges) * _hop_s(self.job, self.rates),
             "cache": self._attend_s(rank, mean_context),
-            "launches": self._loads.n_layers * self.rates.layer_s + (self.job.pp - 1) * self.rates.hop_s,
+            "launches": self._launches,
             "scheduler": self.rates.step_s + self.rates.sequence_s * batch,
         }
 
@@ -193,17 +196,21 @@ def tokens_per_step(job: ServeJob) -> float:
     return job.draft_tokens + 1.0 if rate >= 1 else (1.0 - rate ** (job.draft_tokens + 1)) / (1.0 - rate)
 
 
-def predict(job: ServeJob, rates: Rates | None = None) -> ServeTime:
-    """The steady state of a closed loop of `concurrency` requests. InputError as `StepModel`, and where nothing fits."""
+def predict(job: ServeJob, rates: Rates | None = None, *, most: int = 0) -> ServeTime:
+    """The steady state of a closed loop of `concurrency` requests. InputError as `StepModel`, and where nothing fits.
+
+    most: requests that the caches are known to hold at once, where that is known better than `memory.budget` says
+    """
     memory = budget(job)
-    if not memory.fits:
+    if not memory.fits and not most:
         raise InputError(
             f"{job.architecture.name} in {job.weights} with {memory.context_tokens:,} tokens does not fit {job.device.name} laid out as "
             f"tp={job.tp}, pp={job.pp}: {memory.total_bytes / 1e9:.1f} GB a device of {memory.memory_bytes / 1e9:.1f} GB."
         )
+    most = most or memory.max_concurrency
     if job.prefill_devices or job.decode_devices:
-        return _disaggregated(job, memory.max_concurrency, rates)
-    return _aggregated(job, memory.max_concurrency, StepModel(job, rates))
+        return _disaggregated(job, most, rates)
+    return _aggregated(job, most, StepModel(job, rates))
 
 
 def speed_of_light(job: ServeJob) -> ServeTime:
@@ -228,21 +235,25 @@ def _aggregated(job: ServeJob, most: int, model: StepModel) -> ServeTime:
     for _ in range(ROUNDS):
         decode = _decode_s(model, batch, context)
         others = max(0.0, batch - 1.0) / ranks / job.output_tokens * max(1, prompt) * tokens_per_step(job)
-        tpot, added = _with_prompts(model, batch, context, decode, others, float(min(max(1, prompt), step_tokens(job))))
-        added *= max(1, prompt)
-        ttft = alone + model.rates.request_s + decode / 2.0 + model.rates.wave * max(0.0, held - 1.0) / ranks * added
+        tpot = _with_prompts(model, batch, context, decode, others, float(min(max(1, prompt), step_tokens(job))))
+        ttft = _first_token_s(model.rates, alone, decode, max(0.0, held - 1.0) / ranks)
         batch = max(min(1.0, held), held * tpot * job.output_tokens / (tpot * job.output_tokens + ttft))
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=tpot, alone=alone, decode=decode, prompt=max(1, prompt))
 
 
-def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> tuple[float, float]:
-    """Seconds a token when each decode step must also take so many prompt tokens a rank, and what one prompt token adds.
+def _first_token_s(rates: Rates, alone: float, decode: float, others: float) -> float:
+    """As a client sees it, with so many others a rank."""
+    return alone * rates.prompt + rates.request_s + rates.stream_steps * decode + rates.wave * others * alone
+
+
+def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> float:
+    """Seconds a token when each decode step must also take so many prompt tokens a rank.
 
     Fewer than a chunk: some of the steps take a whole chunk. More: each takes them all.
     """
     size = max(chunk, tokens)
     added = max(0.0, model.mixed_s(batch, context, size) - model.decode_s(batch, context)) / size
-    return decode + min(1.0, tokens / size) * size * added / tokens_per_step(model.job), added
+    return decode + min(1.0, tokens / size) * size * added / tokens_per_step(model.job)
 
 
 def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
@@ -266,7 +277,7 @@ def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
     batch, decode, ttft = held, 0.0, alone
     for _ in range(ROUNDS):
         decode = _decode_s(model, max(1.0, batch / decoders), context)
-        base = alone + transfer + first.rates.request_s + decode / 2.0 + first.rates.wave * max(0.0, held / prefillers - 1.0) * alone
+        base = transfer + _first_token_s(first.rates, alone, decode, max(0.0, held / prefillers - 1.0))
         ttft = max(base, held * alone / prefillers - decode * job.output_tokens)
         batch = max(min(1.0, held), held * decode * job.output_tokens / (decode * job.output_tokens + ttft))
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=decode, alone=alone, decode=decode, prompt=prompt)

@@ -1,0 +1,96 @@
+"""What the residual fit is told of a serving job, and what physics says of each quantity."""
+
+import math
+
+from trimtab.core.errors import InputError
+from trimtab.core.planning import ServeJob
+from trimtab.plan import operators
+from trimtab.plan.anchors.scheme import Anchor, Features
+from trimtab.plan.serving.loads import weight_bytes_per_device
+from trimtab.plan.serving.memory import budget
+from trimtab.plan.serving.rows import Case
+from trimtab.plan.serving.time import ServeTime, StepModel, predict
+
+
+def steady(job: ServeJob) -> ServeTime:
+    """What a published run did: it ran, so its weights and requests fitted, unless the weights alone exceed the devices."""
+    memory = budget(job)
+    if memory.fits:
+        return predict(job)
+    if weight_bytes_per_device(job) > job.device.memory_bytes:
+        raise InputError(f"Its weights, {weight_bytes_per_device(job) / 1e9:.0f} GB a device, do not fit {job.device.name}.")
+    return predict(job, most=max(1, job.concurrency))
+
+
+def physics(case: Case, quantity: str) -> float:
+    """The quantity by physics alone, in its own unit. InputError where it cannot be said."""
+    job = case.job
+    if quantity == "decode_tok_s" and case.decode_context:
+        return 1.0 / StepModel(job).decode_s(1.0, case.decode_context)
+    told = steady(job)
+    if quantity == "decode_tok_s":
+        return 1000.0 / told.tpot_ms
+    if quantity == "prefill_tok_s":
+        return told.prefill_tok_s
+    if quantity == "output_tok_s":
+        return told.output_tok_s * case.n_replicas
+    return told.ttft_ms if quantity == "ttft_ms" else told.tpot_ms
+
+
+def anchor_of(case: Case, quantity: str) -> Anchor:
+    """One measured number beside physics. InputError as `physics`."""
+    said, measured = physics(case, quantity), case.measured[quantity]
+    ratio = measured / said
+    return Anchor(
+        quantity=quantity,
+        features=features(case, quantity),
+        log_ratio=math.log(ratio),
+        setting=case.setting,
+        model=case.job.architecture.name,
+        source=case.source,
+        id=case.id,
+        measured=measured,
+    )
+
+
+def features(case: Case, quantity: str) -> Features:
+    job = case.job
+    told = steady(job)
+    world = job.tp * job.attention_dp
+    batch = max(1.0, told.batch / job.attention_dp)
+    if job.decode_devices:
+        batch = max(1.0, told.batch / (job.decode_devices / world) / job.attention_dp)
+    context = case.decode_context or job.prompt_tokens + job.output_tokens / 2.0
+    model = StepModel(job)
+    parts = model.decode_parts(batch * job.attention_dp, context)
+    step = sum(parts.values())
+    version = case.told.get("version", "")
+    layout = f"tp{job.tp} pp{job.pp} ep{job.ep} dp{job.attention_dp}"
+    return {
+        "engine": job.engine,
+        "device": job.device.name,
+        "vendor": job.device.vendor,
+        "kind": job.device.kind,
+        "weights": job.weights,
+        "form": case.form,
+        "layout": layout,
+        "version": version,
+        "load": case.told.get("load", ""),
+        "prefill_layout": f"{job.prefill_tp} {job.prefill_ep} {job.prefill_attention_dp}" if job.prefill_devices else "",
+        "lengths": f"{job.prompt_tokens}/{job.output_tokens}",
+        "concurrency": math.log(job.concurrency),
+        "batch": math.log(batch),
+        "prompt": math.log(job.prompt_tokens),
+        "output": math.log(job.output_tokens),
+        "context": math.log(context),
+        "devices": math.log(world),
+        "replica": math.log(max(world, job.prefill_devices + job.decode_devices)),
+        "step": math.log(step),
+        "alone": math.log(told.prefill_ms),
+        "ttft": math.log(told.ttft_ms),
+        "flood": math.log(max(1e-3, job.concurrency * told.prefill_ms / (told.tpot_ms * job.output_tokens))),
+        "size": math.log(operators.n_params(job.architecture)),
+        "active": math.log(operators.active_params(job.architecture)),
+        **{f"share_{name}": seconds / step for name, seconds in parts.items()},
+        "share_prompts": told.prefill_share,
+    }

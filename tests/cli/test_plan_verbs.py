@@ -185,3 +185,19 @@ def test_help_names_the_parts_and_loads_no_physics(capsys: pytest.CaptureFixture
     assert main(["plan", "--help"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("serve", "train", "fit", "hardware"))
+
+
+def test_a_run_whose_data_is_slow_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = plan(capsys, *TRAIN, "--tokens", "300B", "--data", "disk=100KB/s", "--failures", "1e-5", "--checkpoint-storage", "5GB/s")[1]
+    seconds = slow["options"][0]["numbers"]["duration_s"]["value"]
+    assert seconds == pytest.approx(300e9 * 4 / 100e3, rel=0.05)
+    assert any("disk brings" in line for line in slow["assumptions"])
+    assert not any("disk" in line for line in plan(capsys, *TRAIN)[1]["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--data", "disc=1GB/s"), ("--data", "disk=none"), ("--failures", "daily"), ("--checkpoint-storage", "tape")]
+)
+def test_what_is_no_supply_is_refused(capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
+    assert main([*TRAIN, flag, value]) == 2
+    assert flag in capsys.readouterr().err

@@ -33,6 +33,15 @@ FORMATS = ("torchrun", "torchtitan", "megatron")
     show_default=True,
     help="What is best, within budget and deadline.",
 )
+@option("--data", default="", metavar="TEXT", help='What brings the data, such as "disk=2GB/s,workers=4x50000tok/s,bytes_per_token=2".')
+@option("--failures", default="llama3", show_default=True, metavar="NAME|N", help="As llama3, bloom or opt had, or N a device and hour.")
+@option(
+    "--checkpoint-storage",
+    default="gpfs-nvme",
+    show_default=True,
+    metavar="NAME|RATE",
+    help="gpfs-nvme, parallel-nvme, or a rate for the whole run such as 20GB/s.",
+)
 @priced
 @kept(FORMATS)
 @common
@@ -52,6 +61,9 @@ def train(
     budget: str,
     deadline: str,
     objective: str,
+    data: str,
+    failures: str,
+    checkpoint_storage: str,
     price: str,
     commitment: str,
     html: Path | None,
@@ -83,6 +95,9 @@ def train(
         budget=budget,
         deadline=deadline,
         objective=objective,  # type: ignore[arg-type]
+        data=data,
+        failures=failures,
+        checkpoint_storage=checkpoint_storage,
         price=price,
         commitment=commitment,
         emit=emit or "",

@@ -12,11 +12,13 @@ from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_told import layout_words, model_row
-from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, key_of, losers, option, plots, ranks_of, what_if
+from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, kept_by, key_of, losers, option, plots, ranks_of, what_if
 from trimtab.plan.quantities import listed, money_usd, seconds_of, token_count, whole
 from trimtab.plan.search import emit_train
+from trimtab.plan.search.feed import parse_supply
+from trimtab.plan.search.goodput import DEFAULT_RATE, DEFAULT_STORAGE, parse_failures, parse_storage
 from trimtab.plan.search.space import Space
-from trimtab.plan.search.train import Objective, TrainAsk, TrainSearch, parse_counts, search
+from trimtab.plan.search.train import Objective, TrainAsk, TrainPlan, TrainSearch, parse_counts, search
 from trimtab.plan.training.layouts import parse_layout
 
 PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32")
@@ -40,6 +42,9 @@ def plan_train(
     budget: str = "",
     deadline: str = "",
     objective: Objective = "time",
+    data: str = "",
+    failures: str = DEFAULT_RATE,
+    checkpoint_storage: str = DEFAULT_STORAGE,
     price: str = "",
     commitment: str = "on-demand",
     emit: str = "",
@@ -67,31 +72,36 @@ def plan_train(
         deadline_h=seconds_of(deadline) / 3600.0 if deadline else math.inf,
         pinned=parse_layout(layout) if layout else {},
         objective=objective,
+        failures=parse_failures(failures),
+        storage=parse_storage(checkpoint_storage),
+        supply=parse_supply(data) if data else None,
         space=Space(offload=(0, 1)) if offload else Space(),
     )
     found = search(ask)
-    nearest = _nearest(ask) if not found.best and found.n_fit else None
+    plans = kept_by(found, ask)
+    nearest = _nearest(ask) if not plans and found.n_fit else None
     shown = nearest or found
-    plans = shown.best[: N_NEAREST if nearest else None]
+    plans = plans or list(shown.best[:N_NEAREST])
+    is_found = nearest is None and bool(plans)
     on_front = {key_of(plan) for plan in shown.front}
     options = [option(shown, plan, rank, on_front=key_of(plan) in on_front) for rank, plan in enumerate(plans, 1)]
     return {
         "schema": SCHEMA,
         "kind": "train",
-        "found": bool(found.best),
-        "headline": _headline(found, options, architecture.name, tokens),
-        "reasons": [*_reasons(found, ask, layout), *(at_risk(options[0], ask) if found.best else [])],
+        "found": is_found,
+        "headline": _headline(options if is_found else [], architecture.name, tokens),
+        "reasons": [*_reasons(found, ask, layout, is_found=is_found), *(at_risk(options[0], ask) if is_found else [])],
         "question": _question(ask, model, hardware, devices, layout),
         "model": model_row(architecture),
         "options": options,
         "plots": plots(shown, ranks_of(plans)) if options else [],
-        "losers": losers(found) if found.best else [],
+        "losers": losers(found, plans[0]) if is_found else [],
         "assumptions": assumptions(shown, plans[0] if plans else None),
         "conventions": MFU,
         "prices": rows,
         "searched": _searched(found),
         "what_if": what_if(shown) if options else None,
-        "emitted": _emitted(emit, found, model),
+        "emitted": _emitted(emit, plans[0] if is_found else None, model),
     }
 
 
@@ -109,13 +119,15 @@ def _nearest(ask: TrainAsk) -> TrainSearch:
     return search(replace(ask, budget_usd=math.inf, deadline_h=math.inf, max_devices=0, objective=objective))
 
 
-def _headline(found: TrainSearch, options: list[dict[str, Any]], name: str, tokens: str) -> str:
-    if found.best:
+def _headline(options: list[dict[str, Any]], name: str, tokens: str) -> str:
+    if options:
         return headline(options[0], line(name), tokens.strip() or "1B")
     return f"Nothing that was asked for trains {line(name)} within the demands"
 
 
-def _reasons(found: TrainSearch, ask: TrainAsk, layout: str) -> list[str]:
+def _reasons(found: TrainSearch, ask: TrainAsk, layout: str, *, is_found: bool) -> list[str]:
+    if found.best and not is_found:
+        return ["By physics alone some layouts keep to the demands; as published runs went, none does. What comes nearest is shown."]
     if not found.best:
         near = " What comes nearest is shown." if found.n_fit else ""
         return [found.none_because + near]
@@ -153,11 +165,10 @@ def _searched(found: TrainSearch) -> dict[str, Any]:
     return {"n": found.n_layouts, "n_fit": found.n_fit, "n_allowed": found.n_allowed, "text": text}
 
 
-def _emitted(emit: str, found: TrainSearch, model: str) -> dict[str, Any]:
+def _emitted(emit: str, best: TrainPlan | None, model: str) -> dict[str, Any]:
     """Files of the best option; nothing where nothing was found or asked for."""
-    if not emit or not found.best:
+    if not emit or best is None:
         return {}
-    best = found.best[0]
     if emit == "torchrun":
         made = emit_train.trimtab(best.job, best.layout, model)
     elif emit == "torchtitan":

@@ -1,13 +1,15 @@
 """What a search over training layouts found, as a plan's document: ten options, plots, why the others lose, and a grid for what-if."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from trimtab.core.phrases import ended
 from trimtab.flows.parts.plan_predicted import predict_train
 from trimtab.flows.parts.plan_told import Number, front_point, inverse, layout_words, plot, scaled
-from trimtab.plan.search.train import DEFAULT_TOKENS, TrainAsk, TrainPlan, TrainSearch, plan_at
+from trimtab.plan.search.train import DEFAULT_TOKENS, N_BEST, TrainAsk, TrainPlan, TrainSearch, plan_at
 from trimtab.plan.search.why import PARTS, why_others_lose
 from trimtab.record.plan_view import amount, between
 
@@ -44,7 +46,7 @@ def numbers_of(plan: TrainPlan) -> dict[str, Number]:
     speed, memory = predict_train(plan)
     tokens = job.tokens or DEFAULT_TOKENS
     step_tokens = job.seq_tokens * job.global_batch_seqs
-    duration = inverse(speed, tokens / job.n_devices / max(plan.goodput.share, 1e-12), "s")
+    duration = inverse(_paced(speed, plan), tokens / job.n_devices / max(plan.goodput.share, 1e-12), "s")
     device_hours = job.n_devices / 3600.0
     price = None if plan.usd is None else plan.usd / (plan.hours * job.n_devices)
     no_price = f"No price of {job.device.name} is in the catalog; give --price."
@@ -129,7 +131,7 @@ def what_if(found: TrainSearch) -> dict[str, Any] | None:
     """For every number of devices its fastest layout: what sliders of tokens and prices start from."""
     rows = []
     for plan in best_by_count(found):
-        speed = predict_train(plan)[0]
+        speed = _paced(predict_train(plan)[0], plan)
         if "unknown" in speed:
             continue
         precision = f" in {plan.job.precision}" if len(found.ask.precisions) > 1 else ""
@@ -146,9 +148,34 @@ def what_if(found: TrainSearch) -> dict[str, Any] | None:
     return {"kind": "train", "tokens": found.ask.tokens or DEFAULT_TOKENS, "rows": rows} if rows else None
 
 
-def losers(found: TrainSearch) -> list[dict[str, Any]]:
+def losers(found: TrainSearch, best: TrainPlan) -> list[dict[str, Any]]:
     """Each choice that was not taken, with what it costs."""
-    return [{"about": loss.dimension, "text": f"{loss.sentence}."} for loss in why_others_lose(found)]
+    return [{"about": loss.dimension, "text": ended(loss.sentence)} for loss in why_others_lose(found, best)]
+
+
+def kept_by(found: TrainSearch, ask: TrainAsk) -> list[TrainPlan]:
+    """The ten best once published runs have corrected them: what then breaks a limit or the memory is gone, and the order is anew."""
+    plans = list({key_of(plan): plan for plan in (*found.best, *(best_by_count(found) if found.best else ()))}.values())
+    rows = [(plan, numbers_of(plan)) for plan in plans]
+    kept = [(plan, numbers) for plan, numbers in rows if _keeps(plan, numbers, ask)]
+    name = {"time": "duration_s", "money": "cost_usd", "energy": "energy_kwh", "memory": "peak_memory_bytes"}[ask.objective]
+    order = sorted(range(len(kept)), key=lambda place: (kept[place][1][name].get("value", math.inf), place))
+    return [kept[place][0] for place in order[:N_BEST]]
+
+
+def _keeps(plan: TrainPlan, numbers: Mapping[str, Number], ask: TrainAsk) -> bool:
+    """What is not known breaks nothing."""
+    limits = {"duration_s": ask.deadline_h * 3600, "cost_usd": ask.budget_usd, "peak_memory_bytes": plan.job.device.memory_bytes}
+    return all(numbers[name].get("value", 0.0) <= limit for name, limit in limits.items())
+
+
+def _paced(speed: Number, plan: TrainPlan) -> Number:
+    """No faster than the data comes."""
+    if plan.feed is None or "unknown" in speed:
+        return speed
+    most = plan.feed.most_tok_s / plan.job.n_devices
+    why = f"Its data sets the pace: {plan.feed.why}." if speed["value"] > most else speed["why"]
+    return speed | {name: min(speed[name], most) for name in ("value", "low", "high")} | {"why": why}
 
 
 def assumptions(found: TrainSearch, plan: TrainPlan | None) -> list[str]:
@@ -161,6 +188,10 @@ def assumptions(found: TrainSearch, plan: TrainPlan | None) -> list[str]:
     ]
     if plan is not None:
         lines.append(f"Failures and checkpoints leave {plan.goodput.share:.1%} of the time: {plan.goodput.why}.")
+        rest = f"a checkpoint of {amount(plan.goodput.checkpoint_bytes, 'bytes')} every {amount(plan.goodput.interval_s, 's')}"
+        lines.append(f"They are at their best with {rest}.")
+        if plan.feed is not None:
+            lines.append(f"Data: {plan.feed.why}.")
     if not ask.tokens:
         lines.append(f"Without --tokens, time and cost are of {amount(DEFAULT_TOKENS, 'tokens')} tokens.")
     return [*lines, "Prices are of devices alone: no storage, no network, nobody's work."]

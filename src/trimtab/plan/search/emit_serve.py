@@ -129,7 +129,10 @@ def sglang(deployed: Deployed) -> list[str]:
 
 
 def trtllm(deployed: Deployed) -> tuple[list[str], dict[str, Any]]:
-    """`trtllm-serve ...` and what its `--config` file, `trtllm.yaml`, holds. Its weights are quantised in the checkpoint."""
+    """`trtllm-serve ...`, and what its `--config` file holds: `trtllm.yaml`, with the role of a half before it.
+
+    Weights are quantised in the checkpoint.
+    """
     job = deployed.job
     if job.attention_dp > 1 and job.tp > 1:
         raise InputError(
@@ -143,7 +146,7 @@ def trtllm(deployed: Deployed) -> tuple[list[str], dict[str, Any]]:
         "max_batch_size": max(1, job.concurrency // job.attention_dp),
         "max_seq_len": deployed.context_tokens,
         "kv_cache_free_gpu_memory_fraction": deployed.memory_share,
-        "config": "trtllm.yaml",
+        "config": f"{deployed.role}.trtllm.yaml" if deployed.role else "trtllm.yaml",
     }
     words = ["trtllm-serve", deployed.model]
     for name, value in options.items():

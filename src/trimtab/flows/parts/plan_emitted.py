@@ -38,7 +38,7 @@ def _disaggregated(emit: str, one: Deployed, name: str, notes: list[str]) -> dic
         raise InputError(
             "--emit rayservice starts whole engines, and the best deployment reads prompts on devices of its own; give kserve."
         )
-    files = {}
+    files: dict[str, str] = {}
     for half in (before, after):
         told = _half(emit, half)
         files |= {f"{half.role}.{file}": text for file, text in told.items()}

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trimtab.cli.words import words_view
 from trimtab.record import plan_view as view
+from trimtab.record.plan_what_if import training
 
 WIDE = 104
 """Columns from which everything is shown."""
@@ -31,6 +32,7 @@ def plan_view(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("")
         yield Options(document)
         yield from _legend(document)
+        yield from _by_count(document)
         yield from _bars(document)
     yield from words_view([(title, lines) for title, lines in _told(document) if lines])
 
@@ -101,6 +103,23 @@ def _legend(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         grid.add_row(Text("★", style="bold yellow"), Text("on the front: no other is at least as good in everything", style="dim"))
     yield grid
     yield Text(f"Below a number: where 90 % of such numbers lie. {document['conventions']}".rstrip(), style="dim")
+
+
+def _by_count(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Of a training plan over several numbers of devices, the fastest layout of each: what more of them buy."""
+    grid = document["what_if"]
+    if document["kind"] != "train" or not grid or len(grid["rows"]) < 2:
+        return
+    yield Text("\nThe fastest for each number of devices", style="bold")
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "right"):
+        table.add_column(justify=justify, no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in grid["rows"]:
+        seconds, usd = training(row, grid["tokens"])
+        money = "" if usd is None else view.amount(usd, "usd")
+        table.add_row(f"  {row['name']}", view.amount(seconds, "s"), money, Text(row["how"], style="dim"))
+    yield table
 
 
 def _bars(document: Mapping[str, Any]) -> Iterator[RenderableType]:

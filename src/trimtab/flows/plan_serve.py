@@ -12,11 +12,12 @@ from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_emitted import emitted_service
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
+from trimtab.flows.parts.plan_predicted import corrected_physics
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
 from trimtab.flows.parts.plan_told import model_row
 from trimtab.plan.quantities import listed, per_second, whole
-from trimtab.plan.search.serve import Objective, ServeAsk, ServePlan, ServeSearch, label_of, search
+from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search
 from trimtab.plan.slo import parse_slo
 from trimtab.plan.training.layouts import parse_layout
 from trimtab.plan.workloads import load_workload
@@ -74,8 +75,9 @@ def plan_serve(
         pinned=_pinned(layout),
         objective=objective,
     )
-    found = search(ask)
-    shown, relax = (found, []) if found.best else _nearest(ask)
+    physics = corrected_physics()
+    found = search(ask, physics)
+    shown, relax = (found, []) if found.best else _nearest(ask, physics)
     plans = shown.best if found.best else shown.best[:N_NEAREST]
     on_front = {id(plan) for plan in shown.front}
     options = [option(plan, rank, on_front=id(plan) in on_front) for rank, plan in enumerate(plans, 1)]
@@ -84,7 +86,7 @@ def plan_serve(
         "kind": "serve",
         "found": bool(found.best),
         "headline": _headline(found, options, line(architecture.name)),
-        "reasons": demand_lines(options[0], ask.slo) if found.best else [ended(found.none_because), *relax],
+        "reasons": demand_lines(options, ask.slo) if found.best else [ended(found.none_because), *relax],
         "question": _question(ask, model, load.name),
         "model": model_row(architecture),
         "options": options,
@@ -114,23 +116,23 @@ def _pinned(text: str) -> dict[str, int]:
     return told
 
 
-def _nearest(ask: ServeAsk) -> tuple[ServeSearch, list[str]]:
+def _nearest(ask: ServeAsk, physics: ServePhysics) -> tuple[ServeSearch, list[str]]:
     """What there is without one of the demands, and how that one would have to be loosened; without all of them where one is not enough."""
     relax: list[str] = []
     nearest: ServeSearch | None = None
     for term in ask.slo:
-        without = search(replace(ask, slo=tuple(one for one in ask.slo if one is not term), objective="latency"))
+        without = search(replace(ask, slo=tuple(one for one in ask.slo if one is not term), objective="latency"), physics)
         if without.best:
             nearest = nearest or without
             relax.append(_loosened(term, without.best[0]))
     if ask.max_devices:
-        more = search(replace(ask, max_devices=0))
+        more = search(replace(ask, max_devices=0), physics)
         if more.best:
             nearest = nearest or more
             least = min(plan.n_devices for plan in more.best)
             relax.append(f"With --max-devices {least} it can be done.")
     if nearest is None:
-        nearest = search(replace(ask, slo=(), max_devices=0, objective="latency"))
+        nearest = search(replace(ask, slo=(), max_devices=0, objective="latency"), physics)
         if nearest.best and len(ask.slo) > 1:
             relax.append("More than one demand must be loosened; shown is the fastest there is without them.")
     return nearest, relax

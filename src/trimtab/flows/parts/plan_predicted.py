@@ -3,7 +3,9 @@
 Where nothing that was measured supports a number it is unknown, and only the bound that peak rates set is told.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from trimtab.flows.parts.plan_told import Number, certain, told
 from trimtab.plan.anchors.fitted import prediction, shipped
 from trimtab.plan.anchors.measured import OWN, kept, with_own
 from trimtab.plan.anchors.stored import Published
+from trimtab.plan.search.serve import LEVELS, ServePhysics
 from trimtab.plan.search.train import TrainPlan
 from trimtab.plan.serving.features import features as serving_features
 from trimtab.plan.serving.rows import Case
-from trimtab.plan.serving.time import predict, speed_of_light
+from trimtab.plan.serving.time import ServeTime, predict, speed_of_light
 from trimtab.plan.training.features import memory_features, time_features
 from trimtab.plan.training.layouts import layouts
 from trimtab.plan.training.memory import peak
@@ -43,15 +46,58 @@ def predict_train(plan: TrainPlan) -> tuple[Number, Number]:
 def predict_serve(job: ServeJob) -> dict[str, Number]:
     """Means of the time to the first token and of each token after it, with every place of a replica taken."""
     took, light = predict(job), speed_of_light(job)
-    form = "disaggregated" if job.prefill_devices else "aggregated" if job.concurrency > 1 else "alone"
-    case = Case(id="", job=job, form=form, measured={}, source="")
+    setting = _case(job).setting
 
     def number(name: str, physics: float, best: float) -> Number:
-        fit, seen = _fit(name, _named(serving_features(case, name), job.architecture.name))
-        found = prediction(fit, name, "ms", physics, seen, setting=case.setting, speed_of_light=best)
+        fit, seen = _fit(name, _serving_features(job, name))
+        found = prediction(fit, name, "ms", physics, seen, setting=setting, speed_of_light=best)
         return _bounded(found, best, "ms") if isinstance(found, Unknown) else told(found)
 
     return {"ttft_ms": number("ttft_ms", took.ttft_ms, light.ttft_ms), "tpot_ms": number("tpot_ms", took.tpot_ms, light.tpot_ms)}
+
+
+def corrected_physics() -> ServePhysics:
+    """What a search weighs deployments by: physics times what published runs say of it, at every number in flight that it tries."""
+    known: dict[tuple[str, str, int], dict[int, tuple[float, float]]] = {}
+
+    def time(job: ServeJob) -> ServeTime:
+        took = predict(job)
+        plain = replace(job, concurrency=1)
+        key = (_case(plain).setting, job.kv, job.cached_prompt_tokens)
+        if key not in known:
+            known[key] = _factors(plain)
+        first, each = known[key].get(job.concurrency, (1.0, 1.0))
+        ttft, tpot = took.ttft_ms * first, took.tpot_ms * each
+        rest = max(0, job.output_tokens - 1)
+        slower = (ttft + tpot * rest) / (took.ttft_ms + took.tpot_ms * rest)
+        return replace(took, ttft_ms=ttft, tpot_ms=tpot, request_ms=took.request_ms * slower, output_tok_s=took.output_tok_s / slower)
+
+    return ServePhysics(time=time)
+
+
+def _factors(plain: ServeJob) -> dict[int, tuple[float, float]]:
+    """By number in flight: measured over physics, of the first token and of each after it; 1 where nothing measured is near."""
+    jobs = [replace(plain, concurrency=level) for level in LEVELS]
+    columns = []
+    for name in ("ttft_ms", "tpot_ms"):
+        rows = [_serving_features(job, name) for job in jobs]
+        fit, first = _fit(name, rows[0])
+        if fit is None or isinstance(prediction(fit, name, "ms", 1.0, first), Unknown):
+            columns.append([1.0] * len(jobs))
+        else:
+            source = {"source": first["source"]} if "source" in first else {}
+            columns.append([math.exp(mean) for mean in fit.residual.means([{**row, **source} for row in rows])])
+    return dict(zip(LEVELS, zip(*columns, strict=True), strict=True))
+
+
+def _serving_features(job: ServeJob, name: str) -> Features:
+    return _named(serving_features(_case(job), name), job.architecture.name)
+
+
+def _case(job: ServeJob) -> Case:
+    """The job as published rows are told."""
+    form = "disaggregated" if job.prefill_devices else "aggregated" if job.concurrency > 1 else "alone"
+    return Case(id="", job=job, form=form, measured={}, source="")
 
 
 def predict_fit(job: ServeJob) -> dict[str, Number]:

@@ -1,5 +1,6 @@
 """What a search over deployments found, as a plan's document: options, plots, why the others lose, and a grid for what-if."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from trimtab.record.plan_view import amount, between
 POWER_NOTE = "Rated power of the devices, without hosts, network and cooling."
 REPLICAS_NOTE = "The price of the devices; how many replicas there are follows from the times, with room for queueing."
 MOST_REJECTED = 30
+NUMBER_OF = {"ttft": "ttft_ms", "tpot": "tpot_ms", "itl": "tpot_ms"}
+"""Of a demand: the number that is held against it."""
 
 
 def option(plan: ServePlan, rank: int, *, on_front: bool) -> dict[str, Any]:
@@ -136,18 +139,32 @@ def plots(plans: Sequence[ServePlan], found: ServeSearch) -> list[dict[str, Any]
     ]
 
 
-def demand_lines(row: Mapping[str, Any], slo: Sequence[SloTerm]) -> list[str]:
-    """Each demand on a time: what the best option is predicted to need, and whether its whole interval keeps it."""
+def demand_lines(rows: Sequence[Mapping[str, Any]], slo: Sequence[SloTerm]) -> list[str]:
+    """Each demand on a time: what the best option is predicted to need, and whether its whole interval keeps it; if not, whose does."""
     lines = []
     for term in slo:
-        number = row["numbers"].get({"ttft": "ttft_ms", "tpot": "tpot_ms", "itl": "tpot_ms"}.get(term.metric, ""))
-        if not number or "unknown" in number:
+        number = rows[0]["numbers"].get(NUMBER_OF.get(term.metric, ""))
+        if not number:
             continue
-        sure = (
-            "its whole interval keeps it" if number["high"] <= term.limit else "its interval reaches beyond: measure before you rely on it"
-        )
+        if "unknown" in number:
+            lines.append(f"{term.text}: kept by physics, but nothing that was measured supports it.")
+            continue
+        is_kept = number["high"] <= term.limit
+        sure = "its whole interval keeps it" if is_kept else "its interval reaches beyond: measure before you rely on it"
         lines.append(f"{term.text}: {amount(number['value'], 'ms')} [{between(number['low'], number['high'], 'ms')}], {sure}.")
-    return lines
+    if not slo or _is_sure(rows[0], slo):
+        return lines
+    first = next((row for row in rows if _is_sure(row, slo)), None)
+    if first is None:
+        return [*lines, "None of the options keeps all demands with its whole interval."]
+    money = first["numbers"]["cost_usd_per_hour"]
+    cost = f", for {amount(money['value'], 'usd/h')} an hour" if "value" in money else ""
+    return [*lines, f"The first option that keeps all demands with its whole interval is {first['rank']}: {first['what']}{cost}."]
+
+
+def _is_sure(row: Mapping[str, Any], slo: Sequence[SloTerm]) -> bool:
+    numbers = [(row["numbers"].get(NUMBER_OF.get(term.metric, "")), term.limit) for term in slo]
+    return all(number is None or number.get("high", math.inf) <= limit for number, limit in numbers)
 
 
 def what_if(plans: Sequence[ServePlan], rate: float) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trimtab.core.phrases import ended
 from trimtab.flows.parts.plan_predicted import predict_train
-from trimtab.flows.parts.plan_told import Number, front_point, inverse, layout_words, plot, scaled
+from trimtab.flows.parts.plan_told import Number, certain, front_point, inverse, layout_words, plot, scaled
 from trimtab.plan.search.train import DEFAULT_TOKENS, N_BEST, TrainAsk, TrainPlan, TrainSearch, plan_at
 from trimtab.plan.search.why import PARTS, why_others_lose
 from trimtab.record.plan_view import amount, between
@@ -171,10 +171,13 @@ def _keeps(plan: TrainPlan, numbers: Mapping[str, Number], ask: TrainAsk) -> boo
 
 def _paced(speed: Number, plan: TrainPlan) -> Number:
     """No faster than the data comes."""
-    if plan.feed is None or "unknown" in speed:
+    if plan.feed is None:
         return speed
     most = plan.feed.most_tok_s / plan.job.n_devices
-    why = f"Its data sets the pace: {plan.feed.why}." if speed["value"] > most else speed["why"]
+    paced = ended(f"Its data sets the pace: {plan.feed.why}")
+    if "unknown" in speed:
+        return certain(most, "tok/s", paced) if plan.feed.bound else speed
+    why = paced if speed["value"] > most else speed["why"]
     return speed | {name: min(speed[name], most) for name in ("value", "low", "high")} | {"why": why}
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.core.errors import InputError
 from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile, TensorInfo
@@ -190,3 +192,37 @@ def test_a_header_that_tells_too_little_is_refused():
         of_config(model_type="llama", hidden_size=64, num_hidden_layers=2, intermediate_size=128, vocab_size=100)
     with pytest.raises(InputError, match="recurrent layers"):
         of_config(**dense("lfm2", 64, 2, 4, 4, 128, 100, conv_L_cache=3, layer_types=["conv", "full_attention"]))
+
+
+KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size", "head_dim")
+KEYS += (
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+    "v_head_dim",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "sliding_window",
+)
+KEYS += ("moe_latent_size", "first_k_dense_replace", "n_shared_experts", "full_attention_interval", "mamba_d_state", "mamba_num_heads")
+KEYS += ("linear_num_value_heads", "linear_key_head_dim", "expert_layer_period", "index_head_dim", "index_topk", "state_size", "head_size")
+VALUES = st.one_of(st.integers(-1, 12), st.sampled_from([64, 1000, 2**31, 2**45, True, None, "x", 1.5, [], [3, "y"]]))
+
+
+@given(
+    st.dictionaries(st.sampled_from(KEYS), VALUES),
+    st.sampled_from(
+        ["llama", "mistral", "mixtral", "deepseek_v3", "qwen3_next", "jamba", "mamba2", "nemotron_h", "gpt2", "lfm2", "rwkv6", "x"]
+    ),
+)
+def test_nonsense_is_refused_in_a_sentence_or_gives_a_shape_that_counts(config, kind):
+    base = dense(kind, 64, 4, 4, 2, 128, 100)
+    try:
+        found = of_config(**{**base, **config, "model_type": kind})
+    except InputError:
+        return
+    assert found.n_layers > 0
+    assert operators.shape_params(found) > 0
+    assert float(operators.kv_bytes(found, 1000)) >= 0
+    assert float(operators.attention_flops(found, 10, 1000)) >= 0
+    assert operators.weight_bytes(found, "Q4_K_M") > 0

@@ -112,6 +112,8 @@ def _attention(index: int, layer: Layer, sizes: Sizes, n_params: int, from_tenso
 def _head_dims(layer: Layer, heads: int, sizes: Sizes) -> tuple[int, int]:
     """(of queries and keys, of values): their sum is in the layer's FLOPs a token of context."""
     both = layer.attn_flops // (2 * heads) or 2 * (sizes.d_model // heads)
+    if both < 2:
+        raise InputError(f"{heads} attention heads cannot share a width of {sizes.d_model}, so the model's shape is not known.")
     key = sizes.head_dim if 0 < sizes.head_dim < both else both // 2
     return key, both - key
 

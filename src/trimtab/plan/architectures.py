@@ -18,7 +18,7 @@ ARCHITECTURES_FOLDER = Path(__file__).parent.parent / "catalog" / "architectures
 # What follows a model's name without changing its shape: tuning, stored type, date of a revision, benchmark's accuracy target.
 _SUFFIX = re.compile(
     r"instruct|it|chat|base|hf|pt|thinking|preview|dynamic|gguf|awq|gptq|mlx|exp|fp8|fp4|nvfp4|mxfp4|bf16|fp16|f16|int4|int8|w\d+a\d+|\d+bit|"
-    r"i?q\d[\w]*|99|99\.9|\d{4}|v0\.\d|v\d|mtp|block|e4m3|kv|tp\d+|offline|server|interactive|qat|distill"
+    r"i?q\d[\w]*|99|99\.9|\d{4}|v0\.\d|v\d|mtp|block|e4m3|kv|tp\d+|offline|server|interactive|qat|deduped|sft|dpo|\d+k|1m"
 )
 _MAKERS = frozenset({"meta", "nvidia", "openai", "google", "mistralai", "microsoft", "qwen", "ibm", "tiiuae", "eleutherai", "deepseek"})
 

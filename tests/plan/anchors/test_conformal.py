@@ -64,15 +64,19 @@ def test_new_models_and_new_sources_are_wider() -> None:
 def test_one_large_source_does_not_set_all() -> None:
     """900 rows of one source miss by little, ten sources of nine rows by much: the factor is not that of the large one."""
     scores = np.concatenate([np.linspace(0, 1, 900), np.linspace(0, 5, 90)])
-    even = _quantile(scores, np.ones(990), 0.9)
-    weighted = _quantile(scores, np.array([900**-0.5] * 900 + [9**-0.5] * 90), 0.9)
-    assert even < 1.3 < 3 < weighted
+    alike = _quantile(scores, [f"s{i}" for i in range(990)], 0.9, new_group=False)
+    by_source = _quantile(scores, ["large"] * 900 + [f"s{i // 9}" for i in range(90)], 0.9, new_group=False)
+    assert alike < 1.3 < 3 < by_source
 
 
-def test_a_quantile_is_of_finitely_many_rows() -> None:
-    """Of 9 rows the ninth is the 90 % bound of a tenth; of 8 no row is."""
-    assert _quantile(np.arange(1.0, 10.0), np.ones(9), 0.9) == 9
-    assert _quantile(np.arange(1.0, 9.0), np.ones(8), 0.9) == 12
+def test_a_quantile_is_of_finitely_many_rows_or_groups() -> None:
+    """Of 9 rows the ninth bounds a tenth at 90 %; of 20 the nineteenth is enough. Where a whole group is new, groups count as rows do."""
+    one = [f"s{i}" for i in range(20)]
+    assert _quantile(np.arange(1.0, 10.0), one[:9], 0.9, new_group=False) == 9
+    assert _quantile(np.arange(1.0, 21.0), one, 0.9, new_group=False) == 19
+    ten = [f"s{i // 50}" for i in range(500)]
+    assert _quantile(np.arange(500.0), ten, 0.9, new_group=False) < 460
+    assert _quantile(np.arange(500.0), ten, 0.9, new_group=True) > 465
 
 
 def test_with_nothing_to_calibrate_it_is_wide() -> None:

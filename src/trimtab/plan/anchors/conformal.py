@@ -5,6 +5,7 @@ its setting, its whole model, or its whole source. The factor of a bin is the fi
 one source (of one model, where models are new) weighted down by the root of their number, so that a large one does not set all intervals.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from trimtab.plan.anchors.scheme import Features, Floats, full_features
 LEVEL = 0.9
 # A bin needs this many rows to have a factor of its own; with fewer it takes that of the wider kind.
 LEAST_ROWS = 40
+# And a bin of new models of one source this many models: the rows of one say only how wrong that one is.
+LEAST_GROUPS = 5
 # The factor where nothing calibrates: of a normal at 90 %, and half as much again because nobody checked.
 UNCHECKED = 1.645 * 1.5
 # From here on anchors have settled most of what could vary.
@@ -49,8 +52,8 @@ def kind_of(residual: Residual, features: Features) -> str:
 
 
 def _bins(kind: str, features: Features) -> tuple[str, ...]:
-    """The bins of a kind from the narrowest: of one source where nothing but the configuration is new, then of the kind."""
-    return (f"{kind}:{features.get('source', '')}", kind) if kind == "configuration" else (kind,)
+    """The bins of a kind from the narrowest: of one source where that is known, then of the kind."""
+    return (f"{kind}:{features.get('source', '')}", kind) if kind in ("configuration", "model") else (kind,)
 
 
 def calibrated(fitted: Fitted, level: float = LEVEL) -> Calibration:
@@ -68,9 +71,10 @@ def calibrated(fitted: Fitted, level: float = LEVEL) -> Calibration:
             for name in _bins(actual, row):
                 members.setdefault(name, []).append(index)
         for name, at in members.items():
-            if len(at) >= LEAST_ROWS:
-                weights = _weights([getattr(fitted.anchors[index], evenly) for index in at])
-                factors[name], sizes[name] = _quantile(scores[at], weights, level), len(at)
+            groups = [getattr(fitted.anchors[index], evenly) for index in at]
+            few = ":" in name and kind == "model" and len(set(groups)) < LEAST_GROUPS
+            if len(at) >= LEAST_ROWS and not few:
+                factors[name], sizes[name] = _quantile(scores[at], groups, level, new_group=kind != "configuration"), len(at)
     return Calibration(factors, sizes)
 
 
@@ -82,18 +86,19 @@ def _models_elsewhere(fitted: Fitted) -> list[bool]:
     return [len(sources[anchor.model]) > 1 for anchor in fitted.anchors]
 
 
-def _weights(groups: Sequence[str]) -> Floats:
-    counts = {group: groups.count(group) for group in set(groups)}
-    return np.array([counts[group] ** -0.5 for group in groups])
+def _quantile(scores: Floats, groups: Sequence[str], level: float, *, new_group: bool) -> float:
+    """The smallest score that `level` of the weight does not exceed, when one more could lie anywhere above.
 
-
-def _quantile(scores: Floats, weights: Floats, level: float) -> float:
-    """The smallest score that `level` of the weight does not exceed, when one more row of mean weight could lie anywhere above."""
+    Rows of a group of n weigh n^-1/2 each. new_group: what is predicted is of a group of its own, so the one more is a group (Lee, Barber &
+    Willett 2023, hierarchical conformal prediction), taken as half of one: rows of a group do differ, and a whole one covers too much. Else
+    it is a row. Where there are too few for the level: the largest.
+    """
+    counts = Counter(groups)
+    weights = np.array([counts[group] ** -0.5 for group in groups])
     order = np.argsort(scores)
-    reached = np.cumsum(weights[order]) / (weights.sum() + weights.mean())
-    at = int(np.searchsorted(reached, level))
-    # Too few rows for the level: the worst seen, and half as much again.
-    return float(scores[order][at]) if at < len(scores) else float(scores.max() * 1.5)
+    one_more = weights.sum() / len(counts) / 2 if new_group else weights.mean()
+    at = int(np.searchsorted(np.cumsum(weights[order]) / (weights.sum() + one_more), level - 1e-9))
+    return float(scores[order][min(at, len(scores) - 1)])
 
 
 def basis_of_prediction(residual: Residual, features: Features, nearness: float, *, measured_here: bool) -> tuple[Basis | None, str]:

@@ -45,7 +45,7 @@ def test_a_row_that_tells_all_is_taken_at_its_word():
         ({"micro_batch": "", "grad_accum": "4"}, "grad_accum", 4),
         ({"dp": "8", "n_devices": ""}, "dp", 8),
         ({"device": "A100-SXM-80GB", "framework": "Megatron-DeepSpeed", "precision": "fp16"}, "flash_attention", 0),
-        ({"framework": "torchtitan", "micro_batch": "32", "global_batch_seqs": "256"}, "grad_accum", 32),
+        ({"framework": "torchtitan", "micro_batch": "16", "global_batch_seqs": "128"}, "grad_accum", 4),
     ],
 )
 def test_words_of_frameworks(changes, field, value):

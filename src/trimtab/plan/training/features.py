@@ -34,10 +34,7 @@ STEP_SCHEME = Scheme(
     numbers=(*SIZES, "log_batch", *(f"{name}_share" for name in SHARES)),
     waves_over=("log_tokens", "log_tp", "log_pp", "log_d_model"),
 )
-MEMORY_SCHEME = Scheme(
-    groups=("framework", "device", "precision", "recompute"),
-    numbers=("log_params", "log_tokens", "log_tp", "log_pp", "states_share", "logits_share", "activations_share"),
-)
+MEMORY_SCHEME = Scheme(groups=("framework", "model"), numbers=())
 SCHEMES = {"tok_s_per_device": TIME_SCHEME, "step_time_s": STEP_SCHEME, "peak_memory_bytes": MEMORY_SCHEME}
 
 

@@ -13,6 +13,7 @@ from trimtab.core.planning import Architecture, TrainJob
 
 IntArray = NDArray[np.int64]
 RECOMPUTE = {"none": 0, "selective": 1, "full": 2}
+OFFLOAD = {"none": 0, "optimizer": 1, "all": 2}  # all: weights and gradients too
 SCHEDULES = {"1f1b": 0, "zero-bubble": 1, "gpipe": 2}
 SPARE_LAYERS = 3  # embedding, loss and a prediction head may fill places of layers, so that 61 layers go over 64
 
@@ -26,7 +27,7 @@ class Layouts:
     zero_stage: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too (FSDP) are sharded over dp * cp
     recompute: `RECOMPUTE`; schedule: `SCHEDULES`, interleaved where vp > 1
     micro_batch: sequences of one replica at a time; grad_accum: of them in one step (a pipeline's micro-batches)
-    sequence_parallel: norms and residuals are split over tp too; offload: optimizer states lie in the host's memory
+    sequence_parallel: norms and residuals are split over tp too; offload: `OFFLOAD`, what lies in the host's memory
     grad_sync_each: gradients are reduced after every micro-batch, not after the last
     flash_attention: scores are never written to memory
     """
@@ -64,7 +65,7 @@ DEFAULTS = {
     **dict.fromkeys(("zero_stage", "recompute", "sequence_parallel", "offload", "grad_sync_each", "schedule"), 0),
 }
 ALIASES = {"zero": "zero_stage", "mbs": "micro_batch", "accum": "grad_accum", "sp": "sequence_parallel", "flash": "flash_attention"}
-SWITCHES = ("sequence_parallel", "offload", "grad_sync_each", "flash_attention")
+SWITCHES = ("sequence_parallel", "grad_sync_each", "flash_attention")
 
 
 def layouts(**degrees: Any) -> Layouts:
@@ -88,7 +89,7 @@ def parse_layout(text: str) -> dict[str, int]:
 
 
 def _degree(name: str, value: str) -> int:
-    words: Mapping[str, int] = {"recompute": RECOMPUTE, "schedule": SCHEDULES}.get(name, {})
+    words: Mapping[str, int] = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "offload": OFFLOAD}.get(name, {})
     if name in SWITCHES:
         words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
     if value in words:

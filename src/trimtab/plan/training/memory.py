@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.planning import TrainJob
-from trimtab.plan.training.layouts import RECOMPUTE, Layouts
+from trimtab.plan.training.layouts import OFFLOAD, RECOMPUTE, Layouts
 from trimtab.plan.training.schedules import held_micro_batches
 from trimtab.plan.training.work import Layer, layers
 
@@ -20,10 +20,14 @@ STATES = {
     "": (2.0, 4.0, 4.0),
     "deepspeed": (2.0, 2.0, 4.0),
     "metaseq": (2.0, 2.0, 4.0),
+    "nanotron": (2.0, 6.0, 4.0),  # gradients as computed, and summed in fp32
     **dict.fromkeys(("fsdp", "torchtitan", "composer", "trimtab", "maxtext", "levanter"), (4.0, 4.0, 0.0)),
 }
 MOMENTS = {"adamw": 8.0, "adam": 8.0, "adamw-8bit": 2.0, "adafactor": 0.02, "sgd": 4.0, "lion": 4.0, "none": 0.0}
 VALUE_BYTES = 2.0
+GATHERED = ("nanotron", "torchtitan", "fsdp", "trimtab")
+"""Frameworks that keep what sequence parallelism gathered for a product; Megatron-LM gathers it again."""
+LIVE_PARAMS, BUCKET_BYTES = 1e9, 1e9  # DeepSpeed's ZeRO-3 keeps so many parameters gathered, and reduces in buckets of 5e8 values
 SCORE_BYTES = 5.0  # scores and their dropout mask, a head, query and key, where attention writes them
 
 
@@ -34,13 +38,11 @@ class MemoryTerms:
     fragmentation: of activations and buffers that the allocator cannot use
     fixed_bytes: context, libraries and communicators' buffers
     logit_bytes: kept a logit: as computed, and in fp32 for the loss and its gradient
-    hidden_share: of what a selective policy may compute again, that it does
     """
 
-    fragmentation: float = 0.06
+    fragmentation: float = 0.08
     fixed_bytes: float = 1.0e9
-    logit_bytes: float = 8.0
-    hidden_share: float = 1.0
+    logit_bytes: float = 13.0
 
 
 TERMS = MemoryTerms()
@@ -126,9 +128,9 @@ def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray,
     whole = np.where(many.zero_stage >= 3, weight, min(weight, VALUE_BYTES) if job.precision != "fp32" else weight)
     kept = np.where(many.zero_stage >= 3, 0.0, max(0.0, weight - VALUE_BYTES) if job.precision != "fp32" else 0.0)
     weights = sharded(1.0, 3) * whole + sharded(1.0, 1) * kept
-    gradients = np.where(
-        many.grad_sync_each == 1, sharded(gradient, 2), np.where(many.zero_stage >= 3, sharded(gradient, 3), sharded(gradient, 2))
-    )
+    # Gradients that are summed before they are reduced are whole on every device
+    reduced = (many.grad_sync_each == 1) | (many.grad_accum == 1)
+    gradients = np.where(reduced, sharded(gradient, 2), gradient * (mine.dense + mine.expert))
     return weights, gradients, sharded(optimizer, 1)
 
 
@@ -137,19 +139,21 @@ def _stage(job: TrainJob, many: Layouts, terms: MemoryTerms, *, first: bool) -> 
     mine = shards(job, many, first=first)
     weights, gradients, optimizer = state_bytes(job, many, mine)
     held = held_micro_batches(many) if first else np.where(many.pp > 1, 1.0, held_micro_batches(many))
-    kept, working = activations(job, many, terms)
+    kept, working = activations(job, many)
     tokens = many.micro_batch * job.seq_tokens / many.cp
     has_logits = (many.pp == 1) | (not first)
     logits = np.where(has_logits, tokens * a.vocab_size / many.tp * terms.logit_bytes, 0.0)
-    gathered = np.where(many.zero_stage >= 3, 2 * mine.layer * (VALUE_BYTES + VALUE_BYTES), 0.0)
-    messages = (
-        np.where(many.tp > 1, 2.0, 0.0) * tokens * a.d_model * VALUE_BYTES
-        + np.where(many.pp > 1, 2.0, 0.0) * tokens * a.d_model * VALUE_BYTES
-    )
+    # FSDP holds two layers' weights and gradients whole at a time; under a pipeline a stage's weights, gathered once a step
+    buckets = np.minimum(LIVE_PARAMS, mine.dense + mine.expert) * VALUE_BYTES + BUCKET_BYTES if job.framework == "deepspeed" else 0.0
+    whole = np.where(many.pp > 1, VALUE_BYTES * (mine.dense + mine.expert), 2 * mine.layer * 2 * VALUE_BYTES + buckets)
+    gathered = np.where((many.zero_stage >= 3) & (many.dp * many.cp > 1), whole, 0.0)
+    message = tokens * a.d_model * VALUE_BYTES
+    spread = np.where(many.sequence_parallel == 1, many.tp, 1)
+    messages = np.where(many.tp > 1, 2.0 * message, 0.0) + np.where(many.pp > 1, (1 + held) * message / spread, 0.0)
     parts = {
-        "weights_bytes": weights,
-        "gradients_bytes": gradients,
-        "optimizer_bytes": np.where(many.offload == 1, 0.0, optimizer),
+        "weights_bytes": np.where(many.offload == OFFLOAD["all"], 0.0, weights),
+        "gradients_bytes": np.where(many.offload == OFFLOAD["all"], 0.0, gradients),
+        "optimizer_bytes": np.where(many.offload > 0, 0.0, optimizer),
         "activations_bytes": held * kept + working,
         "logits_bytes": logits,
         "buffers_bytes": gathered + messages,
@@ -157,10 +161,11 @@ def _stage(job: TrainJob, many: Layouts, terms: MemoryTerms, *, first: bool) -> 
     moving = parts["activations_bytes"] + logits + parts["buffers_bytes"]
     parts["overhead_bytes"] = terms.fragmentation * moving + terms.fixed_bytes
     total = np.sum(list(parts.values()), axis=0)
-    return {**parts, "total_bytes": total, "host_bytes": np.where(many.offload == 1, optimizer, 0.0)}
+    host = np.where(many.offload > 0, optimizer, 0.0) + np.where(many.offload == OFFLOAD["all"], weights + gradients, 0.0)
+    return {**parts, "total_bytes": total, "host_bytes": host}
 
 
-def activations(job: TrainJob, many: Layouts, terms: MemoryTerms = TERMS) -> tuple[FloatArray, FloatArray]:
+def activations(job: TrainJob, many: Layouts) -> tuple[FloatArray, FloatArray]:
     """Bytes that a micro-batch leaves for the backward pass on a pipeline rank, and what one layer needs while it is computed again."""
     stack = layers(job.architecture)
     n = sum(layer.n_layers for layer in stack)
@@ -168,13 +173,13 @@ def activations(job: TrainJob, many: Layouts, terms: MemoryTerms = TERMS) -> tup
     kept = np.zeros(len(many))
     working = np.zeros(len(many))
     for layer in stack:
-        each, whole = layer_activations(job, many, layer, terms)
+        each, whole = layer_activations(job, many, layer)
         kept = kept + layer.n_layers * mine * each
         working = np.maximum(working, np.where(many.recompute == RECOMPUTE["full"], whole, 0.0))
     return kept, working
 
 
-def layer_activations(job: TrainJob, many: Layouts, layer: Layer, terms: MemoryTerms = TERMS) -> tuple[FloatArray, FloatArray]:
+def layer_activations(job: TrainJob, many: Layouts, layer: Layer) -> tuple[FloatArray, FloatArray]:
     """Bytes one layer keeps of a micro-batch under the layout's policy, and without one."""
     tokens = many.micro_batch * job.seq_tokens / many.cp
     spread = np.where(many.sequence_parallel == 1, many.tp, 1)
@@ -185,9 +190,10 @@ def layer_activations(job: TrainJob, many: Layouts, layer: Layer, terms: MemoryT
     split = layer.kept_split * VALUE_BYTES / many.tp
     experts = layer.kept_expert * VALUE_BYTES * expert_tokens / np.where(many.ep > 1, 1, many.tp)
     scores = np.where(written, SCORE_BYTES * layer.n_heads * job.seq_tokens / many.tp, 0.0)
-    hidden = np.where(written, 0.0, terms.hidden_share * layer.hidden * VALUE_BYTES / np.maximum(spread, many.tp))
-    whole = full + split + experts + scores
-    selective = full + split + experts - hidden
+    kept_too = (job.framework in GATHERED) * (spread > 1) * layer.n_sums * job.architecture.d_model * VALUE_BYTES * (1 - 1 / spread)
+    whole = full + split + experts + scores + kept_too
+    some = layer.some_full / spread + (layer.some_split + layer.some_expert * expert_tokens) / many.tp
+    selective = np.where(written, full + split + experts, some * VALUE_BYTES)
     only_input = job.architecture.d_model * VALUE_BYTES / spread
     kept = np.where(many.recompute == RECOMPUTE["full"], only_input, np.where(many.recompute == RECOMPUTE["selective"], selective, whole))
     return tokens * kept, tokens * whole

@@ -1,14 +1,14 @@
 """Published training runs as jobs with a layout and what was measured.
 
-Reads rows with the columns of a table of published runs (`model`, `device`, `n_devices`, `tp`, `tok_s_per_device`, ...) and
-those of vTrain's validation files. What a row leaves out is inferred, else taken as its framework does it (`published`); a row that cannot be predicted is
-`Refused` with the reason.
+Reads rows with the columns of a table of published runs (`model`, `device`, `n_devices`, `tp`, `tok_s_per_device`, ...) and those of
+vTrain's validation files. What a row leaves out is inferred, else taken as its framework does it (`published`); a row that cannot be
+predicted is `Refused` with the reason.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Architecture, Device, TrainJob
@@ -74,7 +74,6 @@ class Run:
     notes: str = ""
     derived: str = ""
     assumed: tuple[str, ...] = ()
-    cells: Cells = field(default_factory=dict)
 
 
 def read(rows: Iterable[Cells]) -> tuple[tuple[Run, ...], tuple[Refused, ...]]:
@@ -163,7 +162,7 @@ def _run(cells: dict[str, str]) -> Run:
         dp=dp, tp=split.tp, pp=split.pp, cp=split.cp, ep=split.ep, vp=max(1, _count(cells, "vp")) if split.pp > 1 else 1, zero_stage=zero,
         recompute=recompute_of(told, framework, device, fused=fused), micro_batch=micro, grad_accum=accum,
         sequence_parallel=int(sequence_parallel_of(told, framework, split.tp)),
-        grad_sync_each=int(zero == 3 and framework in ("composer", "fsdp")), flash_attention=int(fused),
+        grad_sync_each=int(zero >= 2 and split.pp == 1), flash_attention=int(fused),
     )  # fmt: skip
     job = TrainJob(
         architecture=architecture, device=device, n_devices=dp * split.tp * split.pp * split.cp, seq_tokens=seq,
@@ -176,10 +175,19 @@ def _run(cells: dict[str, str]) -> Run:
             f"The row tells nothing measured of {cells.get('model')}: no tokens/s, step time, TFLOP/s, MFU, device hours or memory."
         )
     return Run(
-        id=cells["id"], model=_family(cells.get("model", "")), source=cells.get("source", ""), kind=cells.get("kind", ""),
-        job=job, layout=layout, measured=measured, setting=_setting(cells, job, layout), release=cells.get("framework", ""), notes=cells.get("notes", ""),
-        derived=derived, assumed=tuple(assumed), cells=cells,
-    )  # fmt: skip
+        id=cells["id"],
+        model=_family(cells.get("model", "")),
+        source=cells.get("source", ""),
+        kind=cells.get("kind", ""),
+        job=job,
+        layout=layout,
+        measured=measured,
+        setting=_setting(job, layout),
+        release=cells.get("framework", ""),
+        notes=cells.get("notes", ""),
+        derived=derived,
+        assumed=tuple(assumed),
+    )
 
 
 def _family(model: str) -> str:
@@ -187,7 +195,7 @@ def _family(model: str) -> str:
     return re.sub(r"\s*\(.*?\)", "", model).strip()
 
 
-def _setting(cells: Cells, job: TrainJob, layout: Layouts) -> str:
+def _setting(job: TrainJob, layout: Layouts) -> str:
     degrees = layout.one(0)
     parts = [job.architecture.name, job.device.name, job.n_devices, job.seq_tokens, job.global_batch_seqs, job.precision, job.trains]
     parts += [*degrees.values()]
@@ -256,7 +264,7 @@ def _batch(cells: Cells, framework: str, split: Degrees, dp: int, seq: int, a: A
         tokens = re.search(r"tokens(?:/| per )step\)?\s*=?\s*(\d+)", cells.get("notes", ""))
         batch = round(int(tokens[1]) / seq) if tokens else 0
     if framework == "torchtitan" and split.pp > 1 and micro:
-        micro, accum = 1, micro  # its local batch is what the pipeline splits
+        micro, accum = max(1, micro // split.pp), min(micro, split.pp)  # its pipeline splits the local batch into as many as stages
     if not batch and not (micro and accum):
         if not micro:
             assumed.append("global_batch_seqs")

@@ -14,7 +14,7 @@ from trimtab.core.planning import TrainJob
 from trimtab.plan.operators import FLOPS_PER_STATE_VALUE, attention_flops, matmul_flops, visible_pairs
 from trimtab.plan.training.coefficients import TERMS, TimeTerms
 from trimtab.plan.training.collectives import all_to_all_s, ring_s, send_s, wires
-from trimtab.plan.training.layouts import RECOMPUTE, Layouts
+from trimtab.plan.training.layouts import OFFLOAD, RECOMPUTE, Layouts
 from trimtab.plan.training.memory import Shards, shards
 from trimtab.plan.training.schedules import bubble_micro_batches
 from trimtab.plan.training.work import Layer, Product, layers
@@ -263,6 +263,8 @@ def _data_s(job: TrainJob, many: Layouts, terms: TimeTerms, micro_s: FloatArray,
     gathered_each = _hidden(3 * one_way, micro_s, terms.overlap)
     gathered_only = _hidden(2 * one_way, micro_s, terms.overlap)
     fsdp = syncs * gathered_each + (many.grad_accum - syncs) * gathered_only
+    once = _hidden((1 + syncs) * one_way, micro_s * many.grad_accum, terms.overlap)  # a pipeline's stage is gathered once a step
+    fsdp = np.where(many.pp > 1, once, fsdp)
     reduce = _hidden(2 * one_way, backward_share * micro_s, terms.overlap)
     return np.where(
         whole, gathered_only * many.grad_accum if job.trains == "adapters" else fsdp, 0.0 if job.trains == "adapters" else syncs * reduce
@@ -288,4 +290,6 @@ def _optimizer_s(job: TrainJob, many: Layouts, reach: Rates, terms: TimeTerms) -
     if job.trains == "adapters":
         return np.zeros(len(many))
     host = max(job.device.host_link_bytes_s, 1e9)
-    return np.where(many.offload == 1, updated * 16.0 / host, updated * terms.optimizer_bytes / reach.memory)
+    # Weights and gradients that lie in the host come and go in every pass of every micro-batch
+    passes = np.where(many.offload == OFFLOAD["all"], many.grad_accum * 3 * 2.0 * (mine.dense + mine.expert) / host, 0.0)
+    return passes + np.where(many.offload > 0, updated * 16.0 / host, updated * terms.optimizer_bytes / reach.memory)

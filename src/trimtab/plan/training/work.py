@@ -38,7 +38,9 @@ class Layer:
     n_heads, head_dim, kv_dim, window_tokens: of its attention; 0 heads = it mixes tokens by a recurrence or not at all
     kept_full, kept_split: values kept a token, whole on every tp rank without sequence parallelism, and divided by tp; dropout masks
         apart; kept_expert: a token and expert
-    hidden: values a token that a selective policy computes again
+    some_full, some_split, some_expert: likewise under a selective policy: the layer's input, every other product's output, and what
+        attention gives (torchtitan's; of Megatron-LM's, which only leaves out the scores, nothing is left to choose with flash attention)
+    n_sums: products whose input sequence parallelism gathers
     """
 
     n_layers: int
@@ -55,7 +57,10 @@ class Layer:
     kept_full: float
     kept_split: float
     kept_expert: float
-    hidden: float
+    some_full: float
+    some_split: float
+    some_expert: float
+    n_sums: int
 
 
 def layers(a: Architecture) -> tuple[Layer, ...]:
@@ -84,7 +89,10 @@ def _layer(a: Architecture, block: Block) -> Layer:
         kept_expert=_kept_network(feedforward, dense=False) + 2 * (feedforward.d_latent or d)
         if feedforward and feedforward.n_experts
         else 0.0,
-        hidden=d * parts + (_hidden(feedforward) if feedforward else 0.0),
+        some_full=float(d),
+        some_split=_outputs(products, expert=False) / 2 + (_mixed(attention) if attention else 0),
+        some_expert=_outputs(products, expert=True) / 2,
+        n_sums=parts,
     )
 
 
@@ -132,5 +140,9 @@ def _kept_network(x: Feedforward, *, dense: bool) -> float:
     return (3.0 if x.gated else 2.0) * width
 
 
-def _hidden(x: Feedforward) -> float:
-    return float(x.d_shared if x.n_experts else x.d_ff)
+def _outputs(products: tuple[Product, ...], *, expert: bool) -> float:
+    return float(sum(p.n * p.count for p in products if p.expert == expert))
+
+
+def _mixed(x: Attention) -> float:
+    return float(x.n_heads * (x.value_dim or x.head_dim))

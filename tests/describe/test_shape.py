@@ -156,6 +156,41 @@ def test_gguf_tensors_of_mixed_layers_are_counted_where_they_lie():
     assert found.tied
 
 
+@pytest.mark.parametrize(
+    ("names", "gated", "d_ff"),
+    [
+        ({"ffn_up": (96, 64), "ffn_gate": (96, 64), "ffn_down": (64, 96)}, True, 96),
+        ({"ffn_up": (192, 64), "ffn_down": (64, 96)}, True, 96),  # gate and up in one, as of Phi-3
+        ({"ffn_up": (256, 64), "ffn_down": (64, 256)}, False, 256),
+    ],
+)
+def test_a_gate_is_seen_by_what_the_matrices_hold(names, gated, d_ff):
+    attention = [tensor(f"blk.0.attn_{part}.weight", 64, 64) for part in ("q", "k", "v", "output")]
+    network = [tensor(f"blk.0.{name}.weight", *shape) for name, shape in names.items()]
+    keys = {"llama.block_count": 1, "llama.embedding_length": 64, "llama.attention.head_count": 4}
+    held = (tensor("token_embd.weight", 100, 64), *attention, *network)
+    (block,) = shape_of(ModelHeader(format="gguf", architecture="llama", metadata=keys, tensors=held)).blocks
+    assert (block.feedforward.gated, block.feedforward.d_ff) == (gated, d_ff)
+
+
+def test_experts_without_a_gate_are_not_taken_for_gated_by_their_router():
+    prefix = "backbone.layers.0.mixer."
+    experts = [tensor(f"{prefix}experts.{k}.{name}.weight", *shape) for k in range(4) for name, shape in _TWO.items()]
+    held = (
+        tensor("backbone.embeddings.weight", 100, 64),
+        tensor("lm_head.weight", 100, 64),
+        tensor(f"{prefix}gate.weight", 4, 64),
+        *experts,
+    )
+    config = dense("nemotron_h", 64, 1, 4, 2, 48, 100, hybrid_override_pattern="E", n_routed_experts=4, num_experts_per_tok=2)
+    (block,) = shape_of(ModelHeader(format="safetensors", architecture="nemotron_h", metadata=config, tensors=held)).blocks
+    assert block.attention is None
+    assert (block.feedforward.gated, block.feedforward.d_ff, block.feedforward.n_experts) == (False, 48, 4)
+
+
+_TWO = {"up_proj": (48, 64), "down_proj": (64, 48)}
+
+
 @pytest.mark.parametrize("form", ["gguf", "none", "gptq", "mxfp4"])
 def test_a_files_tensors_are_counted_exactly(tmp_path, form):
     path = write_tiny_gguf(tmp_path / "tiny.gguf") if form == "gguf" else write_tiny_safetensors(tmp_path / "tiny", quantization=form)

@@ -1,6 +1,7 @@
 """The shape that a plan speaks of, from a described model: exact where tensors are told, else from config.json or GGUF keys."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from trimtab.core.errors import InputError
@@ -10,6 +11,9 @@ from trimtab.describe.card import layout_of
 from trimtab.describe.layout import Layer, Layout
 from trimtab.describe.shape_config import Sizes, config_sizes, gguf_sizes, network_of_config, recurrent_params_of_config
 from trimtab.describe.tensors import Placed, is_side_table, place_tensors
+
+# The matrix back to the model's width, by GGUF, Hugging Face and older names.
+_DOWN = re.compile(r"ffn_down|down_proj|\bfc2\b|mlp\.c_proj|\bw2\b|4h_to_h|fc_out|output_linear")
 
 
 def architecture_of(header: ModelHeader, card: ModelCard) -> Architecture:
@@ -119,28 +123,24 @@ def _head_dims(layer: Layer, heads: int, sizes: Sizes) -> tuple[int, int]:
 
 
 def _network_of_tensors(layout: Layout, sizes: Sizes, tensors: Sequence[Placed]) -> Feedforward | None:
-    """Widths from what the layer's tensors hold, so that parameters are theirs."""
-    dense = sum(item.n_params for item in tensors if item.part == "mlp")
-    routed = sum(item.n_params for item in tensors if item.routed)
-    if not dense and not routed:
+    """Widths from what the layer's tensors hold, so that parameters are theirs. Gated: all hold three times what the last one does."""
+    dense = [item for item in tensors if item.part == "mlp"]
+    routed = [item for item in tensors if item.routed]
+    total, routed_total = sum(item.n_params for item in dense), sum(item.n_params for item in routed)
+    if not total and not routed_total:
         return None
-    names = [item.tensor.name for item in tensors if item.part in ("mlp", "experts")]
-    gated = any(mark in name for name in names for mark in ("gate", "w3.", "_w3"))
-    fused = any("gate_up" in name or "swiglu" in name for name in names)
-    matrices = sizes.d_model * (3 if gated or fused or sizes.gated else 2)
-    is_gated = bool(gated or fused or sizes.gated)
-    if not routed:
-        return Feedforward(d_ff=round(dense / matrices), gated=is_gated)
-    latent = sizes.latent_dim
-    per_expert = matrices * (latent or sizes.d_model) // sizes.d_model
-    shared = round((dense - (2 * sizes.d_model * latent)) / matrices)
-    experts = layout.n_experts or 1
+    down = sum(item.n_params for item in (routed or dense) if _DOWN.search(item.tensor.name))
+    gated = (routed_total or total) > 2.5 * down if down else sizes.gated
+    matrices = 3 if gated else 2
+    if not routed_total:
+        return Feedforward(d_ff=max(round(total / (matrices * sizes.d_model)), 1), gated=gated)
+    latent, experts = sizes.latent_dim, layout.n_experts or 1
     return Feedforward(
-        d_ff=max(round(routed / (experts * per_expert)), 1),
-        gated=is_gated,
+        d_ff=max(round(routed_total / (experts * matrices * (latent or sizes.d_model))), 1),
+        gated=gated,
         n_experts=experts,
         n_experts_used=layout.n_experts_used or 1,
-        d_shared=max(shared, 0),
+        d_shared=max(round((total - 2 * sizes.d_model * latent) / (matrices * sizes.d_model)), 0),
         d_latent=latent,
     )
 

@@ -72,13 +72,6 @@ _ALL = (
         seen="whole",
     ),
     Convention(
-        name="torchtitan-causal",
-        formula="6 (N - embedding) + 6 L H Q T",
-        source="https://github.com/pytorch/torchtitan/blob/main/torchtitan/models/utils.py",
-        weights="no-embedding",
-        seen="half",
-    ),
-    Convention(
         name="megatron",
         formula="72 B s l h^2 (1 + s/6h + V/12lh), with the model's own heads and widths",
         source=_RECOMPUTE_PAPER,
@@ -203,8 +196,9 @@ USES = (
     Use(convention="maxtext-causal", framework="maxtext", model="llama4", measured="1 pair, 0.0 %: after pull request 1988"),
     Use(convention="maxtext", framework="maxtext", measured="17 pairs of recipes, 0.0 %: before pull request 1988"),
     Use(convention="torchtitan", framework="torchtitan", measured="from its source; no pairs"),
+    Use(convention="torchtitan", framework="nanochat", measured="from its source; no pairs"),
     Use(convention="megatron", framework="nanotron", measured="from its source; no pairs"),
-    Use(convention="megatron", framework="levanter", measured="from its source; no pairs"),
+    Use(convention="maxtext", framework="levanter", measured="from its source, which adds 0.6 % for masks; no pairs"),
     Use(convention="6n", kind="6nd"),
 )
 

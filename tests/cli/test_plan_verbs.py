@@ -201,3 +201,25 @@ def test_a_run_whose_data_is_slow_is_told_so(capsys: pytest.CaptureFixture[str])
 def test_what_is_no_supply_is_refused(capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
     assert main([*TRAIN, flag, value]) == 2
     assert flag in capsys.readouterr().err
+
+
+def test_quiet_hours_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    document = plan(capsys, *SERVE, "--rate", "20..2000/s", "--price", "2", "--emit", "rayservice")[1]
+    assert any(line.startswith("At 20 requests/s ") for line in document["reasons"])
+    assert "min_replicas" in document["emitted"]["files"]["rayservice.yaml"]
+
+
+def test_a_quantised_file_is_planned_as_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from trimtab.flows import plan_fit, plan_serve
+    from trimtab.plan.architectures import architecture
+
+    file = replace(architecture("llama-3.1-8b"), weight_bytes=4.9e9)
+    for flow in (plan_fit, plan_serve):
+        monkeypatch.setattr(flow, "plan_model", lambda spec, offline: file)
+    kinds = [row["layout"]["weights"] for row in plan(capsys, *FIT)[1]["options"]]
+    assert kinds[0] == "stored"
+    assert set(kinds) == {"stored", "Q3_K_M"}, "more bytes than the file has win nothing"
+    best = plan(capsys, "plan", "serve", "mine.gguf", "--hardware", "rtx-4090")[1]["options"][0]
+    assert (best["layout"]["weights"], best["to_certify"]) == ("stored", "")

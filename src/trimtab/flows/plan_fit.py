@@ -11,10 +11,10 @@ from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import predict_fit
-from trimtab.flows.parts.plan_told import certain, model_row
+from trimtab.flows.parts.plan_told import STORED, certain, model_row, weight_words
+from trimtab.plan.operators import weight_bytes
 from trimtab.plan.quantities import listed, whole
 from trimtab.plan.serving.memory import LOCAL_WEIGHTS, USUAL_WEIGHTS, ServeMemory, budget, longest_context
-from trimtab.plan.stored_types import bits_by_part
 from trimtab.record.plan_view import amount
 
 LEAST_CONTEXT = 2048
@@ -72,7 +72,7 @@ def plan_fit(
         "options": options,
         "plots": [],
         "losers": [
-            {"about": job.weights, "text": f"{job.weights} weights: {_short_of(memory)}."} for job, memory in rows if not memory.fits
+            {"about": job.weights, "text": f"{weight_words(job.weights)}: {_short_of(memory)}."} for job, memory in rows if not memory.fits
         ],
         "assumptions": [f"{text[0].upper()}{text[1:]}." for text in rows[0][1].assumptions],
         "conventions": "Speed is of one conversation at the start of the context that was asked for.",
@@ -84,12 +84,15 @@ def plan_fit(
 
 
 def _kinds(text: str, on: Device, engine: str, architecture: Architecture) -> Sequence[str]:
-    """The types to try, those with most bits first. Raises InputError for an unknown one."""
+    """The types to try, the largest first. Raises InputError for an unknown one."""
     kinds = listed(text, "--weights") if text else tuple(USUAL_WEIGHTS.get(on.kind, ()))
     if not text and engine in ("", "llamacpp") and on.kind != "tpu":
         kinds = tuple(dict.fromkeys((*kinds, *(LOCAL_WEIGHTS[1:] if kinds else LOCAL_WEIGHTS))))
-    bits = {kind: max(bits_by_part(kind, architecture)["mlp"], 0.0) for kind in kinds}
-    return sorted(kinds, key=lambda kind: (-bits[kind], kinds.index(kind)))
+    own = architecture.weight_bytes
+    sizes = {kind: weight_bytes(architecture, kind) for kind in kinds}
+    if own and not text:  # nothing is won by storing a file's weights in more bytes than it has
+        sizes = {STORED: own} | {kind: size for kind, size in sizes.items() if size < own}
+    return sorted(sizes, key=lambda kind: -sizes[kind])
 
 
 def _job(architecture: Architecture, on: Device, kind: str, kv: str, engine: str, n_devices: int, context: int) -> ServeJob:
@@ -111,7 +114,7 @@ def _option(job: ServeJob, memory: ServeMemory, rank: int) -> dict[str, Any]:
     return {
         "rank": rank,
         "id": f"{job.device.name}:{job.weights}",
-        "what": f"{job.weights} weights",
+        "what": weight_words(job.weights),
         "how": f"KV cache in {job.kv or 'bf16'}" + (f", {job.engine}" if job.engine else ""),
         "device": job.device.name,
         "n_devices": job.tp,
@@ -161,7 +164,7 @@ def _relax(rows: Sequence[tuple[ServeJob, ServeMemory]], where: str) -> list[str
     enough = _enough(job)
     more = f"{enough} of them hold it together (--devices {enough}); or name" if enough else "Name"
     return [
-        f"Nearest to {where} are {job.weights} weights: {_short_of(memory)}.",
+        f"Nearest to {where} are {weight_words(job.weights)}: {_short_of(memory)}.",
         f"{more} another device, weights of fewer bits (--weights), or a shorter --context.",
     ]
 
@@ -190,7 +193,7 @@ def _grid(fitting: Sequence[tuple[ServeJob, ServeMemory]], architecture: Archite
         token = (long - short) / (most - most // 2)
         rows.append(
             {
-                "name": f"{job.weights} weights",
+                "name": weight_words(job.weights),
                 "how": "",
                 "fixed_bytes": memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes,
                 "sequence_bytes": long - token * most,

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import count, ended, line
-from trimtab.core.planning import Device
+from trimtab.core.planning import Architecture, Device
 from trimtab.core.workload import SloTerm
 from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_emitted import emitted_service
@@ -15,8 +15,8 @@ from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import corrected_physics
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
-from trimtab.flows.parts.plan_told import model_row
-from trimtab.plan.quantities import listed, per_second, whole
+from trimtab.flows.parts.plan_told import STORED, model_row, stored_bits
+from trimtab.plan.quantities import busy_and_quiet, listed, whole
 from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search
 from trimtab.plan.slo import parse_slo
 from trimtab.plan.training.layouts import parse_layout
@@ -26,6 +26,8 @@ from trimtab.record.plan_view import amount
 TIMES = "Times are means with every place of a replica taken; the first token waits for a place as long as the percentile asks."
 USUAL = ("bf16", "fp8")
 LOCAL = ("bf16", "Q8_0", "Q4_K_M")
+FEW_BITS = 12.0
+"""A file with fewer bits a weight is quantised already."""
 N_NEAREST = 3
 
 
@@ -58,16 +60,19 @@ def plan_serve(
         objective = "devices"
     load = load_workload(workload)
     architecture = plan_model(model, offline=offline)
+    busy, quiet = busy_and_quiet(rate) if rate else (0.0, 0.0)
     ask = ServeAsk(
         architecture=architecture,
         devices=chosen,
         prompt_tokens=load.prompt_tokens,
         output_tokens=load.output_tokens,
         cached_prompt_tokens=load.shared_prefix_tokens,
-        rate_per_s=per_second(rate) if rate else 0.0,
+        rate_per_s=busy,
+        least_rate_per_s=quiet,
         slo=parse_slo(slo) if slo else (),
         engine=engine,
-        weights=listed(weights, "--weights") if weights else _usual(chosen),
+        weights=listed(weights, "--weights") if weights else _usual(chosen, architecture),
+        proven=("bf16", "fp16", "", STORED),
         kv=listed(kv, "--kv") if kv else ("",),
         disaggregated=disaggregated,
         max_devices=whole(max_devices, "--max-devices", most=1_000_000) if max_devices else 0,
@@ -86,7 +91,7 @@ def plan_serve(
         "kind": "serve",
         "found": bool(found.best),
         "headline": _headline(found, options, line(architecture.name)),
-        "reasons": demand_lines(options, ask.slo) if found.best else [ended(found.none_because), *relax],
+        "reasons": [*demand_lines(options, ask.slo), *_quiet_hours(found)] if found.best else [ended(found.none_because), *relax],
         "question": _question(ask, model, load.name),
         "model": model_row(architecture),
         "options": options,
@@ -101,8 +106,10 @@ def plan_serve(
     }
 
 
-def _usual(chosen: Sequence[Device]) -> tuple[str, ...]:
-    """Types that these devices are usually served with; GGUF ones where a laptop or a CPU is among them."""
+def _usual(chosen: Sequence[Device], architecture: Architecture) -> tuple[str, ...]:
+    """A small file as it is; else types that these devices are usually served with, GGUF ones where a laptop or a CPU is among them."""
+    if 0 < stored_bits(architecture) < FEW_BITS:
+        return (STORED,)
     is_local = [one.kind in ("soc", "cpu") for one in chosen]
     return LOCAL if all(is_local) else (*USUAL, *(LOCAL[-1:] if any(is_local) else ()))
 
@@ -143,6 +150,15 @@ def _loosened(term: SloTerm, plan: ServePlan) -> str:
     if term.metric not in values:
         return f"Without {term.text} it can be done."
     return f"With {amount(values[term.metric], 'ms')} instead of {term.text} it can be done; or name faster hardware."
+
+
+def _quiet_hours(found: ServeSearch) -> list[str]:
+    """What an autoscaler can go down to, where quiet hours were told."""
+    ask, best = found.ask, found.best[0]
+    if not ask.least_rate_per_s:
+        return []
+    money = "" if best.least_usd_per_hour is None else f", for {amount(best.least_usd_per_hour, 'usd/h')} an hour"
+    return [f"At {ask.least_rate_per_s:g} requests/s {count(best.least_replicas)} of {count(best.replicas)} replicas do{money}."]
 
 
 def _headline(found: ServeSearch, options: Sequence[dict[str, Any]], name: str) -> str:

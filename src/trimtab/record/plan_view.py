@@ -54,7 +54,7 @@ TIGHT = {"energy_kwh", "energy_j_per_token", "prefill_tok_s"}
 TITLES = {
     "train": "Ways to train it, best first",
     "serve": "Ways to serve it, best first",
-    "fit": "Weights that fit, those with most bits first",
+    "fit": "Weights that fit, the largest first",
 }
 PARTS = {
     "weights": "weights",
@@ -187,7 +187,7 @@ def bases_used(document: Plain) -> list[tuple[str, str, str]]:
 
 def why_numbers(option: Plain) -> Iterator[tuple[str, str]]:
     """(title, sentence) of what stands behind each number of an option, alike ones together."""
-    titles = dict(pair for group in COLUMNS.values() for pair in group)
+    titles = {"step_time_s": "a step", **dict(pair for group in COLUMNS.values() for pair in group)}
     told: dict[str, list[str]] = {}
     for name, number in option["numbers"].items():
         sentence = str(number.get("unknown") or number.get("why") or "")

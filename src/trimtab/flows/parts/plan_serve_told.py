@@ -7,7 +7,7 @@ from typing import Any
 from trimtab.core.phrases import significant
 from trimtab.core.workload import SloTerm
 from trimtab.flows.parts.plan_predicted import predict_serve
-from trimtab.flows.parts.plan_told import Number, certain, front_point, plot
+from trimtab.flows.parts.plan_told import Number, certain, front_point, plot, weight_words
 from trimtab.plan.search.queueing import replicas_needed
 from trimtab.plan.search.serve import ServePlan, ServeSearch, devices_of
 from trimtab.record.plan_view import amount, between
@@ -52,7 +52,7 @@ def layout_words(plan: ServePlan) -> str:
     """`vllm, bf16 weights, TP 2, 48 in flight`: what is not 1."""
     job = plan.job
     words = [job.engine] if job.engine else []
-    words.append(f"{job.weights} weights" + (f" and {job.kv} cache" if job.kv else ""))
+    words.append(weight_words(job.weights) + (f" and {job.kv} cache" if job.kv else ""))
     degrees = {"TP": job.tp, "PP": job.pp, "EP": job.ep, "attention DP": job.attention_dp}
     words += [f"{name} {value}" for name, value in degrees.items() if value > 1]
     if job.prefill_devices:

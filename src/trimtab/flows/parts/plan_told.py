@@ -10,6 +10,8 @@ from trimtab.plan.operators import active_params, is_moe, n_params
 from trimtab.plan.training.layouts import RECOMPUTE, SCHEDULES
 
 Number = dict[str, Any]
+STORED = "stored"
+"""The type of weights that a file has, whatever it is; see `plan.operators.weight_bytes_by_part`."""
 _RECOMPUTE = {value: word for word, value in RECOMPUTE.items()}
 _SCHEDULES = {value: word for word, value in SCHEDULES.items()}
 
@@ -91,6 +93,16 @@ def prices_of(text: str, devices: Sequence[str]) -> dict[str, float]:
             raise InputError(f"--price: {part.strip()!r} is no price; write US dollars a device and hour, such as 2.5 or h100-sxm=2.5.")
         found |= {name: price} if equals else dict.fromkeys(devices, price)
     return found
+
+
+def weight_words(kind: str) -> str:
+    """`fp8 weights`, or that they stay as the file has them."""
+    return "weights as stored" if kind == STORED else f"{kind} weights"
+
+
+def stored_bits(architecture: Architecture) -> float:
+    """Bits a weight of the file that the architecture was read from; 0 where there is none."""
+    return 8.0 * architecture.weight_bytes / n_params(architecture) if architecture.weight_bytes else 0.0
 
 
 def layout_words(layout: Mapping[str, int]) -> str:

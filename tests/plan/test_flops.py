@@ -75,6 +75,8 @@ def test_rates_go_back_to_tokens():
         ("NeMo 24.07", "model", "task: SFT (packed sequences)", "LLAMA2-7B", "megatron-packed"),
         ("Megatron-DeepSpeed", "hardware", "", "MT-NLG-530B", "megatron-hfu-full"),
         ("Megatron-LM (PTD-P)", "hardware (8TP, incl. recompute)", "", "GPT-18.4B", "megatron-hfu-full"),
+        ("NeMo 25.09", "model", "", "LLAMA3-8B", "megatron-causal"),
+        ("Megatron-Bridge 26.06", "model", "an exploration", "LLAMA3_70B", "megatron-causal"),
         ("MaxText", "model", "", "Llama3.1-8B", "maxtext"),
         ("MaxText", "model", "", "Llama4-Scout-17B-16E", "maxtext-causal"),
         ("", "model", "a blog", "x", ""),

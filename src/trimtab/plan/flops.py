@@ -63,7 +63,6 @@ _ALL = (
     Convention(
         name="palm", formula="6 N + 12 L H Q T", source="https://arxiv.org/abs/2204.02311 (appendix B)", weights="all", seen="whole"
     ),
-    Convention(name="palm-no-attention", formula="6 N", source="https://arxiv.org/abs/2204.02311 (table 3)", weights="all", seen="none"),
     Convention(
         name="torchtitan",
         formula="6 (N - embedding) + 12 L H Q T",
@@ -157,7 +156,8 @@ def convention(name: str) -> Convention:
 class Use:
     """Who counts how. All words must occur in what a published row says of itself; the first use that fits counts.
 
-    framework, kind, hint, model: text to be found (lower case) in the row's framework, kind of figure, source or notes, and model; "" = any
+    framework, kind, model: text to be found (lower case, no spaces) in the row's framework, kind of figure and model; "" = any
+    hint: word to be found in its source or notes; "" = any
     below: the framework's version is below this, () = any
     measured: how it was found: published pairs of tokens/s and FLOP/s that it reproduces, and how closely
     """
@@ -176,7 +176,7 @@ USES = (
     Use(convention="megatron-packed", framework="nemo", hint="sft", measured="3 pairs, median 0.4 %"),
     Use(convention="palm", framework="composer", measured="168 pairs, median 0.15 %: FLOP/s are cut, not rounded"),
     Use(convention="palm", framework="llm-foundry", measured="as Composer"),
-    Use(convention="palm-no-attention", framework="pathways", hint="without attention", measured="1 pair, 0.1 %"),
+    Use(convention="palm", framework="nanogpt", measured="from its source; no pairs"),
     Use(convention="palm", framework="pathways", measured="1 pair, 0.1 %"),
     Use(
         convention="megatron-causal-2025",
@@ -190,7 +190,8 @@ USES = (
         framework="megatron-bridge",
         measured="216 pairs, median 0.1 %; tokens/s of some are printed to 1 %",
     ),
-    Use(convention="megatron", framework="nemo", measured="10 pairs of 24.07, at most 0.1 %"),
+    Use(convention="megatron", framework="nemo", below=(25, 4), measured="10 pairs of 24.07, at most 0.1 %"),
+    Use(convention="megatron-causal", framework="nemo", measured="its formulas count causal attention since April 2025; no pairs"),
     Use(convention="megatron-hfu-full", kind="hardware", measured="4 pairs of Megatron-DeepSpeed, at most 0.5 %"),
     Use(convention="megatron", framework="megatron", measured="7 pairs of examples and of the selective recomputation paper, median 0.1 %"),
     Use(convention="maxtext-causal", framework="maxtext", model="llama4", measured="1 pair, 0.0 %: after pull request 1988"),
@@ -208,19 +209,24 @@ def convention_of(framework: str, kind: str = "", hint: str = "", model: str = "
 
     kind: as the row says, e.g. `model` or `hardware`; hint: its source and notes; recompute: it is an HFU of selective recomputation
     """
-    words = [text.strip().lower() for text in (framework, kind, hint, model)]
     if recompute:
         return "megatron-hfu-selective", "hardware FLOPs with selective recomputation"
     for use in USES:
-        told = (use.framework, use.kind, use.hint, use.model)
-        if not all(
-            wanted in text.replace("_", "").replace(" ", "") for wanted, text in zip((w.replace(" ", "") for w in told), words, strict=True)
-        ):
-            continue
-        if use.below and not (_version(words[0]) and _version(words[0]) < use.below):
-            continue
-        return use.convention, use.measured or "as the row says"
+        fits = (
+            _tells(framework, use.framework)
+            and _tells(kind, use.kind)
+            and _tells(model, use.model)
+            and (not use.hint or re.search(rf"\b{use.hint}\b", hint, re.IGNORECASE) is not None)
+            and (not use.below or () < _version(framework) < use.below)
+        )
+        if fits:
+            return use.convention, use.measured or "as the row says"
     return "", f"nothing tells how {framework or 'the source'} counts FLOPs; give the convention."
+
+
+def _tells(text: str, wanted: str) -> bool:
+    """Whether a cell holds a text, whatever its case and separators."""
+    return wanted in re.sub(r"[\s_]+", "", text.lower())
 
 
 def _version(framework: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import pytest
 
 from trimtab.core.errors import InputError
-from trimtab.plan.quantities import device_counts, listed, money_usd, per_second, seconds_of, token_count, whole
+from trimtab.plan.quantities import busy_and_quiet, device_counts, listed, money_usd, per_second, seconds_of, token_count, whole
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,16 @@ def test_whole_numbers_and_lists():
     for text, said in (("", "empty name"), ("a,,b", "empty name"), ("a,b,a", "'a' is named twice")):
         with pytest.raises(InputError, match=said):
             listed(text, "--hardware")
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"), [("20/s", (20.0, 0.0)), ("2..20/s", (20.0, 2.0)), ("60/min..20/s", (20.0, 1.0)), ("5..5/s", (5.0, 5.0))]
+)
+def test_busy_and_quiet_hours(text: str, rates: tuple[float, float]) -> None:
+    assert busy_and_quiet(text) == rates
+
+
+@pytest.mark.parametrize("text", ["20..2/s", "..2/s", "2..", "0..2/s", "a..b/s"])
+def test_hours_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="--rate"):
+        busy_and_quiet(text)

@@ -18,7 +18,12 @@ SLO = 'Must hold, with commas between: "ttft_p95<500ms,tpot_p95<40ms"; also e2e,
     "--workload", default="chat", show_default=True, metavar="NAME|FILE|P/O", help="As `trimtab optimize` takes it: chat, rag, 512/128."
 )
 @option("--slo", default="", metavar="TERM,...", help=SLO)
-@option("--rate", default="", metavar="N/s", help="Requests that come: 20/s, 1200/min; without it, what one replica answers.")
+@option(
+    "--rate",
+    default="",
+    metavar="N/s",
+    help="Requests that come: 20/s, 1200/min, or 2..20/s in quiet and busy hours; without it, what one replica answers.",
+)
 @option("--engine", default="", metavar="NAME", help="vllm, sglang, trtllm, llamacpp, mlx, ...; default any.")
 @option("--weights", default="", metavar="TYPE,...", help="Types to compare; default bf16,fp8; on laptops and CPUs bf16,Q8_0,Q4_K_M.")
 @option("--kv", default="", metavar="TYPE,...", help="Types of the KV cache to compare; default 16 bits.")

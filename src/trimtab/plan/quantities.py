@@ -62,6 +62,18 @@ def per_second(text: str, flag: str = "--rate") -> float:
     return value
 
 
+def busy_and_quiet(text: str, flag: str = "--rate") -> tuple[float, float]:
+    """`20/s` is 20 at all hours; `2..20/s` is 20 in busy hours and 2 in quiet ones. (busy, quiet; 0 = the same). Raises InputError."""
+    quiet, dots, busy = text.partition("..")
+    if not dots:
+        return per_second(text, flag), 0.0
+    most = per_second(busy, flag)
+    least = per_second(quiet if "/" in quiet else quiet.strip() + busy.strip().lstrip("0123456789.,eE+- "), flag)
+    if least > most:
+        raise InputError(f"{flag}: the range {text!r} runs backwards; write quiet hours first.")
+    return most, least
+
+
 def seconds_of(text: str, flag: str = "--deadline") -> float:
     """`30d`, `2w`, `36h`, `1d12h`: a length of time in seconds, above zero. Raises InputError."""
     plain = text.strip().lower().replace(" ", "")

@@ -165,6 +165,18 @@ def test_ray_service(job: ServeJob) -> None:
         assert schemas.kubernetes("Pod", "v1")({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, **one["template"]}) == ""
 
 
+def test_ray_scales_between_the_replicas_of_quiet_and_busy_hours() -> None:
+    document = ray_service(Deployed(job=DENSE, model=MODEL, replicas=6, least_replicas=2), "chat")
+    (config,) = json.loads(document["spec"]["serveConfigV2"])["applications"][0]["args"]["llm_configs"]
+    scaling = config["deployment_config"]["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 6)
+    assert 0 < scaling["target_ongoing_requests"] < config["deployment_config"]["max_ongoing_requests"]
+    cluster = document["spec"]["rayClusterConfig"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 6)
+
+
 @pytest.mark.parametrize(
     ("emit", "changes", "words"),
     [

@@ -17,7 +17,7 @@ from parts.planner_runs import PUBLISHED, Published, ask_of
 def test_the_authors_layout_is_near_the_best(run: Published) -> None:
     found = search(ask_of(run))
     theirs = why_not(found, run.layout)
-    assert found.n_fit >= 8  # there was a choice
+    assert found.n_fit >= 5  # there was a choice
     assert theirs.slower is not None, theirs.sentence
     assert theirs.slower <= 0.10, theirs.sentence
     assert found.best[0].job.n_devices == run.n_devices

@@ -124,6 +124,15 @@ def test_experts_are_spread_over_all_ranks_or_none() -> None:
         assert plan.job.ep in (1, plan.job.tp * plan.job.attention_dp)
 
 
+def test_quiet_hours_take_fewer_replicas() -> None:
+    found = search(ask(rate_per_s=400.0, least_rate_per_s=40.0))
+    for plan in found.best:
+        assert 1 <= plan.least_replicas <= plan.replicas
+        assert plan.least_usd_per_hour == 2.0 * plan.least_replicas * devices_of(plan.job)
+    assert any(plan.least_replicas < plan.replicas for plan in found.best)
+    assert all(plan.least_replicas == plan.replicas for plan in search(ask()).best)
+
+
 def test_without_a_rate_one_replica_is_weighed() -> None:
     plan = search(ask(rate_per_s=0.0)).best[0]
     assert plan.replicas == 1
@@ -152,6 +161,7 @@ def test_what_cannot_be_met_by_this_load_is_said() -> None:
         ({"slo": parse_slo("load<3s")}, "cannot be planned for"),
         ({"rate_per_s": -1.0}, "--rate"),
         ({"rate_per_s": math.nan}, "--rate"),
+        ({"least_rate_per_s": 21.0}, "swap them"),
         ({"prompt_tokens": 0}, "A request of 0 and 128 tokens"),
         ({"cached_prompt_tokens": 513}, "513 cannot be in the prefix cache"),
         ({"devices": ()}, "--hardware"),

@@ -267,3 +267,27 @@ def test_a_worse_machine_takes_longer() -> None:
 def test_short_pieces_of_a_sequence_are_tried_only_when_pinned() -> None:
     assert set(enumerate_layouts(train_job(seq=8192), Space()).cp) == {1, 2}
     assert set(enumerate_layouts(train_job(seq=4096), Space(), {"cp": 8}).cp) == {8}
+
+
+def test_pipelines_are_sharded_only_by_frameworks_that_do_it() -> None:
+    for framework, sharded in (("megatron", False), ("torchtitan", True)):
+        many = search(ask(counts=(16,), framework=framework)).weighed[0].layouts
+        assert bool(((many.pp > 1) & (many.zero_stage > 1)).any()) == sharded
+
+
+@pytest.mark.parametrize(
+    ("unknown", "words"),
+    [
+        ({"memory_bytes": 0.0}, "The memory of test-80gb is not known"),
+        ({"memory_bytes_s": 0.0}, "The memory bandwidth of test-80gb is not known"),
+        ({"peak_flop_s": {}}, "The rate of matrix products of test-80gb is not known"),
+        ({"link_bytes_s": 0.0, "network_bytes_s": 0.0, "host_link_bytes_s": 0.0}, "How 8 test-80gb are joined is not known"),
+    ],
+)
+def test_devices_of_which_too_little_is_known_are_refused(unknown: dict[str, object], words: str) -> None:
+    device = replace(GB80, **unknown)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=words):
+        search(ask(devices=(device,)))
+    beside = search(ask(devices=(device, GB80)))
+    assert {plan.job.device.link_bytes_s for plan in beside.best} == {GB80.link_bytes_s}
+    assert any(words in why for _, _, why in beside.refused)

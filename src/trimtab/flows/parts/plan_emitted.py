@@ -16,7 +16,7 @@ SERVE_FORMATS = ("vllm", "sglang", "trtllm", "kserve", "rayservice")
 
 def emitted_service(emit: str, plan: ServePlan, model: str) -> dict[str, Any]:
     """Files by name, and what they cannot say. Raises InputError for a layout that the format cannot express."""
-    one = Deployed(job=plan.job, model=model.removeprefix("hf:"), replicas=plan.replicas)
+    one = Deployed(job=plan.job, model=model.removeprefix("hf:"), replicas=plan.replicas, least_replicas=plan.least_replicas)
     name = service_name(model)
     notes = [f"{plan.to_certify}."] if plan.to_certify else []
     if plan.job.prefill_devices:

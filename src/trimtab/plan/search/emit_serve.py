@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
+from trimtab.plan.search.queueing import BUSIEST
 
 Role = Literal["", "prefill", "decode"]
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -31,12 +32,14 @@ PLAIN = ("", "bf16", "fp16")
 class Deployed:
     """What is to be started: one replica's job (with its largest number in flight), how many, and of which role.
 
+    least_replicas: below `replicas`: an autoscaler may go down to so many; 0 = there are always `replicas`
     model: as the engine finds it, e.g. `meta-llama/Llama-3.1-8B-Instruct`; memory_share: of the device's memory that the engine may take
     """
 
     job: ServeJob
     model: str
     replicas: int = 1
+    least_replicas: int = 0
     memory_share: float = 0.9
     role: Role = ""
 
@@ -213,11 +216,12 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
     """KubeRay's RayService: one worker group, whose pods hold a node's devices. `serveConfigV2` is JSON, which is YAML too."""
     job = deployed.job
     per_pod = min(deployed.n_devices, max(job.device.devices_per_node, 1))
-    pods = deployed.replicas * -(-deployed.n_devices // per_pod)
+    pods_each = -(-deployed.n_devices // per_pod)
+    pods, least = deployed.replicas * pods_each, (deployed.least_replicas or deployed.replicas)
     llm: dict[str, Any] = {
         "model_loading_config": {"model_id": name, "model_source": deployed.model},
         "engine_kwargs": vllm_settings(deployed),
-        "deployment_config": {"num_replicas": deployed.replicas, "max_ongoing_requests": job.concurrency},
+        "deployment_config": {**_ray_replicas(deployed, least), "max_ongoing_requests": job.concurrency},
     }
     application = {
         "name": name,
@@ -232,6 +236,7 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
         "spec": {
             "serveConfigV2": json.dumps({"applications": [application]}, indent=2),
             "rayClusterConfig": {
+                **({"enableInTreeAutoscaling": True} if least < deployed.replicas else {}),
                 "headGroupSpec": {
                     "rayStartParams": {"num-gpus": "0"},
                     "template": {"spec": {"containers": [_ray_container("ray-head", 0)]}},
@@ -240,7 +245,7 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
                     {
                         "groupName": "devices",
                         "replicas": pods,
-                        "minReplicas": pods,
+                        "minReplicas": least * pods_each,
                         "maxReplicas": pods,
                         "rayStartParams": {},
                         "template": {"spec": {"containers": [_ray_container("ray-worker", per_pod)]}},
@@ -249,6 +254,13 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _ray_replicas(deployed: Deployed, least: int) -> dict[str, Any]:
+    if least == deployed.replicas:
+        return {"num_replicas": deployed.replicas}
+    wanted = max(1, round(BUSIEST * deployed.job.concurrency))
+    return {"autoscaling_config": {"min_replicas": least, "max_replicas": deployed.replicas, "target_ongoing_requests": wanted}}
 
 
 def _ray_container(name: str, n_gpus: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class ServeAsk:
 
     weights, kv: types to try ("" = the model's own, 16 bit); proven: those of them that need no proof of quality
     rate_per_s: requests that arrive, 0 = as many as one replica answers; slo: as `plan.slo.parse_slo` gives them
+    least_rate_per_s: in quiet hours, where replicas may be fewer; 0 = the same at all hours
     engine: one engine, "" = not told; disaggregated: prefill and decode on devices of their own may be tried too
     max_devices: of all replicas together, 0 = any; usd_per_device_hour: by name of the device
     pinned: `tp`, `pp`, `ep`, `attention_dp` with the only value each may have
@@ -47,6 +48,7 @@ class ServeAsk:
     output_tokens: int
     cached_prompt_tokens: int = 0
     rate_per_s: float = 0.0
+    least_rate_per_s: float = 0.0
     slo: tuple[SloTerm, ...] = ()
     engine: str = ""
     weights: tuple[str, ...] = ("bf16",)
@@ -76,6 +78,7 @@ class ServePlan:
 
     replicas, n_devices: of the whole; ttft_ms, tpot_ms: with all places of a replica held; wait_ms: for a place, at `percentile`
     busy: share of places held on average; output_tok_s: of all replicas, at the rate asked for (or all they can)
+    least_replicas, least_usd_per_hour: of quiet hours, what an autoscaler may go down to
     usd_per_hour, usd_per_million_tokens, j_per_token: of output tokens; None = not known; energy is the devices' rated power
     headroom_bytes: of one device, what weights, work space and the cache of all places leave
     to_certify: what must be proved of its quality, "" = nothing
@@ -92,6 +95,8 @@ class ServePlan:
     busy: float
     output_tok_s: float
     usd_per_hour: float | None
+    least_replicas: int
+    least_usd_per_hour: float | None
     usd_per_million_tokens: float | None
     j_per_token: float | None
     headroom_bytes: float
@@ -168,6 +173,10 @@ def _check(ask: ServeAsk) -> None:
             raise InputError(f"--layout: {name}={value} does not divide the {heads} attention heads of {ask.architecture.name}; change it.")
     if not (math.isfinite(ask.rate_per_s) and ask.rate_per_s >= 0):
         raise InputError(f"--rate must be a number of requests a second, not {ask.rate_per_s:g}.")
+    if not 0 <= ask.least_rate_per_s <= (ask.rate_per_s or 0.0):
+        raise InputError(
+            f"--rate: the quiet hours' {ask.least_rate_per_s:g}/s must not be above the busiest {ask.rate_per_s:g}/s; swap them."
+        )
 
 
 def runs(weights: str, device: Device, engine: str) -> bool:
@@ -283,6 +292,9 @@ def _plan(ask: ServeAsk, job: ServeJob, memory: ServeMemory, time: ServeTime) ->
     if term:
         spare_s = (term.limit - (time.ttft_ms if term.metric == "ttft" else time.request_ms)) / 1000.0
     replicas = replicas_needed(ask.rate_per_s, job.concurrency, request_s, spare_s, percentile) if ask.rate_per_s else 1
+    least = replicas
+    if ask.least_rate_per_s and replicas:
+        least = min(replicas, replicas_needed(ask.least_rate_per_s, job.concurrency, request_s, spare_s, percentile))
     rate = ask.rate_per_s or job.concurrency / request_s
     each = rate / max(replicas, 1)
     tok_s = rate * job.output_tokens
@@ -303,6 +315,8 @@ def _plan(ask: ServeAsk, job: ServeJob, memory: ServeMemory, time: ServeTime) ->
         busy=min(1.0, each * request_s / job.concurrency),
         output_tok_s=tok_s,
         usd_per_hour=usd,
+        least_replicas=least,
+        least_usd_per_hour=None if price is None else price * least * devices_of(job),
         usd_per_million_tokens=None if usd is None else usd / (tok_s * 3600.0) * 1e6,
         j_per_token=job.device.power_w * n_devices / tok_s if job.device.power_w else None,
         headroom_bytes=memory.memory_bytes - used - places * memory.kv_bytes_per_sequence,

@@ -6,7 +6,7 @@ The same question gives the same answer: ties go to the layout that comes first 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ DEFAULT_TOKENS = 1e9
 N_BEST = 10
 KIND = ("tp", "pp", "cp", "ep", "zero_stage", "offload")
 """Layouts that differ in nothing of this (and have the same devices and precision) are one kind: ten names for one choice help nobody."""
+SHARDED_PIPELINES = ("torchtitan", "fsdp", "maxtext", "trimtab")
+"""Frameworks that shard gradients and weights under a pipeline; others refuse it."""
 MEMORY_MARGIN = 0.1
 """Of the predicted peak, kept free because the prediction errs; the caller may know better from published runs."""
 
@@ -234,9 +236,31 @@ def _job(ask: TrainAsk, device: Device, count: int, precision: str) -> TrainJob:
     )
 
 
+def _check_device(job: TrainJob) -> None:
+    """Raises InputError for a device of which what every time rests on is not known."""
+    device = job.device
+    needs = {
+        "memory": device.memory_bytes,
+        "memory bandwidth": device.memory_bytes_s,
+        "rate of matrix products": max(device.peak_flop_s.values(), default=0.0),
+    }
+    for what, value in needs.items():
+        if value <= 0:
+            raise InputError(
+                f"The {what} of {device.name} is not known, so nothing can be said of training on it; give it in a TOML of your own."
+            )
+    if job.n_devices > 1 and not (device.link_bytes_s or device.network_bytes_s or device.host_link_bytes_s):
+        raise InputError(
+            f"How {job.n_devices} {device.name} are joined is not known, so they cannot be planned together; give link_bytes_s or "
+            "network_bytes_s in a TOML of your own, or take --devices 1."
+        )
+
+
 def weigh(ask: TrainAsk, job: TrainJob, physics: Physics = UNCALIBRATED) -> Weighed:
     """Memory of every layout, and the time of those that fit."""
-    many = enumerate_layouts(job, ask.space, ask.pinned)
+    _check_device(job)
+    space = replace(ask.space, sharded_pipelines=True) if ask.framework in SHARDED_PIPELINES else ask.space
+    many = enumerate_layouts(job, space, ask.pinned)
     memory_bytes = np.empty(len(many))
     step_s = np.full(len(many), np.inf)
     for start in range(0, len(many), CHUNK):

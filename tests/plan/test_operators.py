@@ -117,6 +117,22 @@ def test_stored_sizes_meet_published_files(name, weight_type, published_bytes, w
     assert operators.weight_bytes(architecture(name), weight_type) == pytest.approx(published_bytes, rel=within)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("FP16", "fp16"),
+        ("fp8_e4m3", "fp8"),
+        ("W4A16", "int4"),
+        ("q4", "mlx_q4"),
+        ("Q5 g32", "mlx_q5_g32"),
+        ("fp4", "nvfp4"),
+        ("Q4_K", "Q4_K_M"),
+    ],
+)
+def test_types_are_taken_as_people_write_them(written, meant):
+    assert bits_by_part(written, one()) == bits_by_part(meant, one())
+
+
 def test_a_batch_touches_more_experts_up_to_all():
     network = Feedforward(d_ff=2048, n_experts=256, n_experts_used=8)
     touched = operators.experts_touched(network, np.array([0, 1, 32, 10_000]))

@@ -26,6 +26,7 @@ _INSIDE: Final[Mapping[str, float]] = {
     "int4_g128": 4.0 + 20.0 / 128,
     "int4_g64": 4.0 + 20.0 / 64,
     "int4_g32": 4.0 + 20.0 / 32,
+    "nf4": 4.127,
     "nvfp4": 4.5,
     "int4_experts": 4.5,
     "mxfp4": 4.25,
@@ -33,7 +34,7 @@ _INSIDE: Final[Mapping[str, float]] = {
 # Only routed experts are narrow: gpt-oss ships mxfp4 so, Kimi K2 and K2.5 int4 in groups of 32 without zero points.
 _EXPERTS_ONLY: Final[Mapping[str, float]] = {"mxfp4": 4.25, "int4_experts": 4.5}
 
-# (attention, feed-forward, embedding, output) in bits. A tied table has the output's type.
+# (attention, feed-forward, embedding, output) in bits. A tied table has the output's type. Norms and routers stay in 32 bits.
 _GGUF: Final[Mapping[str, tuple[float, float, float, float]]] = {
     "f32": (32.0, 32.0, 32.0, 32.0),
     "f16": (16.0, 16.0, 16.0, 16.0),
@@ -54,6 +55,14 @@ _GGUF: Final[Mapping[str, tuple[float, float, float, float]]] = {
     "q3_k_m": (3.8, 3.86, 3.4375, 6.5625),
     "q3_k_s": (3.4375, 3.4375, 3.4375, 6.5625),
     "q2_k": (3.1, 3.39, 2.625, 6.5625),
+    # MLX: groups of 64 with a 16-bit scale and bias, tables too
+    "mlx_q3": (3.5, 3.5, 3.5, 3.5),
+    "mlx_q4": (4.5, 4.5, 4.5, 4.5),
+    "mlx_q5": (5.5, 5.5, 5.5, 5.5),
+    "mlx_q6": (6.5, 6.5, 6.5, 6.5),
+    "mlx_q8": (8.5, 8.5, 8.5, 8.5),
+    "mlx_q4_g32": (5.0, 5.0, 5.0, 5.0),
+    "mlx_q5_g32": (6.0, 6.0, 6.0, 6.0),
 }
 _KV: Final[Mapping[str, float]] = {
     "fp32": 4.0,
@@ -95,10 +104,26 @@ _ALIASES: Final[Mapping[str, str]] = {
     "int4_weight_only": "int4",
     "w8a16": "int8",
     "auto": "bf16",
-    "q4": "int4_g64",
-    "q8": "q8_0",
-    "q6": "q6_k",
-    "q5": "q5_0",
+    "int4_awq": "int4",
+    "awq_int4": "int4",
+    "int4_gptq": "int4",
+    "w4a8": "int4",
+    "4bit": "int4",
+    "8bit": "int8",
+    "bnb_4bit": "nf4",
+    "bitsandbytes": "nf4",
+    "fp8_dynamic": "fp8",
+    "fp8_per_tensor": "fp8",
+    "q3": "mlx_q3",
+    "q4": "mlx_q4",
+    "q5": "mlx_q5",
+    "q6": "mlx_q6",
+    "q8": "mlx_q8",
+    "q4_g32": "mlx_q4_g32",
+    "q5_g32": "mlx_q5_g32",
+    "q3_k": "q3_k_m",
+    "q4_k": "q4_k_m",
+    "q5_k": "q5_k_m",
 }
 
 

@@ -1,11 +1,12 @@
 """Step times of a served model, measured from outside: what its streams' token times say of decoding, prompts, and both in one step."""
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -60,9 +61,23 @@ async def streams(url: str, model: str, group: list[Asked], draw: random.Random,
         return list(await asyncio.gather(*(one(session, asked, prompt) for asked, prompt in zip(group, prompts, strict=True))))
 
 
-def observed_steps(url: str, model: str, vocab: int, *, batches: list[int], rounds: int) -> list[Observed]:
-    """Timed steps, all with fresh prompts: decoding by batch and context, prompts alone, a prompt beside others that decode."""
-    draw, rows = random.Random(1), []
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is timed: batches that decode, prompts before decoding, prompts alone, (others that decode, prompt beside them)."""
+
+    batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    before: tuple[int, ...] = (16, 200)
+    alone: tuple[int, ...] = (24, 96, 192, 384, 640)
+    beside: tuple[tuple[int, int], ...] = ((2, 48), (2, 256), (6, 128), (6, 384))
+
+
+QUICK = Settings(batches=(1, 4, 8), before=(16,), alone=(24, 300), beside=((4, 200),))
+DECODED = 40
+
+
+def observed_steps(url: str, model: str, vocab: int, settings: Settings, *, seed: int) -> list[Observed]:
+    """Timed steps, each setting once, with fresh prompts."""
+    draw, rows = random.Random(seed), []
 
     def ask(group: list[Asked]) -> list[Stream]:
         found = asyncio.run(streams(url, model, group, draw, vocab))
@@ -70,34 +85,35 @@ def observed_steps(url: str, model: str, vocab: int, *, batches: list[int], roun
             raise RuntimeError(f"a calibrating request was not answered: {sorted(errors)[0]}")
         return found
 
-    ask([Asked(prompt_tokens=16, output_tokens=8)] * max(batches))
-    for _ in range(rounds):
-        for batch in batches:
-            for prompt in (16, 200):
-                rows.append(_decoding(ask([Asked(prompt_tokens=prompt, output_tokens=40)] * batch)))
-        for prompt in (24, 96, 192, 384, 640):
-            stream = ask([Asked(prompt_tokens=prompt, output_tokens=2)])[0]
-            rows.append(Observed(seconds=stream.times_s[0] - stream.due_s, prompt_tokens=prompt))
-        for others, prompt in ((2, 48), (2, 256), (6, 128), (6, 384)):
-            late = Asked(prompt_tokens=prompt, output_tokens=2, at_s=0.5)
-            rows.append(_beside(ask([*[Asked(prompt_tokens=16, output_tokens=60)] * others, late])))
+    ask([Asked(prompt_tokens=16, output_tokens=8)] * max(settings.batches))
+    for batch in settings.batches:
+        rows += [_decoding(ask([Asked(prompt_tokens=prompt, output_tokens=DECODED)] * batch)) for prompt in settings.before]
+    for prompt in settings.alone:
+        stream = ask([Asked(prompt_tokens=prompt, output_tokens=2)])[0]
+        rows.append(Observed(seconds=stream.times_s[0] - stream.due_s, prompt_tokens=prompt))
+    for others, prompt in settings.beside:
+        late = Asked(prompt_tokens=prompt, output_tokens=2, at_s=0.5)
+        rows.append(_beside(ask([*[Asked(prompt_tokens=16, output_tokens=60)] * others, late])))
     return rows
 
 
+def medians(rounds: list[list[Observed]]) -> list[Observed]:
+    """Each setting's median over rounds: a disturbed step does not count."""
+    return [replace(rows[0], seconds=statistics.median(row.seconds for row in rows)) for rows in zip(*rounds, strict=True)]
+
+
 def _decoding(found: list[Stream]) -> Observed:
-    """The mean gap between tokens while all of a group decode."""
-    begin_s, end_s = max(stream.times_s[0] for stream in found), min(stream.times_s[-1] for stream in found)
-    gaps, contexts = [], []
-    for stream in found:
-        inside = [place for place, at_s in enumerate(stream.times_s) if begin_s <= at_s <= end_s]
-        if len(inside) > 2:
-            gaps.append((stream.times_s[inside[-1]] - stream.times_s[inside[0]]) / (len(inside) - 1))
-            contexts.append(stream.asked.prompt_tokens + (inside[0] + inside[-1]) / 2)
-    return Observed(seconds=statistics.median(gaps), batch=len(found), mean_context=statistics.fmean(contexts))
+    """The time per token of whoever got its first token last: all others decoded beside it to the end but for a step or two.
+
+    Pieces of a stream may hold several tokens, or none, but the first and the last come with theirs.
+    """
+    last = max(found, key=lambda stream: stream.times_s[0])
+    seconds = (last.times_s[-1] - last.times_s[0]) / (last.asked.output_tokens - 1)
+    return Observed(seconds=seconds, batch=len(found), mean_context=last.asked.prompt_tokens + last.asked.output_tokens / 2)
 
 
 def _beside(found: list[Stream]) -> Observed:
-    """The step that a late prompt shared with the others: the longest gap between tokens of each of them."""
+    """The step that a late prompt shared with the others: the longest gap between their pieces, of whom it is shortest."""
     *others, late = found
-    longest = [max(b - a for a, b in zip(stream.times_s, stream.times_s[1:], strict=False)) for stream in others]
-    return Observed(seconds=statistics.median(longest), batch=len(others), mean_context=40.0, prompt_tokens=late.asked.prompt_tokens)
+    longest = [max(b - a for a, b in itertools.pairwise(stream.times_s)) for stream in others]
+    return Observed(seconds=min(longest), batch=len(others), mean_context=40.0, prompt_tokens=late.asked.prompt_tokens)

@@ -5,11 +5,24 @@ import math
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
 from trimtab.plan import operators
-from trimtab.plan.anchors.scheme import Anchor, Features
+from trimtab.plan.anchors.scheme import Anchor, Features, Scheme
 from trimtab.plan.serving.loads import weight_bytes_per_device
 from trimtab.plan.serving.memory import budget
 from trimtab.plan.serving.rows import Case
 from trimtab.plan.serving.time import ServeTime, StepModel, predict
+
+SCHEMES = {
+    "tpot_ms": Scheme(groups=("engine*device", "engine*model", "model*device*engine*weights*layout"), numbers=("batch", "share_prompts")),
+    "ttft_ms": Scheme(
+        groups=("engine*device", "engine*model", "model*device*engine*weights*layout"),
+        numbers=("concurrency", "prompt", "flood"),
+        inside={"engine": ("concurrency", "prompt", "flood")},
+    ),
+    "decode_tok_s": Scheme(groups=("engine", "device", "engine*weights"), numbers=("context", "devices")),
+    "prefill_tok_s": Scheme(groups=("engine", "device", "engine*weights"), numbers=("prompt", "devices"), inside={"device": ("prompt",)}),
+    "output_tok_s": Scheme(groups=("engine*load", "engine*device", "engine*model"), numbers=("prompt", "output", "devices")),
+}
+"""What tells models apart is no number here: its effect on a model that was not measured would be a guess."""
 
 
 def steady(job: ServeJob) -> ServeTime:

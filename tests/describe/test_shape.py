@@ -69,6 +69,10 @@ CONFIGS: dict[str, dict[str, object]] = {
     "deepseek-v3": dense("deepseek_v3", 7168, 61, 128, 128, 18432, 129280, tie_word_embeddings=False, num_nextn_predict_layers=1)
     | LATENT
     | DEEPSEEK,
+    "glm-5": dense("glm_moe_dsa", 6144, 78, 64, 64, 12288, 154880, tie_word_embeddings=False, num_nextn_predict_layers=1)
+    | {"kv_lora_rank": 512, "q_lora_rank": 2048, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256}
+    | {"index_n_heads": 32, "index_head_dim": 128, "index_topk": 2048}
+    | DEEPSEEK,
     "llama-4-maverick": {
         "model_type": "llama4",
         "text_config": dense("llama4_text", 5120, 48, 40, 8, 8192, 202048, head_dim=128, tie_word_embeddings=False)

@@ -69,7 +69,8 @@ def _layer(index: int, layout: Layout, sizes: Sizes, tensors: Sequence[Placed]) 
     network = _network_of_tensors(layout, sizes, tensors) if tensors else network_of_config(index, layout, sizes)
     if layer.kind is None and not layer.recurrent:
         return None, network
-    mixing = sum(item.n_params for item in tensors if item.part == "attention" or (item.part == "other" and layer.recurrent))
+    mixed = ("attention", "other") if layer.recurrent else ("attention",)
+    mixing = sum(item.n_params for item in tensors if item.part in mixed and item.is_matmul)
     return _attention(index, layer, sizes, mixing, bool(tensors)), network
 
 
@@ -124,8 +125,8 @@ def _head_dims(layer: Layer, heads: int, sizes: Sizes) -> tuple[int, int]:
 
 def _network_of_tensors(layout: Layout, sizes: Sizes, tensors: Sequence[Placed]) -> Feedforward | None:
     """Widths from what the layer's tensors hold, so that parameters are theirs. Gated: all hold three times what the last one does."""
-    dense = [item for item in tensors if item.part == "mlp"]
-    routed = [item for item in tensors if item.routed]
+    dense = [item for item in tensors if item.part == "mlp" and item.is_matmul]
+    routed = [item for item in tensors if item.routed and item.is_matmul]
     total, routed_total = sum(item.n_params for item in dense), sum(item.n_params for item in routed)
     if not total and not routed_total:
         return None

@@ -5,12 +5,11 @@ Pure. Where tokens are asked for, an integer or an array of them is taken and th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trimtab.core.planning import Architecture, Attention, Block, Feedforward
+from trimtab.core.planning import Architecture, Attention, Feedforward
 from trimtab.plan.stored_types import STATE_BYTES, bits_by_part, bytes_per_kv_value
 
 PARTS = ("embedding", "attention", "mlp", "experts", "router", "norm", "output")
@@ -85,8 +84,12 @@ def _mla_shapes(attention: Attention, d_model: int) -> list[tuple[str, int, int]
     value_dim = attention.value_dim or attention.head_dim
     query = heads * attention.head_dim
     down = [("q down", d_model, attention.q_rank), ("q up", attention.q_rank, query)] if attention.q_rank else [("q", d_model, query)]
+    index = attention.index_heads * attention.index_dim
     return [
         *down,
+        ("index q", attention.q_rank or d_model, index),
+        ("index k", d_model, attention.index_dim),
+        ("index weights", d_model, attention.index_heads),
         ("kv down", d_model, rank + rope),
         ("k up", rank, heads * (attention.head_dim - rope)),
         ("v up", rank, heads * value_dim),
@@ -299,15 +302,3 @@ def attention_kinds(architecture: Architecture) -> Mapping[str, int]:
         if block.attention is not None:
             counts[block.attention.kind] = counts.get(block.attention.kind, 0) + block.n_layers
     return counts
-
-
-def widest_feedforward(architecture: Architecture) -> int:
-    """The largest inner width that one token's activations reach in a layer: dense, or its experts together."""
-    return max((_inner_width(block) for block in architecture.blocks), default=0)
-
-
-def _inner_width(block: Block) -> int:
-    network: Any = block.feedforward
-    if network is None:
-        return 0
-    return int(network.d_ff * network.n_experts_used + network.d_shared) if network.n_experts else int(network.d_ff)

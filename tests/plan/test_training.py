@@ -105,7 +105,7 @@ def test_memory_is_never_less_than_the_weights_and_shards_of_them_add_up():
 
 def test_the_gpt_j_run_that_took_13_gb_where_states_alone_were_told():
     """github.com/deepspeedai/DeepSpeed/issues/4093: GPT-J 6B, ZeRO-3, all in the host; 0.77 GB of states by the estimator (its largest
-    layer), 13 GB used, on 2 GPUs and on 4. The issue tells no batch; one sequence of 1,024 tokens a device is taken, and plain attention."""
+    layer), 13 GB used, on 2 GPUs and on 4. The issue tells no batch; a sequence of 1,024 tokens a device is taken, and plain attention."""
     told = job(replace(gpt(4096, 28, 16, vocab_size=50400), tied=False), framework="deepspeed", precision="fp16", seq_tokens=1024)
     held = memory.peak(told, layouts(dp=[2, 4], zero_stage=3, offload=2, grad_sync_each=1, flash_attention=0))
     assert np.all(held.weights_bytes + held.gradients_bytes + held.optimizer_bytes == 0)

@@ -59,7 +59,7 @@ def framework_of(text: str) -> str:
     return next((name for word, name in FRAMEWORKS if word in told), "")
 
 
-def zero_stage_of(text: str, framework: str) -> int:
+def zero_stage_of(text: str, framework: str, device: Device) -> int:
     """`FULL_SHARD` shards everything, `SHARD_GRAD_OP` and FSDP without resharding all but weights, a distributed optimizer is stage 1."""
     told = text.lower()
     numbered = re.search(r"zero[- _]?(?:stage)?[- _]?(\d)", told)
@@ -73,7 +73,9 @@ def zero_stage_of(text: str, framework: str) -> int:
         return 0
     if "distributed optimizer" in told:
         return 1
-    return 3 if framework in SHARDED else 1 if framework in ("nemo", "nanotron") else 0
+    if framework in SHARDED:
+        return 3
+    return 1 if framework in ("nemo", "nanotron") or (framework == "megatron" and device.year >= FUSED_ATTENTION_YEAR) else 0
 
 
 def recompute_of(text: str, framework: str, device: Device, *, fused: bool) -> int:
@@ -86,16 +88,20 @@ def recompute_of(text: str, framework: str, device: Device, *, fused: bool) -> i
         return 2
     if device.kind == "tpu" or framework in ("levanter", "maxtext"):
         return 2
-    return 0 if fused else 2
+    return (0 if framework else 1) if fused else 2
 
 
 def fused_attention(framework: str, device: Device) -> bool:
-    return device.kind == "tpu" or device.year > FUSED_ATTENTION_YEAR - 1 or framework in LATE_FRAMEWORKS
+    """On A100s, who names no framework is a laboratory with code of its own, and those had such kernels early."""
+    late = framework in LATE_FRAMEWORKS or (not framework and device.year >= FUSED_ATTENTION_YEAR - 2)
+    return device.kind == "tpu" or device.year >= FUSED_ATTENTION_YEAR or late
 
 
-def sequence_parallel_of(text: str, framework: str, tp: int) -> bool:
-    """Norms are split too: told with the recomputation, or the way of frameworks since 2022."""
-    return tp > 1 and ("seqpar" in text.lower() or "sequence" in text.lower() or framework in ("nemo", "torchtitan", "nanotron", "maxtext"))
+def sequence_parallel_of(text: str, framework: str, device: Device, tp: int) -> bool:
+    """Norms are split too: told with the recomputation, or the way of frameworks since it was published."""
+    told = any(word in text.lower() for word in ("seqpar", "sequence"))
+    usual = framework in ("nemo", "torchtitan", "nanotron", "maxtext") or (framework == "megatron" and device.year >= FUSED_ATTENTION_YEAR)
+    return tp > 1 and (told or usual)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ def _run(cells: dict[str, str]) -> Run:
     if not n_devices:
         assumed.append("n_devices")
         n_devices = _usual_devices(architecture)
-    zero = zero_stage_of(cells.get("sharding", ""), framework)
+    zero = zero_stage_of(cells.get("sharding", ""), framework, device)
     split = _split(cells, architecture, device, n_devices, zero, assumed)
     dp, left = divmod(n_devices, split.tp * split.pp * split.cp)
     if left or not dp:
@@ -159,9 +159,9 @@ def _run(cells: dict[str, str]) -> Run:
     precision = precision_of(cells.get("precision", ""), framework, device)
     told = cells.get("act_ckpt", "")
     layout = layouts(
-        dp=dp, tp=split.tp, pp=split.pp, cp=split.cp, ep=split.ep, vp=max(1, _count(cells, "vp")) if split.pp > 1 else 1, zero_stage=zero,
+        dp=dp, tp=split.tp, pp=split.pp, cp=split.cp, ep=split.ep, vp=_chunks(cells, architecture, framework, split.pp, accum), zero_stage=zero,
         recompute=recompute_of(told, framework, device, fused=fused), micro_batch=micro, grad_accum=accum,
-        sequence_parallel=int(sequence_parallel_of(told, framework, split.tp)),
+        sequence_parallel=int(sequence_parallel_of(told, framework, device, split.tp)),
         grad_sync_each=int(zero >= 2 and split.pp == 1), flash_attention=int(fused),
     )  # fmt: skip
     job = TrainJob(
@@ -257,6 +257,14 @@ def _split(cells: Cells, a: Architecture, device: Device, n_devices: int, zero: 
     return Degrees(tp=told["tp"], pp=told["pp"], cp=cp, ep=max(1, ep) if experts else 1)
 
 
+def _chunks(cells: Cells, a: Architecture, framework: str, pp: int, accum: int) -> int:
+    """Model chunks of a pipeline rank. Who tells neither them nor a framework is taken to interleave where the bubble would be large."""
+    told = _count(cells, "vp")
+    if told or pp == 1:
+        return max(1, told) if pp > 1 else 1
+    return -(-a.n_layers // pp) if not framework and accum < 4 * pp else 1
+
+
 def _batch(cells: Cells, framework: str, split: Degrees, dp: int, seq: int, a: Architecture, assumed: list[str]) -> tuple[int, int]:
     """(sequences at a time, how many times a step) of one replica."""
     micro, accum, batch = (_count(cells, key) for key in ("micro_batch", "grad_accum", "global_batch_seqs"))
@@ -273,7 +281,7 @@ def _batch(cells: Cells, framework: str, split: Degrees, dp: int, seq: int, a: A
         assumed.append("micro_batch")
         each = max(1, batch // dp) if batch else 1
         small = n_params(a) < 2e10
-        micro = math.gcd(each, 4 if small and split.pp == 1 else 1)
+        micro = each if framework in ("maxtext", "levanter") else math.gcd(each, 4 if small and split.pp == 1 else 1)
     if not accum:
         accum = max(1, round(batch / (dp * micro)))
     return micro, accum

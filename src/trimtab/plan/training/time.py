@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 OPERANDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4", "fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32"}
 OPERAND_BYTES = {"fp4": 0.5625, "fp8": 1.0, "bf16": 2.0, "fp16": 2.0, "tf32": 4.0, "fp32": 4.0}
 LAUNCH_EXPONENT = 4.0
+FUSED = ("nemo", "megatron", "maxtext", "levanter")
+"""Frameworks whose kernels or compilers join most of what lies between products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,15 @@ class Rates:
 def rates(job: TrainJob, terms: TimeTerms = TERMS) -> Rates:
     """Rates by the device's facts; a type that it cannot multiply is done in 16 bits, and those in fp32."""
     device = job.device
+    unmeasured = terms.unmeasured_gpu_share if device.kind == "gpu" else terms.unmeasured_share
     wanted = OPERANDS.get(job.precision, "bf16")
     high = next((kind for kind in ("bf16", "fp16", "tf32", "fp32") if kind in device.peak_flop_s), "fp32")
     low = wanted if wanted in device.peak_flop_s else "fp8" if wanted == "fp4" and "fp8" in device.peak_flop_s else high
 
     def reached(kind: str) -> float:
         best = device.peak_flop_s.get(kind, 0.0)
-        share = terms.low_share if kind in ("fp8", "fp4") else 1.0
-        return max(device.matmul_flop_s.get(kind, 0.0) or best * terms.unmeasured_share, 1.0) * terms.matmul_share * share
+        share = min(terms.low_share, 1 / terms.matmul_share) if kind in ("fp8", "fp4") else 1.0
+        return max(device.matmul_flop_s.get(kind, 0.0) or best * unmeasured, 1.0) * terms.matmul_share * share
 
     return Rates(
         low=reached(low),
@@ -157,7 +160,7 @@ def _layer_s(
         ahead["matmul"] = ahead["matmul"] + seconds
         ahead["cast"] = ahead["cast"] + cast
     attention, scores = _attention_s(job, many, reach, terms, layer, tokens)
-    elementwise = _elementwise_s(many, reach, terms, layer, tokens)
+    elementwise = _elementwise_s(job, many, reach, terms, layer, tokens)
     cast = ahead.pop("cast")
     ahead |= {"attention": attention + scores, "elementwise": elementwise + cast}
     back = {
@@ -211,11 +214,12 @@ def _attention_s(
     return products + state, scores
 
 
-def _elementwise_s(many: Layouts, reach: Rates, terms: TimeTerms, layer: Layer, tokens: FloatArray) -> FloatArray:
+def _elementwise_s(job: TrainJob, many: Layouts, reach: Rates, terms: TimeTerms, layer: Layer, tokens: FloatArray) -> FloatArray:
     spread = np.where(many.sequence_parallel == 1, many.tp, 1)
     experts = layer.kept_expert * layer.n_experts_used / many.tp
     values = layer.kept_full / spread + layer.kept_split / many.tp + experts
-    each = np.where(many.flash_attention == 0, terms.elementwise_old, terms.elementwise)
+    now = terms.elementwise_fused if job.framework in FUSED else terms.elementwise
+    each = np.where(many.flash_attention == 0, terms.elementwise_old, now)
     return np.asarray(each * 2.0 * tokens * values / reach.memory, float)
 
 

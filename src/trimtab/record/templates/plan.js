@@ -18,7 +18,7 @@
   const kinds = {
     train: {
       knobs: [around("tokens", grid.tokens, many), ...(priced ? [price] : [])],
-      heads: ["", "time", "cost"],
+      heads: ["option", "time", "cost"],
       row: (row, [tokens, factor]) => {
         const seconds = tokens / row.tok_s;
         return [time(seconds), row.usd_per_device_hour ? money(seconds / 3600 * row.n_devices * row.usd_per_device_hour * factor) : "no price"];
@@ -26,7 +26,7 @@
     },
     serve: {
       knobs: [around("requests a second", grid.rate, signed), ...(priced ? [price] : [])],
-      heads: ["", "replicas", "cost an hour", "cost of 1,000 requests"],
+      heads: ["option", "replicas", "cost an hour", "cost of 1,000 requests"],
       row: (row, [rate, factor]) => {
         const replicas = Math.max(1, Math.ceil(rate / row.req_s - 1e-9));
         const usd = row.usd_per_device_hour ? replicas * row.n_devices * row.usd_per_device_hour * factor : null;
@@ -38,7 +38,7 @@
         { name: "context", start: Math.log2(Math.min(32768, grid.context_tokens || 32768)), low: 9, high: Math.log2(grid.context_tokens || 131072), value: at => Math.round(2 ** at), show: at => `${Math.round(2 ** at).toLocaleString("en")} tokens` },
         { name: "at once", start: 0, low: 0, high: 8, value: at => Math.round(2 ** at), show: at => String(Math.round(2 ** at)) },
       ],
-      heads: ["", "memory", "fits"],
+      heads: ["option", "memory", "fits"],
       row: (row, [context, atOnce]) => {
         const cache = atOnce * (row.sequence_bytes + row.token_bytes * context);
         return [`${bytes(row.fixed_bytes + cache)} of ${bytes(grid.capacity_bytes)}`, cache <= row.room_bytes ? "fits" : "does not fit"];

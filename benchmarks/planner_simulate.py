@@ -49,7 +49,7 @@ def speed(n: int) -> dict[str, Any]:
     workload = Workload(name="conversation", prompt_tokens=700, output_tokens=150, concurrency=(1,), requests=lengths(0, 5000))
     batching = Batching(slots=64, batch_tokens=BATCH_TOKENS, kv_tokens=200_000)
     kind = Kind(name="gpu", steps=tabled(A_GPU, max_batch=64, batch_tokens=BATCH_TOKENS), batching=batching, max_replicas=8)
-    rate = 32.0
+    rate = 64.0
     trace = made_trace(workload, rate=rate, seconds=n / rate)
     began_s = time.process_time()
     course = simulate(trace, Fleet(kinds=(kind,), policy=policy_of("fixed")))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trimtab.cli.main import main
+from trimtab.record.run import DECISION_SCHEMA
 
 STEPS = "fixed_s = 0.01\nsequence_s = 0.001\nprompt_token_s = 1e-4\ncontext_token_s = 1e-6\n"
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
@@ -126,3 +127,33 @@ def test_a_mistake_is_one_sentence(capsys: pytest.CaptureFixture[str], files: di
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_steps_of_an_own_run(capsys: pytest.CaptureFixture[str], files: dict[str, str], tmp_path: Path) -> None:
+    def point(level: int, ttft_ms: float, itl_ms: float) -> dict[str, Any]:
+        return {"concurrency": level, "ttft_ms": {"p50": ttft_ms}, "itl_ms": {"p50": itl_ms}}
+
+    row = {
+        "id": "llamacpp q8_0",
+        "status": "certified",
+        "measurement": {"cold_ttft_ms": 1500.0, "points": [point(1, 500.0, 10.0), point(4, 900.0, 22.0)]},
+    }
+    document = {
+        "schema": DECISION_SCHEMA,
+        "chosen": {"id": "llamacpp q8_0"},
+        "candidates": [row],
+        "workload": {"prompt_tokens": 500, "output_tokens": 100},
+    }
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "decision.json").write_text(json.dumps(document))
+    code, found = simulate(capsys, "--steps", str(run), "--rate", "0.01/s", "--workload", "500/101", "--duration", "20m")
+    assert code == 0
+    assert found["kinds"][0]["cold_s"] == 1.0
+    assert found["kinds"][0]["batching"]["slots"] == 4
+    assert found["runs"][0]["ttft_ms"]["p50"] == pytest.approx(500.0, rel=1e-3)
+    assert found["runs"][0]["tpot_ms"]["p50"] == pytest.approx(10.0, rel=1e-3)
+    row["measurement"]["points"] = []  # type: ignore[index]
+    (run / "decision.json").write_text(json.dumps(document))
+    assert main(["plan", "simulate", "--steps", str(run), "--trace", files["trace"]]) == 2
+    assert "holds no timings of one request at a time" in capsys.readouterr().err

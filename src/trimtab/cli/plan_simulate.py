@@ -17,7 +17,7 @@ POLICIES = "fixed, scale-to-zero, outstanding, queue, utilisation, gateway; with
 @click.command(short_help="A fleet on a trace: queues, scaling, cold starts, failures, cost.")
 @click.argument("model", default="")
 @option("--hardware", default="", metavar="NAME,...", help="Devices that replicas run on; see `trimtab plan hardware`.")
-@option("--steps", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Measured step times (TOML), in place of MODEL.")
+@option("--steps", type=click.Path(path_type=Path), metavar="FILE|RUN", help="Measured step times (TOML, or a run's), in place of MODEL.")
 @option("--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="TIMESTAMP,ContextTokens,GeneratedTokens as CSV.")
 @option("--workload", default="", metavar="NAME", help="Without a trace: lengths of requests, as `trimtab optimize` takes them.")
 @option("--rate", default="", metavar="N/s", help="Without a trace: requests that come at random.")

@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.core.errors import InputError
 from trimtab.core.workload import SloTerm
 from trimtab.flows.parts.own_hardware import find_device as device
-from trimtab.flows.parts.plan_fleet import Deployed, Wishes, deployed, measured
+from trimtab.flows.parts.plan_fleet import Deployed, Wishes, deployed, measured, read_timed
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_told import prices_of
@@ -19,7 +19,6 @@ from trimtab.plan.fleet.events import simulate
 from trimtab.plan.fleet.replica import STATUSES, TOO_LONG
 from trimtab.plan.fleet.results import check_slo, result, spread
 from trimtab.plan.fleet.settings import Batching, Fleet, Retry, Route, check, policy_of
-from trimtab.plan.fleet.steps import read_steps
 from trimtab.plan.fleet.traces import Trace, faster, made_trace, read_fleet_trace
 from trimtab.plan.prices import grid, grids
 from trimtab.plan.quantities import listed, per_second
@@ -142,9 +141,9 @@ def _kinds(
     if steps is not None:
         if hardware or model:
             raise InputError("--steps has the times already; leave MODEL and --hardware out, or leave --steps out.")
-        name = steps.stem
-        usd = prices_of(money[0], [name]).get(name, 0.0)
-        return [measured(read_steps(steps), steps, wishes, trace, replicas=_ranges(replicas, [name])[name], usd=usd)], []
+        timed = read_timed(steps)
+        usd = prices_of(money[0], [timed.name]).get(timed.name, 0.0)
+        return [measured(timed, wishes, trace, replicas=_ranges(replicas, [timed.name])[timed.name], usd=usd)], []
     if not (model and hardware):
         raise InputError("Say what answers: MODEL with --hardware, or --steps FILE with times of your own.")
     chosen = [device(name) for name in listed(hardware, "--hardware")]

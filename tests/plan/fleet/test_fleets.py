@@ -30,7 +30,7 @@ def made(rows: list[tuple[float, int, int, int, float]]) -> Trace:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(REQUEST, min_size=1, max_size=40),
     st.sampled_from(sorted(POLICIES)),

@@ -135,7 +135,7 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(REQUESTS, RULES)
 def test_jumps_are_steps(rows: list[tuple[float, int, int]], rules: dict[str, Any]) -> None:
     if not rules["chunked"]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Architecture, Device, ServeJob
+from trimtab.decide.standing import points_by_level
 from trimtab.flows.parts.plan_predicted import predict_serve
 from trimtab.plan.fleet.settings import Batching, Kind, Reserve
-from trimtab.plan.fleet.steps import AffineSteps, Corrected, tabled
+from trimtab.plan.fleet.steps import AffineSteps, Corrected, read_steps, tabled
 from trimtab.plan.fleet.traces import Trace
 from trimtab.plan.serving.loads import weight_bytes_per_device
 from trimtab.plan.serving.memory import budget, step_tokens
@@ -19,7 +20,9 @@ from trimtab.plan.serving.time import StepModel as PhysicsSteps
 from trimtab.plan.serving.time import predict
 from trimtab.plan.storage import loaders, tier
 from trimtab.plan.training.layouts import parse_layout
+from trimtab.record.measured import p50, ranked
 from trimtab.record.plan_view import amount
+from trimtab.record.run import read_decision
 
 MOST_SLOTS = 256
 """Sequences at once unless --slots says otherwise: what serving engines start with, as far as the cache holds them."""
@@ -134,32 +137,73 @@ def deployed(model: Architecture, on: Device, wishes: Wishes, trace: Trace, *, r
     return Deployed(kind=middle, ends=(ends[0], ends[1]) if ends else None, about=about, notes=(*_bent(middle), *idle))
 
 
-def measured(steps: AffineSteps, path: Path, wishes: Wishes, trace: Trace, *, replicas: tuple[int, int], usd: float) -> Deployed:
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Measured step times. slots: sequences at once that they reach; cold_s: None = not measured"""
+
+    name: str
+    steps: AffineSteps
+    slots: int
+    source: str
+    cold_s: float | None = None
+
+
+def read_timed(path: Path) -> Timed:
+    """Of a TOML file (see `read_steps`), or of the run in a folder: of what it chose, as it was timed. Raises InputError."""
+    if not path.is_dir():
+        return Timed(name=path.stem, steps=read_steps(path), slots=MEASURED_SLOTS, source=f"measured: {path.name}")
+    decision = read_decision(path)
+    chosen = decision.get("chosen") or decision.get("baseline") or {}
+    row = next((one for one in ranked(decision) if one["id"] == chosen.get("id")), {})
+    points = points_by_level(row)
+    prompt, output = (decision["workload"][name] for name in ("prompt_tokens", "output_tokens"))
+    gaps = {level: p50(point, "itl_ms") for level, point in points.items()}
+    first_ms = p50(points[1], "ttft_ms") if 1 in points else None
+    if first_ms is None or not all(gaps.values()):
+        raise InputError(
+            f"{path} holds no timings of one request at a time; run `trimtab optimize` with timings, or write a file of steps."
+        )
+    cold_ms = row["measurement"].get("cold_ttft_ms")
+    steps = AffineSteps(
+        prompt_token_s=first_ms / 1e3 / prompt,
+        decode_knots_s=tuple((level, gap / 1e3) for level, gap in sorted(gaps.items()) if gap is not None),
+    )
+    told = (
+        f"measured on {path.name} with prompts of {prompt:,} and answers of {output:,} tokens, {', '.join(map(str, sorted(gaps)))} at once"
+    )
+    cold_s = None if cold_ms is None else max(0.0, cold_ms - first_ms) / 1e3
+    return Timed(name=str(row["id"]), steps=steps, slots=max(gaps), source=told, cold_s=cold_s)
+
+
+def measured(timed: Timed, wishes: Wishes, trace: Trace, *, replicas: tuple[int, int], usd: float) -> Deployed:
     """Replicas whose step times were measured."""
-    slots = wishes.slots or MEASURED_SLOTS
+    slots = wishes.slots or timed.slots
     batching = _batching(wishes, slots=slots, batch_tokens=wishes.batch_tokens or max(2048, slots), kv_tokens=0)
+    known_s = wishes.boot_s if timed.cold_s is None else timed.cold_s
     kind = Kind(
-        name=path.stem,
-        steps=tabled(steps, max_batch=slots, batch_tokens=batching.batch_tokens, contexts=_contexts(trace)),
+        name=timed.name,
+        steps=tabled(timed.steps, max_batch=slots, batch_tokens=batching.batch_tokens, contexts=_contexts(trace)),
         batching=batching,
         min_replicas=replicas[0],
         max_replicas=replicas[1],
-        cold_s=wishes.boot_s if wishes.cold_s is None else wishes.cold_s,
+        cold_s=known_s if wishes.cold_s is None else wishes.cold_s,
         usd_h=usd,
         idle_w=wishes.idle_w or 0.0,
     )
+    cold = "not known; --cold-start says it" if timed.cold_s is None else "as it was measured"
     about = {
         "name": kind.name,
         "devices": 1,
         "batching": vars(batching),
         "cold_s": kind.cold_s,
-        "cold": "as you said" if wishes.cold_s is not None else "not known; --cold-start says it",
+        "cold": cold if wishes.cold_s is None else "as you said",
         "usd_per_hour": usd or None,
         "busy_w": None,
-        "steps": f"measured: {path}",
+        "steps": timed.source,
         "steps_depart": kind.steps.departure,
     }
-    return Deployed(kind=_with_faults(kind, wishes), ends=None, about=about, notes=_bent(kind))
+    beyond = (f"{slots} sequences at once were never timed; their steps are drawn on from fewer.",) if slots > timed.slots else ()
+    return Deployed(kind=_with_faults(kind, wishes), ends=None, about=about, notes=(*_bent(kind), *beyond))
 
 
 def _layout(text: str) -> dict[str, int]:

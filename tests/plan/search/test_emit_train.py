@@ -9,7 +9,8 @@ import pytest
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Attention, Block, TrainJob
-from trimtab.plan.search.emit_train import RECOMPUTE, SHARDING, Emitted, megatron, toml_text, torchtitan, trimtab
+from trimtab.plan.architectures import architecture
+from trimtab.plan.search.emit_train import RECOMPUTE, SHARDING, TORCHTITAN_MODELS, Emitted, megatron, toml_text, torchtitan, trimtab
 from trimtab.plan.search.space import Space, enumerate_layouts
 from trimtab.plan.training.layouts import check, layouts
 
@@ -208,3 +209,12 @@ def test_devices_that_are_no_whole_nodes_are_refused() -> None:
 def test_toml_of_every_plain_value() -> None:
     values = {"a": 1, "b": 1.5e11, "c": True, "d": 'x"\\\n\t', "e": ["a", 2], "f": 0.1}
     assert tomllib.loads(toml_text({"t.u": values}))["t"]["u"] == values
+
+
+def test_shapes_that_torchtitan_has_are_called_by_its_names() -> None:
+    job, layout = CASES[0]
+    known = torchtitan(replace(job, architecture=architecture("meta-llama/Llama-3.1-8B")), layout)
+    assert tomllib.loads(known.files["torchtitan.toml"])["model"] == {"name": "llama3", "flavor": "8B"}
+    assert not any("Fill in" in note for note in known.notes)
+    assert any("Fill in" in note for note in torchtitan(job, layout).notes)
+    assert all(architecture(name).name == name for name in TORCHTITAN_MODELS)

@@ -15,6 +15,19 @@ SHARDING = ("no_shard", "optim", "optim_grads", "optim_grads_params")
 """Of a ZeRO stage, in the words of Megatron-LM's `--data-parallel-sharding-strategy`."""
 
 
+TORCHTITAN_MODELS = {
+    "llama-3-8b": "llama3 8B",
+    "llama-3-70b": "llama3 70B",
+    "llama-3.1-8b": "llama3 8B",
+    "llama-3.1-70b": "llama3 70B",
+    "llama-3.1-405b": "llama3 405B",
+    "llama-3.3-70b": "llama3 70B",
+    "deepseek-v3": "deepseek_v3 671B",
+    **{f"qwen3-{size.lower()}": f"qwen3 {size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")},
+}
+"""Shapes that torchtitan has by name (`torchtitan/models/*/__init__.py`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Emitted:
     """files: text by file name; notes: what these files cannot say of the layout, and what must be filled in."""
@@ -83,9 +96,9 @@ def trimtab(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
     return Emitted(files={"train.toml": toml_text(tables), "train.sh": start + "\n"})
 
 
-def torchtitan(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
-    """torchtitan.toml and the line that starts it. model: `NAME FLAVOR` of torchtitan, e.g. `llama3 8B`."""
-    name, _, flavor = model.partition(" ")
+def torchtitan(job: TrainJob, layout: Mapping[str, int], model: str = "") -> Emitted:
+    """torchtitan.toml and the line that starts it. model: torchtitan's `NAME FLAVOR`, e.g. `llama3 8B`; "" = as it knows this shape."""
+    name, _, flavor = (model or TORCHTITAN_MODELS.get(job.architecture.name, "")).partition(" ")
     sharded = layout["zero_stage"] >= 1
     per_rank = layout["micro_batch"] * (layout["grad_accum"] if layout["pp"] > 1 else 1)
     parallelism: dict[str, object] = {

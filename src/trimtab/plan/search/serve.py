@@ -25,8 +25,8 @@ from trimtab.plan.serving.time import ServeTime, predict
 Objective = Literal["money", "devices", "latency", "throughput", "energy"]
 OBJECTIVES: tuple[Objective, ...] = ("money", "devices", "latency", "throughput", "energy")
 N_BEST = 10
-LEVELS = tuple(sorted({round(2 ** (step / 2)) for step in range(23)}))
-"""Numbers in flight that are tried, two in each doubling, up to 2,048."""
+LEVELS = tuple(2**power for power in range(12))
+"""Numbers in flight that are tried, up to 2,048; beside the best of them its neighbours are tried too."""
 PROOF = "to be certified by compare"
 
 
@@ -263,24 +263,43 @@ def _weigh(ask: ServeAsk, job: ServeJob, physics: ServePhysics) -> tuple[list[Se
         return [], 1, f"needs {held.total_bytes / 1e9:.1f} GB of {held.memory_bytes / 1e9:.1f} GB on each device"
     decoders = max(1, job.decode_devices // (job.tp * job.pp * job.attention_dp))
     most = held.max_concurrency * decoders
-    levels = [level for level in LEVELS if level <= most] or [most]
-    plans, why = [], ""
-    for level in levels:
-        laid = replace(job, concurrency=level)
+    plans: list[ServePlan] = []
+    why, tried = "", 0
+
+    def look(level: int) -> bool:
+        """Whether more in flight may be better still."""
+        nonlocal why, tried
+        laid, tried = replace(job, concurrency=level), tried + 1
         memory = physics.memory(laid)
         if memory.max_concurrency * decoders < level:
             why = why or f"its cache holds {memory.max_concurrency * decoders} requests, not {level}"
-            break
+            return False
         try:
             plan = _plan(ask, laid, memory, physics.time(laid))
         except InputError as error:
-            why = str(error)
-            break
+            why = why or str(error)
+            return False
         broken = _broken(ask, plan)
+        why = why or broken
         if not broken:
             plans.append(plan)
-        why = why or broken
-    return plans, len(levels), why
+        return not _too_slow(ask, plan) and (bool(broken) or plan.replicas > 1 or not ask.rate_per_s)
+
+    for level in [level for level in LEVELS if level < most] + [min(most, LEVELS[-1])]:
+        if not look(level):
+            break
+    if plans:
+        best = min(plans, key=lambda plan: _key(ask.objective, plan)).job.concurrency
+        for level in (round(best / math.sqrt(2)), round(best * math.sqrt(2))):
+            if 1 < level < most and level not in LEVELS:
+                look(level)
+    return plans, tried, why
+
+
+def _too_slow(ask: ServeAsk, plan: ServePlan) -> bool:
+    """Whether it is late already without waiting for a place: more in flight only makes that later."""
+    times = {"ttft": plan.ttft_ms, "tpot": plan.tpot_ms, "itl": plan.tpot_ms, "e2e": plan.request_ms}
+    return any(times.get(term.metric, 0.0) > term.limit for term in ask.slo)
 
 
 def _plan(ask: ServeAsk, job: ServeJob, memory: ServeMemory, time: ServeTime) -> ServePlan:

@@ -15,19 +15,17 @@ SHARES = ("attention", "elementwise", "launch", "recompute", "tensor_comm", "exp
 SIZES = ("log_params", "log_d_model", "log_tokens", "log_seq", "log_devices", "log_accum", "log_tp", "log_pp")
 
 TIME_SCHEME = Scheme(
-    groups=(
-        "framework",
-        "device",
-        "precision",
-        "family",
-        "framework*device",
-        "device*precision",
-        "framework*family",
-        "recompute",
-        "task",
-        "kind",
+    groups=("framework", "device", "precision", "family", "framework*device", "recompute", "model", "source"),
+    numbers=(
+        "log_params",
+        "log_tokens",
+        "log_seq",
+        "log_devices",
+        "bubble_share",
+        "expert_comm_share",
+        "recompute_share",
+        "attention_share",
     ),
-    numbers=(*SIZES, *(f"{name}_share" for name in SHARES)),
 )
 STEP_SCHEME = Scheme(
     groups=("framework", "device", "precision", "recompute", "shape"),

@@ -159,8 +159,8 @@ def _run(cells: dict[str, str]) -> Run:
     precision = precision_of(cells.get("precision", ""), framework, device)
     told = cells.get("act_ckpt", "")
     layout = layouts(
-        dp=dp, tp=split.tp, pp=split.pp, cp=split.cp, ep=split.ep, vp=_chunks(cells, architecture, framework, split.pp, accum), zero_stage=zero,
-        recompute=recompute_of(told, framework, device, fused=fused), micro_batch=micro, grad_accum=accum,
+        dp=dp, tp=split.tp, pp=split.pp, cp=split.cp, ep=split.ep, vp=_chunks(cells, architecture, framework, split.pp, accum),
+        zero_stage=zero, recompute=recompute_of(told, framework, device, fused=fused), micro_batch=micro, grad_accum=accum,
         sequence_parallel=int(sequence_parallel_of(told, framework, device, split.tp)),
         grad_sync_each=int(zero >= 2 and split.pp == 1), flash_attention=int(fused),
     )  # fmt: skip

@@ -37,10 +37,10 @@ FORMATS = ("torchrun", "torchtitan", "megatron")
 @option("--failures", default="llama3", show_default=True, metavar="NAME|N", help="As llama3, bloom or opt had, or N a device and hour.")
 @option(
     "--checkpoint-storage",
-    default="gpfs-nvme",
+    default="usual",
     show_default=True,
     metavar="NAME|RATE",
-    help="gpfs-nvme, parallel-nvme, or a rate for the whole run such as 20GB/s.",
+    help="usual, tectonic, gpfs-nvme, parallel-nvme, or a rate for the whole run such as 20GB/s.",
 )
 @priced
 @kept(FORMATS)

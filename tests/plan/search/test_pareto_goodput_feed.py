@@ -56,9 +56,9 @@ def test_no_other_interval_leaves_more(pause: float, mtbf: float, factor: float)
 
 def test_llama3_kept_more_than_90_percent() -> None:
     """Its paper: over 90 % effective training time, on average an interruption every three hours."""
-    found = goodput(405e9, 16384, pause_s=5.0)
+    found = goodput(405e9, 16384, storage=STORAGES["tectonic"])
     assert found.mtbf_s / 3600.0 == pytest.approx(54 * 24 / 419, rel=1e-6)
-    assert 0.90 < found.share < 1.0
+    assert 0.90 < found.share < 0.95
     assert "arXiv:2407.21783" in found.why
 
 
@@ -129,7 +129,7 @@ def test_what_a_user_writes_of_data_failures_and_storage() -> None:
         (parse_failures, "often", "neither one of llama3"),
         (parse_failures, "0", "neither one of"),
         (parse_failures, "2", "neither one of"),
-        (parse_storage, "tape", "neither one of gpfs-nvme"),
+        (parse_storage, "tape", "neither one of usual"),
         (parse_storage, "3 parsecs", "is no rate"),
     ],
 )

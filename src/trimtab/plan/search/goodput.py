@@ -63,15 +63,29 @@ DEFAULT_RATE = "llama3"
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """What takes checkpoints. write_bytes_s, read_bytes_s: of the whole run together."""
+    """What takes checkpoints. write_bytes_s, read_bytes_s: of the whole run together, or of each of its devices."""
 
     name: str
     write_bytes_s: float
     read_bytes_s: float
     source: str
+    per_device: bool = False
 
 
 STORAGES = {
+    "usual": Storage(
+        name="usual",
+        write_bytes_s=122e6,
+        read_bytes_s=122e6,
+        per_device=True,
+        source="122 MB/s a device, the middle of three published systems (arXiv:2104.04473: 89, arXiv:2407.21783: 122, BLOOM: 150)",
+    ),
+    "tectonic": Storage(
+        name="tectonic",
+        write_bytes_s=2e12,
+        read_bytes_s=2e12,
+        source="arXiv:2407.21783, section 3.3.1: 2 TB/s sustained",
+    ),
     "gpfs-nvme": Storage(
         name="gpfs-nvme",
         write_bytes_s=2.3e12 / 40.0,
@@ -85,7 +99,7 @@ STORAGES = {
         source="arXiv:2104.04473, section 5.10: 273 GB/s written, 1 TB/s read at most",
     ),
 }
-DEFAULT_STORAGE = "gpfs-nvme"
+DEFAULT_STORAGE = "usual"
 
 
 def parse_failures(text: str, flag: str = "--failures") -> FailureRate:
@@ -147,8 +161,9 @@ def goodput(
         raise InputError("The time of a restart and the pause for a checkpoint cannot be below zero seconds.")
     mtbf_s = 3600.0 / (rate.per_device_hour * n_devices)
     checkpoint_bytes = n_params * bytes_per_param
-    pause = checkpoint_bytes / storage.write_bytes_s if pause_s is None else pause_s
-    restart = restart_s + checkpoint_bytes / storage.read_bytes_s
+    devices = n_devices if storage.per_device else 1
+    pause = checkpoint_bytes / (storage.write_bytes_s * devices) if pause_s is None else pause_s
+    restart = restart_s + checkpoint_bytes / (storage.read_bytes_s * devices)
     interval = best_interval_s(pause, mtbf_s)
     return Goodput(
         mtbf_s=mtbf_s,

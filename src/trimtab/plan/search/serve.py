@@ -37,7 +37,7 @@ class ServeAsk:
     weights, kv: types to try ("" = the model's own, 16 bit); proven: those of them that need no proof of quality
     rate_per_s: requests that arrive, 0 = as many as one replica answers; slo: as `plan.slo.parse_slo` gives them
     least_rate_per_s: in quiet hours, where replicas may be fewer; 0 = the same at all hours
-    engine: one engine, "" = not told; disaggregated: prefill and decode on devices of their own may be tried too
+    engine: one engine, "" = not told, and then `engines` tells it by kind of device; disaggregated: prefill and decode on devices of their own may be tried too
     max_devices: of all replicas together, 0 = any; usd_per_device_hour: by name of the device
     pinned: `tp`, `pp`, `ep`, `attention_dp` with the only value each may have
     """
@@ -51,6 +51,7 @@ class ServeAsk:
     least_rate_per_s: float = 0.0
     slo: tuple[SloTerm, ...] = ()
     engine: str = ""
+    engines: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[str, ...] = ("bf16",)
     kv: tuple[str, ...] = ("",)
     proven: tuple[str, ...] = ("bf16", "fp16", "")
@@ -132,7 +133,7 @@ def search(ask: ServeAsk, physics: ServePhysics = UNCALIBRATED) -> ServeSearch:
     """Weigh every deployment and name the best. Raises InputError where the question makes no sense or asks the impossible."""
     _check(ask)
     jobs = jobs_of(ask)
-    if not jobs and not any(runs(weights, device, ask.engine) for weights in ask.weights for device in ask.devices):
+    if not jobs and not any(runs(weights, device, engine_of(ask, device)) for weights in ask.weights for device in ask.devices):
         raise InputError(f"None of the devices runs {', '.join(ask.weights)} weights with {ask.engine or 'any engine'}; name another type.")
     if not jobs:
         raise InputError(f"No layout of {ask.architecture.name} divides over {ask.devices[0].name} nodes as pinned; leave a degree open.")
@@ -179,6 +180,11 @@ def _check(ask: ServeAsk) -> None:
         )
 
 
+def engine_of(ask: ServeAsk, device: Device) -> str:
+    """The engine that a device is to run; "" = not told."""
+    return ask.engine or ask.engines.get(device.kind, "")
+
+
 def runs(weights: str, device: Device, engine: str) -> bool:
     """Whether a type of weights can be had there: GGUF's are of llama.cpp and its kin, on GPUs, systems on a chip and processors."""
     is_gguf = re.match(r"(?i)i?q\d", weights) is not None
@@ -190,12 +196,12 @@ def jobs_of(ask: ServeAsk) -> list[ServeJob]:
     jobs = []
     for device in ask.devices:
         for tp, pp, ep, attention_dp in _layouts(ask, device):
-            for weights in (one for one in ask.weights if runs(one, device, ask.engine)):
+            for weights in (one for one in ask.weights if runs(one, device, engine_of(ask, device))):
                 for kv in ask.kv:
                     plain = ServeJob(
                         architecture=ask.architecture,
                         device=device,
-                        engine=ask.engine,
+                        engine=engine_of(ask, device),
                         weights=weights,
                         kv=kv,
                         tp=tp,

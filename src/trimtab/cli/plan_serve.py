@@ -24,7 +24,9 @@ SLO = 'Must hold, with commas between: "ttft_p95<500ms,tpot_p95<40ms"; also e2e,
     metavar="N/s",
     help="Requests that come: 20/s, 1200/min, or 2..20/s in quiet and busy hours; without it, what one replica answers.",
 )
-@option("--engine", default="", metavar="NAME", help="vllm, sglang, trtllm, llamacpp, mlx, ...; default any.")
+@option(
+    "--engine", default="", metavar="NAME", help="vllm, sglang, trtllm, llamacpp, mlx, ...; default vllm, on laptops and CPUs llamacpp."
+)
 @option("--weights", default="", metavar="TYPE,...", help="Types to compare; default bf16,fp8; on laptops and CPUs bf16,Q8_0,Q4_K_M.")
 @option("--kv", default="", metavar="TYPE,...", help="Types of the KV cache to compare; default 16 bits.")
 @option("--layout", default="", metavar="TEXT", help='Degrees that are settled, such as "tp=2"; the rest is searched.')

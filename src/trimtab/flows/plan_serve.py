@@ -26,6 +26,8 @@ from trimtab.record.plan_view import amount
 TIMES = "Times are means with every place of a replica taken; the first token waits for a place as long as the percentile asks."
 USUAL = ("bf16", "fp8")
 LOCAL = ("bf16", "Q8_0", "Q4_K_M")
+ENGINES = {"gpu": "vllm", "tpu": "vllm", "accelerator": "vllm", "soc": "llamacpp", "cpu": "llamacpp"}
+"""What usually serves on a kind of device, where no engine is named."""
 FEW_BITS = 12.0
 """A file with fewer bits a weight is quantised already."""
 N_NEAREST = 3
@@ -71,6 +73,7 @@ def plan_serve(
         least_rate_per_s=quiet,
         slo=parse_slo(slo) if slo else (),
         engine=engine,
+        engines=ENGINES,
         weights=listed(weights, "--weights") if weights else _usual(chosen, architecture),
         proven=("bf16", "fp16", "", STORED),
         kv=listed(kv, "--kv") if kv else ("",),

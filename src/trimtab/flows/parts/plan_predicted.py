@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from trimtab.core.planning import Prediction, ServeJob, Unknown
 from trimtab.flows.parts.plan_told import Number, certain, told
 from trimtab.plan.anchors.fitted import prediction, shipped
 from trimtab.plan.anchors.measured import OWN, kept, with_own
 from trimtab.plan.anchors.stored import Published
-from trimtab.plan.search.serve import LEVELS, ServePhysics
+from trimtab.plan.search.serve import ServePhysics
 from trimtab.plan.search.train import TrainPlan
 from trimtab.plan.serving.features import features as serving_features
 from trimtab.plan.serving.rows import Case
@@ -26,6 +28,10 @@ from trimtab.plan.training.time import step
 from trimtab.record.home import state_dir
 
 Features = Mapping[str, float | str]
+Factors = tuple[list[float], list[float]]
+LEVELS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Numbers in flight that a correction is computed at; between them it is drawn straight."""
+LOG_LEVELS = [math.log(level) for level in LEVELS]
 MEASUREMENTS = "planner/measurements.jsonl"
 """Of this user, under TRIMTAB_HOME."""
 
@@ -57,8 +63,8 @@ def predict_serve(job: ServeJob) -> dict[str, Number]:
 
 
 def corrected_physics() -> ServePhysics:
-    """What a search weighs deployments by: physics times what published runs say of it, at every number in flight that it tries."""
-    known: dict[tuple[str, str, int], dict[int, tuple[float, float]]] = {}
+    """What a search weighs deployments by: physics times what published runs say of it at about as many in flight."""
+    known: dict[tuple[str, str, int], Factors] = {}
 
     def time(job: ServeJob) -> ServeTime:
         took = predict(job)
@@ -66,7 +72,7 @@ def corrected_physics() -> ServePhysics:
         key = (_case(plain).setting, job.kv, job.cached_prompt_tokens)
         if key not in known:
             known[key] = _factors(plain)
-        first, each = known[key].get(job.concurrency, (1.0, 1.0))
+        first, each = (math.exp(np.interp(math.log(job.concurrency), LOG_LEVELS, column)) for column in known[key])
         ttft, tpot = took.ttft_ms * first, took.tpot_ms * each
         rest = max(0, job.output_tokens - 1)
         slower = (ttft + tpot * rest) / (took.ttft_ms + took.tpot_ms * rest)
@@ -75,19 +81,19 @@ def corrected_physics() -> ServePhysics:
     return ServePhysics(time=time)
 
 
-def _factors(plain: ServeJob) -> dict[int, tuple[float, float]]:
-    """By number in flight: measured over physics, of the first token and of each after it; 1 where nothing measured is near."""
+def _factors(plain: ServeJob) -> Factors:
+    """At each of `LEVELS`: ln(measured over physics) of the first token and of each after it; 0 where nothing measured is near."""
     jobs = [replace(plain, concurrency=level) for level in LEVELS]
+    rows = [_serving_features(job, "") for job in jobs]
     columns = []
     for name in ("ttft_ms", "tpot_ms"):
-        rows = [_serving_features(job, name) for job in jobs]
         fit, first = _fit(name, rows[0])
         if fit is None or isinstance(prediction(fit, name, "ms", 1.0, first), Unknown):
-            columns.append([1.0] * len(jobs))
+            columns.append([0.0] * len(jobs))
         else:
             source = {"source": first["source"]} if "source" in first else {}
-            columns.append([math.exp(mean) for mean in fit.residual.means([{**row, **source} for row in rows])])
-    return dict(zip(LEVELS, zip(*columns, strict=True), strict=True))
+            columns.append([float(mean) for mean in fit.residual.means([{**row, **source} for row in rows])])
+    return columns[0], columns[1]
 
 
 def _serving_features(job: ServeJob, name: str) -> Features:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.core.planning import Basis
 from trimtab.plan.anchors.residual import Fitted, Residual
-from trimtab.plan.anchors.scheme import Features, Floats, full_features
+from trimtab.plan.anchors.scheme import Features, Floats, full_features, level_of
 
 LEVEL = 0.9
 # A bin needs this many rows to have a factor of its own; with fewer it takes that of the wider kind.
@@ -101,18 +101,27 @@ def _quantile(scores: Floats, groups: Sequence[str], level: float, *, new_group:
     return float(scores[order][min(at, len(scores) - 1)])
 
 
+IDENTITY = {"model", "device", "engine", "framework"}
+"""One of these, alone or with another, must have been measured, or nothing is known."""
+
+
+def _named(group: str, level: str) -> str:
+    """`device l40s`, `engine vllm and device l40s`."""
+    return " and ".join(f"{name} {value}" for name, value in zip(group.split("*"), level.split("\x1f"), strict=True))
+
+
 def basis_of_prediction(residual: Residual, features: Features, nearness: float, *, measured_here: bool) -> tuple[Basis | None, str]:
     """How near measurements are, and the sentence that says so. None: no anchor supports the number."""
-    known = {group: str(features.get(group, "")) for group in residual.basis.scheme.groups if "*" not in group and group != "source"}
+    groups = [group for group in residual.basis.scheme.groups if group != "source" and group.count("*") < 2]
+    known = {group: level_of(features, group) for group in groups}
     seen = [group for group, level in known.items() if level and residual.knows(group, level)]
-    new = [f"{group} {level}" for group, level in known.items() if level and group not in seen]
+    new = [_named(group, level) for group, level in known.items() if level and group not in seen]
     if measured_here:
         return "measured", "This very setting was measured."
-    identity = [group for group in ("model", "device", "engine", "framework") if group in known]
+    identity = [group for group in known if set(group.split("*")) & IDENTITY]
     if not set(identity) & set(seen):
-        return None, f"No published run shares {', '.join(identity) or 'a feature'} with this: " + (
-            "; ".join(new) or "nothing is told of it"
-        ) + "."
+        shared = ", ".join(group.replace("*", " and ") for group in identity) or "a feature"
+        return None, f"No published run shares {shared} with this: " + ("; ".join(new) or "nothing is told of it") + "."
     beyond = beyond_range(residual, features)
     if not new and not beyond and nearness >= NEAR:
         return "interpolated", f"Published runs surround it ({residual.n_anchors} anchors)."

@@ -37,7 +37,8 @@ class ServeAsk:
     weights, kv: types to try ("" = the model's own, 16 bit); proven: those of them that need no proof of quality
     rate_per_s: requests that arrive, 0 = as many as one replica answers; slo: as `plan.slo.parse_slo` gives them
     least_rate_per_s: in quiet hours, where replicas may be fewer; 0 = the same at all hours
-    engine: one engine, "" = not told, and then `engines` tells it by kind of device; disaggregated: prefill and decode on devices of their own may be tried too
+    engine: one engine, "" = not told, and then `engines` tells it by kind of device
+    disaggregated: prefill and decode on devices of their own may be tried too
     max_devices: of all replicas together, 0 = any; usd_per_device_hour: by name of the device
     pinned: `tp`, `pp`, `ep`, `attention_dp` with the only value each may have
     """

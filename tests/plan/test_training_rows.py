@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trimtab.plan.operators import active_params, n_params
 from trimtab.plan.training.rows import anchors, read
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "planner"
@@ -91,7 +92,7 @@ def test_configurations_repeat_whatever_the_release_and_models_whatever_the_rema
     [
         ({"device": ""}, "names no device"),
         ({"device": "H900"}, "H900"),
-        ({"model": "No-Such-7"}, "No architecture of the catalog is called 'No-Such-7', and the row tells no d_model"),
+        ({"model": "No-Such-7"}, "No architecture of the catalog is called 'No-Such-7', and the row tells neither its shape nor its size"),
         ({"tok_s_per_device": ""}, "tells nothing measured"),
         ({"tok_s_per_device": "fast"}, "Column tok_s_per_device holds 'fast', which is no number"),
         ({"tp": "128"}, "tp=128 x pp=4 x cp=1 does not divide the 64 devices of the row"),
@@ -107,6 +108,14 @@ def test_rows_that_cannot_be_predicted_say_why_in_a_sentence(changes, says):
 def test_a_shape_stands_in_for_a_name():
     run = one(model="MyGPT", d_model="4096", n_layers="32", n_heads="32", notes="vocab 65536")
     assert (run.job.architecture.d_model, run.job.architecture.n_layers, run.job.architecture.vocab_size) == (4096, 32, 65536)
+
+
+@pytest.mark.parametrize(("total", "active"), [("30", ""), ("400", "17")])
+def test_a_size_stands_in_for_a_shape(total, active):
+    run = one(model="MyModel", params_b=total, active_params_b=active, tp="1", pp="1", vp="")
+    assert n_params(run.job.architecture) == pytest.approx(float(total) * 1e9, rel=0.1)
+    assert active_params(run.job.architecture) == pytest.approx(float(active or total) * 1e9, rel=0.25)
+    assert "shape" in run.assumed
 
 
 def test_vtrains_columns():

@@ -39,7 +39,7 @@ class TimeTerms:
     host_s: float = 0.000246
     host_old_s: float = 0.00127
     link_share: float = 0.9
-    network_share: float = 0.95
+    network_share: float = 0.7
     overlap: float = 6.59
     tensor_exposed: float = 1.28
     expert_exposed: float = 1.04

@@ -6,7 +6,7 @@ import numpy as np
 
 from trimtab.core.planning import TrainJob
 from trimtab.plan.anchors.scheme import Features, Scheme
-from trimtab.plan.operators import active_params, n_params
+from trimtab.plan.operators import active_params
 from trimtab.plan.training.layouts import RECOMPUTE, Layouts
 from trimtab.plan.training.memory import TrainMemory
 from trimtab.plan.training.time import TrainTime
@@ -28,9 +28,9 @@ TIME_SCHEME = Scheme(
     ),
 )
 STEP_SCHEME = Scheme(
-    groups=("framework", "device", "precision", "recompute", "shape"),
-    numbers=(*SIZES, "log_batch", *(f"{name}_share" for name in SHARES)),
-    waves_over=("log_tokens", "log_tp", "log_pp", "log_d_model"),
+    groups=("framework", "device", "recompute", "shape", "model", "source"),
+    numbers=(*SIZES, *(f"{name}_share" for name in SHARES)),
+    inside={"source": ("log_tokens", "log_tp", "log_pp", "log_accum", "bubble_share")},
 )
 MEMORY_SCHEME = Scheme(groups=("framework", "model"), numbers=())
 SCHEMES = {"tok_s_per_device": TIME_SCHEME, "step_time_s": STEP_SCHEME, "peak_memory_bytes": MEMORY_SCHEME}
@@ -70,13 +70,11 @@ def _common(job: TrainJob, degrees: Mapping[str, int]) -> dict[str, float | str]
         "family": "hybrid" if recurrent else "experts" if routed else "dense",
         "kind": job.device.kind,
         "log_params": float(np.log(active_params(a))),
-        "log_all_params": float(np.log(n_params(a))),
         "log_d_model": float(np.log(a.d_model)),
         "log_tokens": float(np.log(degrees["micro_batch"] * job.seq_tokens / degrees["cp"] / degrees["tp"])),
         "log_seq": float(np.log(job.seq_tokens)),
         "log_devices": float(np.log(degrees["dp"] * degrees["tp"] * degrees["pp"] * degrees["cp"])),
         "log_accum": float(np.log(degrees["grad_accum"])),
-        "log_batch": float(np.log(degrees["dp"] * degrees["micro_batch"] * degrees["grad_accum"])),
         "shape": f"tp{degrees['tp']} pp{degrees['pp']} b{degrees['micro_batch']}",
         "log_tp": float(np.log(degrees["tp"])),
         "log_pp": float(np.log(degrees["pp"])),

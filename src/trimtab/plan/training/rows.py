@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from trimtab.core.errors import InputError
-from trimtab.core.planning import Architecture, Device, TrainJob
+from trimtab.core.planning import Architecture, Device, Feedforward, TrainJob
 from trimtab.plan.anchors.scheme import Anchor
 from trimtab.plan.architectures import architecture_from_shape, find_architecture
 from trimtab.plan.devices import device as find_device
@@ -41,6 +41,8 @@ VTRAIN = {
 VTRAIN_SOURCE = "vTrain, one node"
 GIB = 2.0**30
 MEMORY_UNITS = {"GB": 1e9, "GiB": GIB, "MiB": 2.0**20, "MB": 1e6, "": 1e9}
+USUAL_EXPERTS = 8
+"""Of those a token passes, where a row tells only how many parameters are active."""
 BATCH_TOKENS = 4.0e6
 """Of a step, where neither the batch nor what makes it up is told: usual for models of billions of parameters."""
 
@@ -140,7 +142,7 @@ def _run(cells: dict[str, str]) -> Run:
     device = _device(cells)
     architecture = _architecture(cells)
     framework = framework_of(cells.get("framework", ""))
-    assumed: list[str] = []
+    assumed = ["shape"] if architecture.source == "shape" and not cells.get("d_model") else []
     n_devices = _count(cells, "n_devices") or _inferred_devices(cells)
     if not n_devices:
         assumed.append("n_devices")
@@ -226,7 +228,21 @@ def _architecture(cells: Cells) -> Architecture:
         )
     if found is not None:
         return found
-    raise InputError(f"No architecture of the catalog is called {name!r}, and the row tells no d_model, n_layers and n_heads.")
+    if n_all := _number(cells, "params_b") * 1e9:
+        return _of_size(name, n_all, _number(cells, "active_params_b") * 1e9 or n_all)
+    raise InputError(f"No architecture of the catalog is called {name!r}, and the row tells neither its shape nor its size.")
+
+
+def _of_size(name: str, n_all: float, n_active: float) -> Architecture:
+    """A usual decoder of so many parameters: as many layers as 128s in its width, heads of 64. Few active of many: experts."""
+    d_model = max(128, 128 * round((n_active * 128 / 12) ** (1 / 3) / 128))
+    n_layers = max(1, round(n_active / (12 * d_model**2)))
+    plain = architecture_from_shape(d_model=d_model, n_layers=n_layers, n_heads=d_model // 64, name=name or f"{n_all / 1e9:.3g}B")
+    if n_all < 1.5 * n_active:
+        return replace(plain, n_params=round(n_all))
+    n_experts = max(2 * USUAL_EXPERTS, round(USUAL_EXPERTS * (1 + (n_all - n_active) / (8 * d_model**2 * n_layers))))
+    experts = Feedforward(d_ff=4 * d_model // USUAL_EXPERTS, gated=False, n_experts=n_experts, n_experts_used=USUAL_EXPERTS)
+    return replace(plain, blocks=(replace(plain.blocks[0], feedforward=experts),))
 
 
 def _inferred_devices(cells: Cells) -> int:

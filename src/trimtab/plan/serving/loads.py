@@ -91,7 +91,8 @@ class Loads:
     dense: projections, dense layers, shared experts, router; experts: routed ones, held, resp. of one token's share of the products
     untouched: share of experts that one token leaves alone; padding: experts of a layer by those a token passes
     read: KV bytes of one sequence that a step reads; pairs: (window or 0, FLOPs of one query-key pair) of prefill; absorbed: of decode
-    hop_bytes: of one token's hidden state; reduces, exchanges: collectives a step over tp and over experts' devices
+    hop_bytes: of one token's hidden state; reduces, exchanges: collectives a step, over tp and between ranks of attention data parallelism;
+        experts spread over tp alone need none of their own, as every rank has all tokens
     expert_copies: devices that a token is sent to; mixer_layers: of latent or recurrent attention; index_layers: of sparse attention
     """
 
@@ -145,9 +146,9 @@ def loads_of(job: ServeJob) -> Loads:
         ),
         state_flops=sum(layers * operators.FLOPS_PER_STATE_VALUE * a.state_values / job.tp for a, layers in blocks),
         hop_bytes=2.0 * architecture.d_model,
-        expert_copies=float(min(used, job.ep)) if experts else 0.0,
+        expert_copies=float(min(used, max(job.ep, job.attention_dp))) if experts else 0.0,
         reduces=_n_layers(blocks) + _n_layers(networks) if job.tp > 1 else 0,
-        exchanges=2 * _n_layers(experts) if job.ep > 1 or job.attention_dp > 1 else 0,
+        exchanges=2 * _n_layers(experts) if job.attention_dp > 1 else 0,
         n_layers=architecture.n_layers,
         moe_layers=_n_layers(experts),
         mixer_layers=sum(layers for attention, layers in blocks if attention.kind in ("mla", "recurrent")),

@@ -17,30 +17,31 @@ class Rates:
         moe_layer_s, mixer_layer_s, index_layer_s: what routing, latent or recurrent attention, and an indexer add to a layer
     step_s: scheduler and sampler, a step; sequence_s: a sequence of the batch; hop_s: one collective's latency
     of a first token as a client sees it: request_s: tokenizer and admission; prompt: a prompt's time beside that of its products;
-        stream_steps: decode steps until it is sent; wave: share of the other requests' prompts that it waits for, because requests start
-        together
+        prompt_mixer_s: what a layer of latent or recurrent attention adds to it; stream_steps: decode steps until it is sent; wave: share
+        of the other requests' prompts that it waits for, because requests start together
     """
 
-    memory: float = 0.82
+    memory: float = 0.8
     cache: float = 0.72
-    product: float = 0.8
-    four_bit: float = 0.89
-    attention: float = 0.47
-    link: float = 0.56
+    product: float = 0.85
+    four_bit: float = 0.94
+    attention: float = 0.5
+    link: float = 0.37
     half_tokens: float = 60.0
     expert_half_tokens: float = 8.0
-    layer_s: float = 32e-6
-    prefill_layer_s: float = 68e-6
-    moe_layer_s: float = 24e-6
+    layer_s: float = 17e-6
+    prefill_layer_s: float = 110e-6
+    moe_layer_s: float = 35e-6
     mixer_layer_s: float = 8e-6
-    index_layer_s: float = 65e-6
-    step_s: float = 0.6e-3
-    sequence_s: float = 2.9e-6
-    hop_s: float = 8.2e-6
-    request_s: float = 30e-3
-    prompt: float = 1.8
-    stream_steps: float = 1.5
-    wave: float = 0.08
+    index_layer_s: float = 60e-6
+    step_s: float = 0.48e-3
+    sequence_s: float = 2.2e-6
+    hop_s: float = 15e-6
+    request_s: float = 20e-3
+    prompt: float = 2.0
+    prompt_mixer_s: float = 0.3e-3
+    stream_steps: float = 1.0
+    wave: float = 0.04
 
 
 PEAK = Rates(
@@ -62,6 +63,7 @@ LOCAL = replace(
     step_s=0.2e-3,
     request_s=2e-3,
     prompt=1.0,
+    prompt_mixer_s=0.0,
     stream_steps=0.0,
     wave=0.5,
 )
@@ -70,50 +72,65 @@ LOCAL = replace(
 ENGINES = {
     "trtllm": replace(
         SERVER,
-        memory=0.92,
-        cache=0.79,
-        product=0.675,
-        four_bit=0.85,
-        link=0.64,
-        layer_s=36.7e-6,
-        moe_layer_s=8.6e-6,
-        index_layer_s=56e-6,
-        step_s=0.68e-3,
-        request_s=52e-3,
-        prompt=1.44,
-        stream_steps=5.9,
-        wave=0.061,
+        memory=0.853,
+        cache=0.769,
+        product=0.752,
+        four_bit=0.93,
+        attention=0.557,
+        link=0.416,
+        layer_s=19.8e-6,
+        prefill_layer_s=131e-6,
+        moe_layer_s=22.9e-6,
+        index_layer_s=50e-6,
+        step_s=0.51e-3,
+        sequence_s=2e-6,
+        hop_s=16.2e-6,
+        request_s=38e-3,
+        prompt=1.76,
+        prompt_mixer_s=1.4e-3,
+        stream_steps=2.4,
+        wave=0.035,
     ),
     "vllm": replace(
         SERVER,
-        memory=0.764,
-        cache=0.74,
-        product=0.89,
-        four_bit=0.91,
-        link=0.5,
-        layer_s=42e-6,
-        moe_layer_s=25e-6,
-        index_layer_s=56e-6,
-        step_s=0.485e-3,
-        request_s=13e-3,
-        prompt=2.03,
-        stream_steps=0.86,
-        wave=0.078,
+        memory=0.732,
+        cache=0.793,
+        product=0.9,
+        four_bit=0.93,
+        link=0.374,
+        layer_s=16.8e-6,
+        prefill_layer_s=99e-6,
+        moe_layer_s=29.6e-6,
+        index_layer_s=50e-6,
+        step_s=0.43e-3,
+        sequence_s=2.3e-6,
+        hop_s=19.3e-6,
+        request_s=3.5e-3,
+        prompt=2.0,
+        prompt_mixer_s=0.26e-3,
+        stream_steps=0.62,
+        wave=0.03,
     ),
     "sglang": replace(
         SERVER,
-        memory=0.822,
-        cache=0.64,
+        memory=0.82,
+        cache=0.609,
         product=0.9,
-        four_bit=0.91,
-        link=0.54,
-        layer_s=16.7e-6,
-        moe_layer_s=60e-6,
-        index_layer_s=90e-6,
-        request_s=160e-3,
-        prompt=2.1,
-        stream_steps=0.1,
-        wave=0.28,
+        four_bit=0.95,
+        attention=0.478,
+        link=0.335,
+        layer_s=13.1e-6,
+        prefill_layer_s=109e-6,
+        moe_layer_s=66.9e-6,
+        index_layer_s=80e-6,
+        step_s=0.5e-3,
+        sequence_s=2.3e-6,
+        hop_s=10.5e-6,
+        request_s=66e-3,
+        prompt=3.3,
+        prompt_mixer_s=0.06e-3,
+        stream_steps=0.79,
+        wave=0.07,
     ),
     "llamacpp": LOCAL,
     "openvino": LOCAL,
@@ -121,7 +138,6 @@ ENGINES = {
     "gpt-fast": replace(LOCAL, layer_s=60e-6),
     "fastertransformer": replace(LOCAL, layer_s=60e-6),
 }
-"""TensorRT-LLM's first tokens wait for several steps because its sweeps stream every tenth (`stream_interval`)."""
 
 
 def rates_of(engine: str) -> Rates:

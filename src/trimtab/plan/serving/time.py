@@ -55,6 +55,7 @@ class StepModel:
         self._launches = loads.n_layers * r.layer_s + special + (job.pp - 1) * r.hop_s
         self._decode_fixed = loads.n_layers * r.layer_s + special + r.step_s + hops
         self._prefill_fixed = loads.n_layers * r.prefill_layer_s + special + r.step_s + hops
+        self.mixer_layers = loads.mixer_layers
         self._simple = not loads.read.windows
 
     def decode_s(self, batch: float, mean_context: float) -> float:
@@ -199,6 +200,7 @@ def tokens_per_step(job: ServeJob) -> float:
 def predict(job: ServeJob, rates: Rates | None = None, *, most: int = 0) -> ServeTime:
     """The steady state of a closed loop of `concurrency` requests. InputError as `StepModel`, and where nothing fits.
 
+    A cache holds as many requests as it does at their mean length, half of the output written; what exceeds it waits.
     most: requests that the caches are known to hold at once, where that is known better than `memory.budget` says
     """
     memory = budget(job)
@@ -207,10 +209,14 @@ def predict(job: ServeJob, rates: Rates | None = None, *, most: int = 0) -> Serv
             f"{job.architecture.name} in {job.weights} with {memory.context_tokens:,} tokens does not fit {job.device.name} laid out as "
             f"tp={job.tp}, pp={job.pp}: {memory.total_bytes / 1e9:.1f} GB a device of {memory.memory_bytes / 1e9:.1f} GB."
         )
-    most = most or memory.max_concurrency
+    most = most or max(memory.max_concurrency, budget(job, context_tokens=_mean_context(job)).max_concurrency)
     if job.prefill_devices or job.decode_devices:
         return _disaggregated(job, most, rates)
     return _aggregated(job, most, StepModel(job, rates))
+
+
+def _mean_context(job: ServeJob) -> int:
+    return job.prompt_tokens + (job.output_tokens + 1) // 2
 
 
 def speed_of_light(job: ServeJob) -> ServeTime:
@@ -236,14 +242,16 @@ def _aggregated(job: ServeJob, most: int, model: StepModel) -> ServeTime:
         decode = _decode_s(model, batch, context)
         others = max(0.0, batch - 1.0) / ranks / job.output_tokens * max(1, prompt) * tokens_per_step(job)
         tpot = _with_prompts(model, batch, context, decode, others, float(min(max(1, prompt), step_tokens(job))))
-        ttft = _first_token_s(model.rates, alone, decode, max(0.0, held - 1.0) / ranks)
+        ttft = _first_token_s(model, alone, decode, max(0.0, held - 1.0) / ranks)
         batch = max(min(1.0, held), held * tpot * job.output_tokens / (tpot * job.output_tokens + ttft))
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=tpot, alone=alone, decode=decode, prompt=max(1, prompt))
 
 
-def _first_token_s(rates: Rates, alone: float, decode: float, others: float) -> float:
+def _first_token_s(model: StepModel, alone: float, decode: float, others: float) -> float:
     """As a client sees it, with so many others a rank."""
-    return alone * rates.prompt + rates.request_s + rates.stream_steps * decode + rates.wave * others * alone
+    rates = model.rates
+    own = alone * rates.prompt + model.mixer_layers * rates.prompt_mixer_s
+    return own * (1.0 + rates.wave * others) + rates.request_s + rates.stream_steps * decode
 
 
 def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> float:
@@ -277,7 +285,7 @@ def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
     batch, decode, ttft = held, 0.0, alone
     for _ in range(ROUNDS):
         decode = _decode_s(model, max(1.0, batch / decoders), context)
-        base = transfer + _first_token_s(first.rates, alone, decode, max(0.0, held / prefillers - 1.0))
+        base = transfer + _first_token_s(first, alone, decode, max(0.0, held / prefillers - 1.0))
         ttft = max(base, held * alone / prefillers - decode * job.output_tokens)
         batch = max(min(1.0, held), held * decode * job.output_tokens / (decode * job.output_tokens + ttft))
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=decode, alone=alone, decode=decode, prompt=prompt)

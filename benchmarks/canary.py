@@ -1,11 +1,14 @@
 """A canary with 4-bit weights, caught from live traffic and taken back with no person; and one that is as good, left alone.
 
-    python benchmarks/canary.py [--quick] [--stable RECIPE] [--canary RECIPE] [--control RECIPE] [--minutes N]
+    python benchmarks/canary.py [--quick] [--stable RECIPE] [--canary RECIPE] [--control RECIPE] [--minutes N] [--runs STABLE CANARY]
 
 Real processes: `trimtab serve --watch` with the demo model, clients that ask it things at temperature 1, and a ledger that knows the person
 `watch`. The stable version is 8-bit. The first story's canary is 4-bit: how many requests and seconds until it has no traffic, and what the
 ledger tells. The second one's is the stable deployment again: it must keep its traffic for as long as answers are judged. Nobody touches
 anything in between. --quick: the first story alone.
+
+--runs STABLE CANARY: folders of finished runs take the place of the first story's recipes; they become releases, the canary's (whose
+run passed a policy of wider margins) on the alias `canary`, which must point at the stable one again in the end.
 """
 
 import argparse
@@ -13,15 +16,16 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parts.canary_story import Story, run_story, write_locks
+from parts.canary_story import Story, add_people, run_story, write_locks, write_releases
 
 from trimtab.record.home import cache_dir
 
 N_CONTROL = 400
-TARGETS = {"caught": 1, "incident_in_ledger": 1, "control_kept": 1}
+TARGETS = {"caught": 1, "incident_in_ledger": 1, "control_kept": 1, "alias_moved_back": 1}
 
 
 def told(story: Story, title: str) -> None:
@@ -40,13 +44,17 @@ def told(story: Story, title: str) -> None:
         print(f"  ledger {line}")
 
 
-def one_story(title: str, stable: str, canary: str, args: argparse.Namespace, n_scored: int | None) -> Story:
-    """In a home of its own; models that were built are used from where they are."""
+def one_story(title: str, stable: str, canary: str, args: argparse.Namespace, n_scored: int | None, runs: Sequence[Path] = ()) -> Story:
+    """In a home of its own; models that were built are used from where they are. runs: what is served, in place of the recipes"""
     caches = cache_dir()
     with tempfile.TemporaryDirectory(prefix="trimtab-canary-") as folder:
         root = Path(folder)
         os.environ["TRIMTAB_CACHE"], os.environ["TRIMTAB_HOME"] = str(caches), str(root / "home")
-        write_locks(root, stable, canary, threads=args.threads)
+        add_people()
+        if runs:
+            write_releases(root, *runs)
+        else:
+            write_locks(root, stable, canary, threads=args.threads)
         story = run_story(
             root,
             canary_pct=args.percent,
@@ -71,8 +79,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--answers", type=int, default=N_CONTROL, help="judged in the control")
+    parser.add_argument("--runs", nargs=2, type=Path, default=(), metavar=("STABLE", "CANARY"))
     args = parser.parse_args()
-    caught = one_story(f"{args.canary} beside {args.stable}", args.stable, args.canary, args, None)
+    names = [str(run) for run in args.runs] or [args.stable, args.canary]
+    caught = one_story(f"{names[1]} beside {names[0]}", args.stable, args.canary, args, None, args.runs)
     figures: dict[str, float | None] = {
         "caught": float(caught.caught_s is not None),
         "requests_until_caught": caught.caught_after,
@@ -89,6 +99,8 @@ def main() -> int:
             "control_answers_scored": control.trial.get("n"),
             "control_change_nats_per_token": control.trial.get("change"),
         }
+    if args.runs:
+        figures["alias_moved_back"] = float(any(line.split()[1:4] == ["rollback", "by", "watch"] for line in caught.ledger))
     targets = {name: value for name, value in TARGETS.items() if name in figures}
     ok = all((figures[name] or 0) >= value for name, value in targets.items())
     print(json.dumps({"name": "canary", "figures": figures, "targets": targets, "ok": ok}))

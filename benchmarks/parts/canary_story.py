@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 import urllib.error
@@ -14,9 +15,11 @@ from typing import Any
 
 from parts.demo_lock import MODEL, write_demo_lock
 from parts.gateway_process import gateway
+from parts.sample_run import USE
 
 from trimtab.core.deployment import Settings
 from trimtab.decide.policies import load_policy, policy_sha256
+from trimtab.flows import release
 from trimtab.flows.incident import list_incidents
 from trimtab.flows.people import add_person
 from trimtab.record.deploy import deploy_toml
@@ -103,15 +106,36 @@ def write_locks(root: Path, stable: str, canary: str, *, threads: int, context_t
         (root / f"{name}.toml").write_text(deploy_toml(lock), encoding="utf-8")
 
 
+def write_releases(root: Path, stable_run: Path, canary_run: Path) -> None:
+    """Two finished runs as releases chat@1, on `production` and `canary`, and chat@2, which takes its place on `canary`.
+
+    Their locks become stable.toml and next.toml.
+    """
+    add_person("bob", roles=["approver"], by="alice")
+    (root / "use.toml").write_text(USE, encoding="utf-8")
+    for run, name, aliases in ((stable_run, "stable", ("production", "canary")), (canary_run, "next", ("canary",))):
+        made = release.create(run, name="chat", use=root / "use.toml", by="alice")
+        release.approve(made["release"], by="bob")
+        for alias in aliases:
+            found = release.promote(made["release"], to=alias, by="alice")
+            if not found["promoted"]:
+                raise RuntimeError(f"{made['id']} was not promoted to {alias}: {found['reasons']}")
+        shutil.copy(run / "deploy.toml", root / f"{name}.toml")
+
+
+def add_people() -> None:
+    """A ledger that knows alice and, in the name of the watch, `watch`."""
+    add_person("alice")
+    add_person("watch", roles=["operator"], by="alice")
+
+
 def run_story(root: Path, *, canary_pct: float, clients: int, max_tokens: int, limit_s: float, n_scored: int | None = None) -> Story:
     """Serve, ask, and look until the canary has no traffic, until `n_scored` answers were judged, or for so long.
 
-    root: holds stable.toml and next.toml; TRIMTAB_HOME must be root / "home"
+    root: holds stable.toml and next.toml; TRIMTAB_HOME must be root / "home", with its people
     """
     admin_port, home, site, story = free_port(), root / "home", root / "site.toml", Story()
     site.write_text(SITE.format(admin_port=admin_port, canary_pct=canary_pct, sample_pct=100), encoding="utf-8")
-    add_person("alice")
-    add_person("watch", roles=["operator"], by="alice")
     folder = watch_folder(home, site)
     with gateway(site, home=home, options=("--watch",)) as running:
         _until_ready(running.url)

@@ -11,7 +11,7 @@ pytest.importorskip("uvloop")
 pytest.importorskip("datasketches")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from parts.canary_story import run_story, write_locks
+from parts.canary_story import add_people, run_story, write_locks
 
 from trimtab.record.spool import watch_folder
 from trimtab.testing.tiny_models import write_tiny_gguf
@@ -24,6 +24,7 @@ def test_a_canary_that_loses_is_taken_back_with_nobody_there(tmp_path, monkeypat
     models = [str(write_tiny_gguf(tmp_path / f"{seed}.gguf", architecture="qwen2", seed=seed)) for seed in (1, 2)]
     write_locks(tmp_path, "llamacpp-as-shipped", "llamacpp-as-shipped", threads=1, context_tokens=256, models=models)
 
+    add_people()
     story = run_story(tmp_path, canary_pct=20.0, clients=2, max_tokens=12, limit_s=120.0)
 
     assert story.caught_s is not None, story

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import count, ended, line
-from trimtab.core.planning import Architecture, Device
+from trimtab.core.planning import Architecture
 from trimtab.core.workload import SloTerm
 from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_emitted import emitted_service
@@ -17,7 +17,7 @@ from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
 from trimtab.flows.parts.plan_told import STORED, model_row, stored_bits
 from trimtab.plan.quantities import busy_and_quiet, listed, whole
-from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search
+from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search, weights_of
 from trimtab.plan.slo import parse_slo
 from trimtab.plan.training.layouts import parse_layout
 from trimtab.plan.workloads import load_workload
@@ -74,7 +74,8 @@ def plan_serve(
         slo=parse_slo(slo) if slo else (),
         engine=engine,
         engines=ENGINES,
-        weights=listed(weights, "--weights") if weights else _usual(chosen, architecture),
+        weights=listed(weights, "--weights") if weights else USUAL,
+        weights_by_kind={} if weights else _usual(architecture),
         proven=("bf16", "fp16", "", STORED),
         kv=listed(kv, "--kv") if kv else ("",),
         disaggregated=disaggregated,
@@ -109,12 +110,11 @@ def plan_serve(
     }
 
 
-def _usual(chosen: Sequence[Device], architecture: Architecture) -> tuple[str, ...]:
-    """A small file as it is; else types that these devices are usually served with, GGUF ones where a laptop or a CPU is among them."""
+def _usual(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """A quantised file as it is, on any kind of device; else GGUF types on laptops and CPUs, and `USUAL` elsewhere."""
     if 0 < stored_bits(architecture) < FEW_BITS:
-        return (STORED,)
-    is_local = [one.kind in ("soc", "cpu") for one in chosen]
-    return LOCAL if all(is_local) else (*USUAL, *(LOCAL[-1:] if any(is_local) else ()))
+        return dict.fromkeys(ENGINES, (STORED,))
+    return {"soc": LOCAL, "cpu": LOCAL}
 
 
 def _pinned(text: str) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _question(ask: ServeAsk, model: str, workload: str) -> dict[str, Any]:
         "slo": [term.text for term in ask.slo],
         "rate_per_s": ask.rate_per_s or None,
         "engine": ask.engine,
-        "weights": list(ask.weights),
+        "weights": sorted({kind for one in ask.devices for kind in weights_of(ask, one)}),
         "kv": list(ask.kv),
         "layout": dict(ask.pinned),
         "max_devices": ask.max_devices or None,

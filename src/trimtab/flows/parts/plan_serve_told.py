@@ -200,13 +200,14 @@ def capacity(plan: ServePlan) -> float:
 def losers(found: ServeSearch, plans: Sequence[ServePlan], label: Any) -> list[dict[str, Any]]:
     """Layouts of which nothing could be made, and what the best of each other device costs beside the first."""
     rows = []
-    first = plans[0]
-    for plan in plans[1:]:
-        if plan.job.device.name != first.job.device.name and plan.usd_per_million_tokens and first.usd_per_million_tokens:
+    first, seen = plans[0], {plans[0].job.device.name}
+    for plan in (*plans, *found.front):
+        if plan.job.device.name not in seen and plan.usd_per_million_tokens and first.usd_per_million_tokens:
+            seen.add(plan.job.device.name)
             more = plan.usd_per_million_tokens / first.usd_per_million_tokens
             text = f"{label(plan.job)}: {significant(more)} times the cost of a token."
             rows.append({"about": plan.job.device.name, "text": text})
-    told = {plan.job.device.name for plan in (*plans, *found.front)} | {one.job.device.name for one in found.rejected}
+    told = seen | {plan.job.device.name for plan in plans} | {one.job.device.name for one in found.rejected}
     for one in found.ask.devices:
         if one.name not in told:
             unpriced = one.name not in found.ask.usd_per_device_hour and found.ask.objective == "money"

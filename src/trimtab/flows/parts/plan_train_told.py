@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.core.phrases import ended
+from trimtab.core.phrases import ended, percent
 from trimtab.flows.parts.plan_predicted import predict_train
 from trimtab.flows.parts.plan_told import Number, certain, front_point, inverse, layout_words, plot, scaled
 from trimtab.plan.search.train import DEFAULT_TOKENS, N_BEST, TrainAsk, TrainPlan, TrainSearch, plan_at
@@ -187,10 +187,10 @@ def assumptions(found: TrainSearch, plan: TrainPlan | None) -> list[str]:
     lines = [
         f"{ask.optimizer} and its states, a sequence of {ask.seq_tokens:,} tokens, {ask.global_batch_seqs:,} of them a step"
         + (f", as {ask.framework} keeps them." if ask.framework else "."),
-        f"{ask.memory_margin:.0%} of the predicted peak is kept free, since the prediction errs.",
+        f"{percent(ask.memory_margin)} of the predicted peak is kept free, since the prediction errs.",
     ]
     if plan is not None:
-        lines.append(f"Failures and checkpoints leave {plan.goodput.share:.1%} of the time: {plan.goodput.why}.")
+        lines.append(f"Failures and checkpoints leave {percent(plan.goodput.share, 1)} of the time: {plan.goodput.why}.")
         rest = f"a checkpoint of {amount(plan.goodput.checkpoint_bytes, 'bytes')} every {amount(plan.goodput.interval_s, 's')}"
         lines.append(f"They are at their best with {rest}.")
         if plan.feed is not None:

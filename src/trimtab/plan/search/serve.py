@@ -34,6 +34,7 @@ PROOF = "to be certified by compare"
 class ServeAsk:
     """What is to be served, to whom, on what.
 
+    weights_by_kind: types to try in place of `weights` on a kind of device
     weights, kv: types to try ("" = the model's own, 16 bit); proven: those of them that need no proof of quality
     rate_per_s: requests that arrive, 0 = as many as one replica answers; slo: as `plan.slo.parse_slo` gives them
     least_rate_per_s: in quiet hours, where replicas may be fewer; 0 = the same at all hours
@@ -54,6 +55,7 @@ class ServeAsk:
     engine: str = ""
     engines: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[str, ...] = ("bf16",)
+    weights_by_kind: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kv: tuple[str, ...] = ("",)
     proven: tuple[str, ...] = ("bf16", "fp16", "")
     disaggregated: bool = False
@@ -134,7 +136,7 @@ def search(ask: ServeAsk, physics: ServePhysics = UNCALIBRATED) -> ServeSearch:
     """Weigh every deployment and name the best. Raises InputError where the question makes no sense or asks the impossible."""
     _check(ask)
     jobs = jobs_of(ask)
-    if not jobs and not any(runs(weights, device, engine_of(ask, device)) for weights in ask.weights for device in ask.devices):
+    if not jobs and not any(runs(weights, device, engine_of(ask, device)) for device in ask.devices for weights in weights_of(ask, device)):
         raise InputError(f"None of the devices runs {', '.join(ask.weights)} weights with {ask.engine or 'any engine'}; name another type.")
     if not jobs:
         raise InputError(f"No layout of {ask.architecture.name} divides over {ask.devices[0].name} nodes as pinned; leave a degree open.")
@@ -186,6 +188,11 @@ def engine_of(ask: ServeAsk, device: Device) -> str:
     return ask.engine or ask.engines.get(device.kind, "")
 
 
+def weights_of(ask: ServeAsk, device: Device) -> tuple[str, ...]:
+    """The types of weights to try on a device."""
+    return ask.weights_by_kind.get(device.kind, ask.weights)
+
+
 def runs(weights: str, device: Device, engine: str) -> bool:
     """Whether a type of weights can be had there: GGUF's are of llama.cpp and its kin, on GPUs, systems on a chip and processors."""
     is_gguf = re.match(r"(?i)i?q\d", weights) is not None
@@ -197,7 +204,7 @@ def jobs_of(ask: ServeAsk) -> list[ServeJob]:
     jobs = []
     for device in ask.devices:
         for tp, pp, ep, attention_dp in _layouts(ask, device):
-            for weights in (one for one in ask.weights if runs(one, device, engine_of(ask, device))):
+            for weights in (one for one in weights_of(ask, device) if runs(one, device, engine_of(ask, device))):
                 for kv in ask.kv:
                     plain = ServeJob(
                         architecture=ask.architecture,

@@ -35,8 +35,9 @@ class Published:
 MEGATRON_2021 = Space(cp=(1,), zero_stage=(0,), recompute=(2,), sequence_parallel=(0,), grad_sync_each=(0,), flash_attention=(0,))
 # Megatron-DeepSpeed of 2022: the same with ZeRO 1, without interleaving.
 BIGSCIENCE_2022 = replace(MEGATRON_2021, vp=(1,), zero_stage=(0, 1))
-# Meta's trainer of 2024: FSDP under an interleaved pipeline, without computing again at 8K tokens.
-LLAMA_2024 = Space(zero_stage=(1, 2), recompute=(0,), vp=(1, 2, 4, 8), sharded_pipelines=True)
+# Meta's trainer of 2024: FSDP under an interleaved pipeline. At 8K tokens no layer was computed again and tensors were freed early instead,
+# which here comes nearest to selective recomputation.
+LLAMA_2024 = Space(zero_stage=(1, 2), recompute=(0, 1), vp=(1, 2, 4, 8), sharded_pipelines=True)
 # T5X and Pathways of 2022: sharded data and tensor parallelism, no pipelines.
 PATHWAYS_2022 = Space(pp=(1,), cp=(1,), recompute=(2,), sequence_parallel=(0, 1), flash_attention=(0,))
 

@@ -5,7 +5,7 @@ The same question gives the same answer: ties go to the layout that comes first 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -186,13 +186,17 @@ def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
     on_front = allowed[front(table.objectives[allowed])] if len(allowed) else allowed
     on_front = on_front[_order(table.objectives[on_front], OBJECTIVES.index(ask.objective))]
 
-    def plan(row: int) -> TrainPlan:
-        return plan_at(ask, weighed[int(table.part[row])], int(table.position[row]), physics)
-
+    best = _unlike(weighed, table, order)[:N_BEST]
+    plans: dict[int, TrainPlan] = {}
+    for part, one in enumerate(weighed):
+        rows = [int(row) for row in dict.fromkeys((*best, *on_front)) if table.part[row] == part]
+        if not rows:
+            continue
+        plans |= zip(rows, plans_at(ask, one, [int(table.position[row]) for row in rows], physics), strict=True)
     return TrainSearch(
         ask=ask,
-        best=tuple(plan(row) for row in _unlike(weighed, table, order)[:N_BEST]),
-        front=tuple(plan(row) for row in on_front),
+        best=tuple(plans[row] for row in best),
+        front=tuple(plans[row] for row in on_front),
         weighed=tuple(weighed),
         refused=tuple(refused),
         n_layouts=len(table.part),
@@ -345,34 +349,44 @@ def _unlike(weighed: list[Weighed], table: _Table, order: NDArray[np.intp]) -> N
 
 def plan_at(ask: TrainAsk, one: Weighed, position: int, physics: Physics = UNCALIBRATED) -> TrainPlan:
     """One row of what was weighed, with all its parts, also where it does not fit."""
-    layout = one.layouts.take(np.array([position]))
-    memory, time = physics.memory(one.job, layout), physics.time(one.job, layout)
-    step_s = float(time.step_s[0])
-    hours = float(hours_of(ask, one, np.array([step_s]))[0])
-    tok_s = float(time.tok_s_per_device[0])
-    device_hours = hours * one.job.n_devices
-    return TrainPlan(
-        job=one.job,
-        layout=layout.one(0),
-        step_s=step_s,
-        tok_s_per_device=tok_s,
-        mfu=float(time.mfu[0]),
-        light_s=float(time.light_s[0]),
-        memory_bytes=float(memory.total_bytes[0]),
-        headroom_bytes=one.job.device.memory_bytes - float(memory.total_bytes[0]),
-        hours=hours,
-        usd=None if math.isnan(one.usd_per_device_hour) else device_hours * one.usd_per_device_hour,
-        kwh=device_hours * one.job.device.power_w / 1000.0 if one.job.device.power_w else None,
-        goodput=one.goodput,
-        feed=feed(tok_s, one.job.n_devices, ask.supply) if ask.supply else None,
-        time_parts=parts(time, "_s", ("step_s", "tok_s_per_device", "light_s")),
-        memory_parts=parts(memory, "_bytes", ("total_bytes", "host_bytes")),
-    )
+    return plans_at(ask, one, [position], physics)[0]
 
 
-def parts(of: TrainTime | TrainMemory, unit: str, without: tuple[str, ...]) -> dict[str, float]:
+def plans_at(ask: TrainAsk, one: Weighed, positions: Sequence[int], physics: Physics = UNCALIBRATED) -> list[TrainPlan]:
+    """Rows of what was weighed, in the order asked for."""
+    many = one.layouts.take(np.array(positions, dtype=np.int64))
+    memory, time = physics.memory(one.job, many), physics.time(one.job, many)
+    hours = hours_of(ask, one, time.step_s)
+    power_w, room = one.job.device.power_w, one.job.device.memory_bytes
+    plans = []
+    for row in range(len(many)):
+        device_hours = float(hours[row]) * one.job.n_devices
+        tok_s = float(time.tok_s_per_device[row])
+        plans.append(
+            TrainPlan(
+                job=one.job,
+                layout=many.one(row),
+                step_s=float(time.step_s[row]),
+                tok_s_per_device=tok_s,
+                mfu=float(time.mfu[row]),
+                light_s=float(time.light_s[row]),
+                memory_bytes=float(memory.total_bytes[row]),
+                headroom_bytes=room - float(memory.total_bytes[row]),
+                hours=float(hours[row]),
+                usd=None if math.isnan(one.usd_per_device_hour) else device_hours * one.usd_per_device_hour,
+                kwh=device_hours * power_w / 1000.0 if power_w else None,
+                goodput=one.goodput,
+                feed=feed(tok_s, one.job.n_devices, ask.supply) if ask.supply else None,
+                time_parts=_parts(time, row, "_s", ("step_s", "tok_s_per_device", "light_s")),
+                memory_parts=_parts(memory, row, "_bytes", ("total_bytes", "host_bytes")),
+            )
+        )
+    return plans
+
+
+def _parts(of: TrainTime | TrainMemory, row: int, unit: str, without: tuple[str, ...]) -> dict[str, float]:
     """The summands of one layout by name, without their unit."""
-    return {name.removesuffix(unit): float(values[0]) for name, values in vars(of).items() if name.endswith(unit) and name not in without}
+    return {name.removesuffix(unit): float(values[row]) for name, values in vars(of).items() if name.endswith(unit) and name not in without}
 
 
 def _none_because(ask: TrainAsk, weighed: list[Weighed], table: _Table) -> str:

@@ -63,15 +63,18 @@ async def streams(url: str, model: str, group: list[Asked], draw: random.Random,
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is timed: batches that decode, prompts before decoding, prompts alone, (others that decode, prompt beside them)."""
+    """What is timed: (sequences that decode, prompt of each), prompts alone, (sequences that decode, prompt beside them)."""
 
-    batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
-    before: tuple[int, ...] = (16, 200)
+    decoding: tuple[tuple[int, int], ...] = (*((batch, 16) for batch in (1, 2, 3, 4, 6, 8)), (1, 600), (4, 400), (8, 150))
     alone: tuple[int, ...] = (24, 96, 192, 384, 640)
     beside: tuple[tuple[int, int], ...] = ((2, 48), (2, 256), (6, 128), (6, 384))
 
+    @property
+    def batches(self) -> list[int]:
+        return sorted({batch for batch, _ in self.decoding})
 
-QUICK = Settings(batches=(1, 4, 8), before=(16,), alone=(24, 300), beside=((4, 200),))
+
+QUICK = Settings(decoding=((1, 16), (8, 16), (1, 300)), alone=(24, 300), beside=((4, 200),))
 DECODED = 40
 
 
@@ -86,8 +89,7 @@ def observed_steps(url: str, model: str, vocab: int, settings: Settings, *, seed
         return found
 
     ask([Asked(prompt_tokens=16, output_tokens=8)] * max(settings.batches))
-    for batch in settings.batches:
-        rows += [_decoding(ask([Asked(prompt_tokens=prompt, output_tokens=DECODED)] * batch)) for prompt in settings.before]
+    rows += [_decoding(ask([Asked(prompt_tokens=prompt, output_tokens=DECODED)] * batch)) for batch, prompt in settings.decoding]
     for prompt in settings.alone:
         stream = ask([Asked(prompt_tokens=prompt, output_tokens=2)])[0]
         rows.append(Observed(seconds=stream.times_s[0] - stream.due_s, prompt_tokens=prompt))

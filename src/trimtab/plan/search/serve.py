@@ -15,9 +15,9 @@ import numpy as np
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Architecture, Device, ServeJob
 from trimtab.core.workload import SloTerm
-from trimtab.plan.operators import is_moe
 from trimtab.plan.search.pareto import front
 from trimtab.plan.search.queueing import replicas_needed, wait_s
+from trimtab.plan.search.serve_space import common_heads, disaggregated, replica_layouts
 from trimtab.plan.search.slo_limits import check_slo, limit_of
 from trimtab.plan.serving.memory import ServeMemory, budget
 from trimtab.plan.serving.time import ServeTime, predict
@@ -169,7 +169,7 @@ def _check(ask: ServeAsk) -> None:
         raise InputError(f"A request of {ask.prompt_tokens} and {ask.output_tokens} tokens is none; both must be above zero.")
     if not 0 <= ask.cached_prompt_tokens <= ask.prompt_tokens:
         raise InputError(f"Of {ask.prompt_tokens} prompt tokens, {ask.cached_prompt_tokens} cannot be in the prefix cache.")
-    heads = _heads(ask.architecture)
+    heads = common_heads(ask.architecture)
     for name, value in ask.pinned.items():
         if name not in ("tp", "pp", "ep", "attention_dp"):
             raise InputError(f"--layout of a serving plan takes tp, pp, ep and attention_dp, not {name}.")
@@ -203,7 +203,7 @@ def jobs_of(ask: ServeAsk) -> list[ServeJob]:
     """Every layout, weight type and cache type of one replica, in a fixed order, not yet with a number in flight."""
     jobs = []
     for device in ask.devices:
-        for tp, pp, ep, attention_dp in _layouts(ask, device):
+        for tp, pp, ep, attention_dp in replica_layouts(ask.architecture, device, ask.pinned, ask.max_devices):
             for weights in (one for one in weights_of(ask, device) if runs(one, device, engine_of(ask, device))):
                 for kv in ask.kv:
                     plain = ServeJob(
@@ -220,46 +220,8 @@ def jobs_of(ask: ServeAsk) -> list[ServeJob]:
                         output_tokens=ask.output_tokens,
                         cached_prompt_tokens=ask.cached_prompt_tokens,
                     )
-                    jobs += [plain, *(_split(plain) if ask.disaggregated else ())]
+                    jobs += [plain, *(disaggregated(plain) if ask.disaggregated else ())]
     return jobs
-
-
-def _layouts(ask: ServeAsk, device: Device) -> list[tuple[int, int, int, int]]:
-    """(tp, pp, ep, attention_dp). Tensor ranks lie in one node and divide the heads; experts go over all ranks of a layer or none."""
-    per_node, heads, n_layers = max(device.devices_per_node, 1), _heads(ask.architecture), ask.architecture.n_layers
-    powers = [2**power for power in range(11)]
-    moe = is_moe(ask.architecture)
-    found = []
-    for tp in _values(ask.pinned, "tp", [tp for tp in powers if tp <= per_node and heads % tp == 0]):
-        for attention_dp in _values(ask.pinned, "attention_dp", [dp for dp in powers if dp == 1 or (moe and tp * dp <= 4 * per_node)]):
-            ranks = tp * attention_dp
-            for ep in _values(ask.pinned, "ep", sorted({1, ranks} if moe and _experts(ask.architecture) % ranks == 0 else {1})):
-                if ep == 1 and ranks > per_node and "ep" not in ask.pinned:
-                    continue  # split experts would be reduced over the network
-                most = 8 if ranks >= per_node or "tp" in ask.pinned else 1
-                for pp in _values(ask.pinned, "pp", [pp for pp in powers if pp <= most and n_layers % pp == 0]):
-                    if not ask.max_devices or ranks * pp <= ask.max_devices:
-                        found.append((tp, pp, ep, attention_dp))
-    return found
-
-
-def _values(pinned: Mapping[str, int], name: str, free: Sequence[int]) -> Sequence[int]:
-    return [pinned[name]] if name in pinned else free
-
-
-def _heads(architecture: Architecture) -> int:
-    counts = [block.attention.n_heads for block in architecture.blocks if block.attention]
-    return math.gcd(*counts) if counts else 1
-
-
-def _experts(architecture: Architecture) -> int:
-    return max((block.feedforward.n_experts for block in architecture.blocks if block.feedforward), default=0)
-
-
-def _split(plain: ServeJob) -> list[ServeJob]:
-    """The same layout disaggregated: one replica's worth of devices decodes, as many, half, or twice as many prefill."""
-    size = plain.tp * plain.pp * plain.attention_dp
-    return [replace(plain, prefill_devices=size * before, decode_devices=size * after) for before, after in ((1, 1), (1, 2), (2, 1))]
 
 
 def devices_of(job: ServeJob) -> int:

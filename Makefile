@@ -2,6 +2,7 @@
 # make test    all tests;  make quick: those that need neither model nor engine
 # make check   format, lint, types and the rules of the house
 # make bench   benchmarks that print ratios from one run
+# make plan-accuracy   errors of the planner on published runs, three ways (tens of minutes; PLAN_ARGS="--quick")
 # make soak    mixed load on `trimtab serve` for 20 minutes: memory, failures, the log (SOAK_ARGS="--minutes 60")
 # make image   a container image, built twice without a daemon, run, and asked (needs mmdebstrap, skopeo, umoci, runc; IMAGE_ARGS="--quick")
 # make clean   removes what these made here, the environment included (caches under TRIMTAB_HOME stay)
@@ -17,10 +18,11 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?= --quick
 SOAK_ARGS ?=
+PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test quick check bench soak image clean setup
+.PHONY: demo test quick check bench plan-accuracy soak image clean setup
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -39,6 +41,9 @@ check: .venv/.ready
 
 bench: .venv/.ready
 	@for script in benchmarks/*.py benchmarks/statistics; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS) || [ $$? = 3 ] || exit 1; done
+
+plan-accuracy: .venv/.ready
+	$(BIN)/python benchmarks/planner_accuracy.py $(PLAN_ARGS)
 
 soak: .venv/.ready
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)

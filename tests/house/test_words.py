@@ -19,7 +19,7 @@ FORBIDDEN = {
     "an issue's number": r"(?i)\bissue #?\d+\b",
     "work left open": r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b",
 }
-BINARY = {".parquet", ".png", ".gguf", ".safetensors", ".gz"}
+BINARY = {".parquet", ".png", ".gguf", ".safetensors", ".gz", ".npz"}
 
 
 def tracked() -> list[Path]:

@@ -55,7 +55,7 @@ def save(folder: Path, fits: Sequence[Published]) -> None:
     for fit in fits:
         data = to_bytes(fit)
         (folder / f"{fit.quantity}.npz").write_bytes(data)
-        entries[fit.quantity] = {"sha256": sha256(data).hexdigest(), "n_anchors": fit.residual.n_anchors, **fit.provenance}
+        entries[fit.quantity] = {"sha256": sha256(data).hexdigest(), "n_anchors": fit.residual.n_anchors, "made": fit.provenance["made"]}
     (folder / INDEX).write_text(to_toml({"fits": entries}), encoding="utf-8")
 
 

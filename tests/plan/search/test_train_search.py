@@ -166,7 +166,7 @@ def test_a_pinned_layout_is_the_only_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pinned": {"tp": 3}}, "tp=3"),
+        ({"pinned": {"tp": 3}}, "tp=3 does not divide 8 devices"),
         ({"pinned": {"tp": 5}, "counts": (5,), "global_batch_seqs": 60}, "tp=5 does not divide the 32 attention heads of test-8b"),
         (
             {"pinned": {"pp": 16, "vp": 1, "tp": 1}, "architecture": dense(n_layers=20), "counts": (16,)},

@@ -160,6 +160,9 @@ def _refuse(job: TrainJob, pinned: Mapping[str, int]) -> None:
     if pinned:
         told = {"tp": 1, "pp": 1, "cp": 1, "micro_batch": 1, **pinned}
         ranks = told["tp"] * told["pp"] * told["cp"]
+        if "dp" not in pinned and job.n_devices % ranks:
+            named = " x ".join(f"{name}={pinned[name]}" for name in ("tp", "pp", "cp") if name in pinned)
+            raise InputError(f"The layout cannot run: {named} does not divide {job.n_devices} devices; change one of them.")
         told.setdefault("dp", max(job.n_devices // ranks, 1))
         told.setdefault("grad_accum", max(job.global_batch_seqs // (told["dp"] * told["micro_batch"]), 1))
         check(job, layouts(**told))

@@ -110,10 +110,10 @@ def train_plan() -> dict[str, Any]:
                 [point(row, "duration_s", "cost_usd") for row in options],
             ),
             plot(
-                "Memory against speed",
-                ("tok/s a device", "tok/s"),
+                "Memory against time",
+                ("time", "s"),
                 ("memory", "bytes"),
-                [point(row, "tok_s_per_device", "peak_memory_bytes") for row in options],
+                [point(row, "duration_s", "peak_memory_bytes") for row in options],
             ),
         ],
         "losers": [

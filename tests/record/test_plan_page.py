@@ -9,6 +9,7 @@ import pytest
 from sample_plan import PLANS, number, train_plan
 
 from trimtab.record import plan_view as view
+from trimtab.record.plan_figures import lower_left
 from trimtab.record.plan_pipeline import time_line
 from trimtab.record.plan_report import embedded, render_plan, write_plan_page
 from trimtab.record.plan_what_if import serving, training, what_if_table
@@ -119,3 +120,8 @@ def test_what_if_is_plain_arithmetic() -> None:
     assert heads == ["4,096 tokens", "32,768 tokens", "131,072 tokens"]
     assert rows[0][2][2] == "no: 34.2 GB"
     assert what_if_table(train_plan()["what_if"])[0][0] == "150B tokens"
+
+
+def test_the_edge_of_a_plot_goes_down_to_the_right() -> None:
+    assert lower_left([(3.0, 1.0), (1.0, 5.0), (2.0, 6.0), (2.0, 2.0), (2.5, 2.0), (1.0, 7.0)]) == [(1.0, 5.0), (2.0, 2.0), (3.0, 1.0)]
+    assert lower_left([]) == []

@@ -13,7 +13,7 @@ LOG_FROM = 8.0
 
 
 def plan_plot(plot: Plain, name: str) -> str:
-    """Points with their intervals, the front as a line, the best ones with their number. Returns SVG."""
+    """Points with their intervals, a line along those that no other beats in both, the best ones with their number. Returns SVG."""
     points = plot["points"]
     figure, axes = blank_figure(WIDTH_PX, 300, left=78)
     for each in sorted(points, key=lambda each: each["on_front"]):
@@ -23,9 +23,10 @@ def plan_plot(plot: Plain, name: str) -> str:
         face = colour if each["on_front"] else PAPER
         size = 11.0 if each["rank"] == 1 else 7.0 if each["rank"] else 4.5
         axes.plot([each["x"]], [each["y"]], marker="o", markersize=size, color=colour, markerfacecolor=face, markeredgewidth=1.4, zorder=4)
-    front = sorted((each["x"], each["y"]) for each in points if each["on_front"])
-    if len(front) > 1:
-        axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    edge = lower_left([(each["x"], each["y"]) for each in points])
+    if len(edge) > 1:
+        xs, ys = zip(*edge, strict=True)
+        axes.step(xs, ys, where="post", color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     _axis(axes, "x", [value for each in points for value in (each["x"], each["x_low"], each["x_high"])], plot["x"])
     _axis(axes, "y", [each["y"] for each in points], plot["y"])
     for each in points:
@@ -47,6 +48,15 @@ def plan_plot(plot: Plain, name: str) -> str:
         f"{each['name']}: {amount(each['x'], plot['x']['unit'])}, {amount(each['y'], plot['y']['unit'])}" for each in points if each["rank"]
     )
     return page_svg(figure, name, plot["title"], told or plot["title"])
+
+
+def lower_left(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other is left of and below at once, from left to right."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(set(points)):
+        if not found or y < found[-1][1]:
+            found.append((x, y))
+    return found
 
 
 def _axis(axes: Any, which: str, values: list[float], told: Plain) -> None:
@@ -78,7 +88,7 @@ def _ticks(low: float, high: float, unit: str, *, is_log: bool) -> list[float]:
     if is_log:
         decades = LogLocator(base=10, subs=(1.0, 2.0, 5.0)).tick_values(low / scale, high / scale)
         inside = [value * scale for value in decades if low <= value * scale <= high]
-        return inside if len(inside) <= 5 else inside[:: -(-len(inside) // 5)]
+        return inside if len(inside) <= 4 else inside[:: -(-len(inside) // 4)]
     return [value * scale for value in MaxNLocator(nbins=4).tick_values(low / scale, high / scale) if low <= value * scale <= high]
 
 

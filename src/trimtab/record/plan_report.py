@@ -56,15 +56,16 @@ def render_plan(document: Plain) -> str:
     return environment().get_template("plan.html.j2").render(values) + "\n"
 
 
-def bar_colours(document: Plain) -> dict[str, str]:
-    """The page's colour of each part of a bar, the same in all bars; where there are more parts than colours they come again."""
-    names: list[str] = []
-    for row in document["options"]:
-        if row["memory"]:
-            names += [part.name for part in plan_view.memory_bar(row)[0]]
-    found = {name: BAR_COLOURS[place % len(BAR_COLOURS)] for place, name in enumerate(dict.fromkeys(names))}
+def bar_colours(document: Plain) -> dict[str, tuple[str, float]]:
+    """The page's colour and its strength for each part of a bar, the same in all bars of a kind; after the last colour they come again, paler."""
+    memory = [part.name for row in document["options"] if row["memory"] for part in plan_view.memory_bar(row)[0]]
     times = [part.name for row in document["options"] if row["time"] for part in plan_view.time_bar(row)]
-    return {name: BAR_COLOURS[place % len(BAR_COLOURS)] for place, name in enumerate(dict.fromkeys(times))} | found
+    return _colours(times) | _colours(memory)
+
+
+def _colours(names: list[str]) -> dict[str, tuple[str, float]]:
+    kinds = len(BAR_COLOURS)
+    return {name: (BAR_COLOURS[place % kinds], 0.5 ** (place // kinds)) for place, name in enumerate(dict.fromkeys(names))}
 
 
 def embedded(value: Any) -> str:

@@ -57,7 +57,7 @@ def render_plan(document: Plain) -> str:
 
 
 def bar_colours(document: Plain) -> dict[str, tuple[str, float]]:
-    """The page's colour and its strength for each part of a bar, the same in all bars of a kind; after the last colour they come again, paler."""
+    """The page's colour and its strength for each part of a bar, the same in all bars; after the last colour they come again, paler."""
     memory = [part.name for row in document["options"] if row["memory"] for part in plan_view.memory_bar(row)[0]]
     times = [part.name for row in document["options"] if row["time"] for part in plan_view.time_bar(row)]
     return _colours(times) | _colours(memory)

@@ -24,29 +24,29 @@ class TimeTerms:
     optimizer_bytes: moved a parameter updated; step_fixed_s: a step; straggling: slow-down a doubling of nodes
     """
 
-    matmul_share: float = 0.907
-    unmeasured_share: float = 0.92
-    unmeasured_gpu_share: float = 0.828
-    low_share: float = 1.14
-    traffic: float = 0.607
-    attention_share: float = 0.365
-    backward_attention: float = 2.47
-    score_bytes: float = 8.12
-    elementwise: float = 5.78
-    elementwise_old: float = 5.45
+    matmul_share: float = 0.943
+    unmeasured_share: float = 0.913
+    unmeasured_gpu_share: float = 0.813
+    low_share: float = 1.06
+    traffic: float = 0.947
+    attention_share: float = 0.366
+    backward_attention: float = 2.49
+    score_bytes: float = 10.2
+    elementwise: float = 6.18
+    elementwise_old: float = 4.96
     elementwise_fused: float = 4.16
-    cast: float = 2.61
-    host_s: float = 0.000246
-    host_old_s: float = 0.00127
+    cast: float = 1.73
+    host_s: float = 0.000384
+    host_old_s: float = 0.00126
     link_share: float = 0.9
     network_share: float = 0.7
-    overlap: float = 6.59
-    tensor_exposed: float = 1.28
-    expert_exposed: float = 1.04
-    imbalance: float = 1.63
-    optimizer_bytes: float = 75.6
-    step_fixed_s: float = 0.0097
-    straggling: float = 0.00524
+    overlap: float = 4.04
+    tensor_exposed: float = 1.16
+    expert_exposed: float = 0.737
+    imbalance: float = 1.84
+    optimizer_bytes: float = 60.4
+    step_fixed_s: float = 0.00947
+    straggling: float = 0.00527
 
 
 TERMS = TimeTerms()

@@ -77,7 +77,7 @@ OWN_OF_PARTS = {
             *("hardware", "steps", "trace", "workload", "rate", "duration", "burstiness", "speed", "replicas", "policy", "route", "slo"),
             *("engine", "weights", "kv", "layout", "slots", "batch_tokens", "kv_tokens", "reserve", "chunked", "prefix_cache", "overhead"),
             *("queue", "queue_limit", "queue_wait", "cold_start", "storage", "boot", "mtbf", "restart", "spot", "notice", "retry"),
-            *("idle_watts", "region", "repeats", "price", "commitment"),
+            *("idle_watts", "region", "repeats", "price", "commitment", "html"),
         },
         "hardware": {"vendor", "kind"},
         "models": {"seq"},

@@ -89,6 +89,18 @@ def test_made_traffic_is_repeated_with_other_seeds(capsys: pytest.CaptureFixture
     assert simulate(capsys, *words, "--seed", "7")[1]["runs"][0]["ttft_ms"] != run["ttft_ms"]
 
 
+def test_a_page_tells_the_same(capsys: pytest.CaptureFixture[str], files: dict[str, str], tmp_path: Path) -> None:
+    page = tmp_path / "fleet.html"
+    words = ["--steps", files["steps"], "--trace", files["trace"], "--replicas", "0..2", "--policy", "fixed", "--policy", "scale-to-zero"]
+    document = simulate(capsys, *words, "--html", str(page))[1]
+    text = page.read_text()
+    assert text.count("<svg") == 5
+    for word in (document["headline"], "replica hours", "scale-to-zero", "in order of arrival, 8 at once"):
+        assert word in text
+    assert "<script" not in text
+    assert "http" not in text.replace("http://www.w3.org", "").replace("http-equiv", "")
+
+
 @pytest.mark.parametrize("columns", ["80", "140"])
 def test_the_table_fits_its_terminal(
     capsys: pytest.CaptureFixture[str], files: dict[str, str], monkeypatch: pytest.MonkeyPatch, columns: str

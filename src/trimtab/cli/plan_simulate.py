@@ -56,6 +56,7 @@ POLICIES = "fixed, scale-to-zero, outstanding, queue, utilisation, gateway; with
 @option("--region", default="", metavar="CODE", help="Whose electricity: de, us, ...; default the world's mean.")
 @option("--repeats", type=click.IntRange(0, 1000), default=0, help="Runs of each; default 5 where chance plays.")
 @priced
+@option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write a page with time lines to this file.")
 @common
 def simulate(
     *,
@@ -99,6 +100,7 @@ def simulate(
     repeats: int,
     price: str,
     commitment: str,
+    html: Path | None,
     common: Common,
 ) -> int:
     """Play a trace on a fleet that serves MODEL: who waits, what is late, what it costs; several policies side by side.
@@ -154,5 +156,9 @@ def simulate(
         seed=common.seed,
         offline=common.offline,
     )
+    if html:
+        from trimtab.record.fleet_report import write_fleet_page
+
+        write_fleet_page(html, document)
     emit(common, document, [] if common.as_json else fleet_view(document))
     return EXIT_PASSED if document["found"] else EXIT_FAILED

@@ -245,15 +245,19 @@ def _contexts(trace: Trace) -> tuple[float, float]:
 
 def _factors(job: ServeJob, batch: int) -> tuple[Sequence[tuple[float, float]], str]:
     """(decode, prefill) by which published runs correct the physics: the middle, the quick end, the slow end; and what is behind it."""
-    alone, together = replace(job, concurrency=1), replace(job, concurrency=batch)
-    first = predict_serve(alone)["ttft_ms"]
-    each = predict_serve(together)["tpot_ms"]
-    ttft_ms, tpot_ms = predict(alone).ttft_ms, predict(together).tpot_ms
+    together = replace(job, concurrency=batch)
+    physics, known = predict(together), predict_serve(together)
+    first, each = known["ttft_ms"], known["tpot_ms"]
     if "value" not in first or "value" not in each:
-        lacks = str(first.get("unknown") or each.get("unknown")).rstrip(".")
+        lacks = _clause(str(first.get("unknown") or each.get("unknown")))
         return [(1.0, 1.0)], f"by peak rates and shares usual for engines, no published run corrects them: {lacks}"
-    found = [(each[end] / tpot_ms, first[end] / ttft_ms) for end in ("value", "low", "high")]
-    return found, f"decoding {each['basis']} ({each['why']}); prompts {first['basis']} ({first['why']})"
+    found = [(each[end] / physics.tpot_ms, first[end] / physics.ttft_ms) for end in ("value", "low", "high")]
+    return found, f"decoding {each['basis']} ({_clause(each['why'])}), prompts {first['basis']} ({_clause(first['why'])})"
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as a part of another."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _cold_s(job: ServeJob, wishes: Wishes, devices: int) -> tuple[float, str]:

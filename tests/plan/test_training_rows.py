@@ -73,6 +73,11 @@ def test_tokens_a_second_are_derived_from_what_is_nearest_to_them():
     assert memory.measured == {"peak_memory_bytes": 60 * 2**30}
 
 
+def test_numbers_as_people_write_them():
+    assert one(tok_s_per_device="~9,000", cp="n/a", vp="-").measured == {"tok_s_per_device": 9000}
+    assert one(tok_s_per_device="", device_hours="1.5M", total_tokens="15T+").measured["tok_s_per_device"] == pytest.approx(15e12 / 5.4e9)
+
+
 def test_low_rank_adapters_cost_less_than_all_weights():
     adapters, whole = one(notes="task: LoRA Performance"), one(notes="task: SFT")
     assert (adapters.job.trains, whole.job.trains) == ("adapters", "all")

@@ -39,6 +39,8 @@ VTRAIN = {
     "data parallelism": "dp", "pipeline parallelism": "pp",
 }  # fmt: skip
 VTRAIN_SOURCE = "vTrain, one node"
+UNTOLD = ("", "-", "—", "?", "n/a", "na", "nan", "none", "null", "unknown", "auto")
+SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 GIB = 2.0**30
 MEMORY_UNITS = {"GB": 1e9, "GiB": GIB, "MiB": 2.0**20, "MB": 1e6, "": 1e9}
 USUAL_EXPERTS = 8
@@ -360,12 +362,12 @@ def _count(cells: Cells, name: str) -> int:
 
 
 def _number(cells: Cells, name: str) -> float:
-    """0 where the cell is empty. InputError where it holds something else than a number."""
-    text = cells.get(name, "").split("(")[0].strip().replace(",", "")
-    if not text:
+    """0 where the cell is empty or says that nothing is known. InputError where it holds something else than a number."""
+    text = cells.get(name, "").split("(")[0].strip().lstrip("~≈").replace(",", "")
+    if text.lower() in UNTOLD:
         return 0.0
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"Column {name} holds {text[:40]!r}, which is no number.") from None
+    found = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([kmbt%x]?)\+?", text, re.IGNORECASE)
+    if not found:
+        raise InputError(f"Column {name} holds {text[:40]!r}, which is no number.")
+    value = float(found[1]) * SCALES.get(found[2].lower(), 1.0)
     return value if math.isfinite(value) else 0.0

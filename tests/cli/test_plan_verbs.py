@@ -223,3 +223,55 @@ def test_a_quantised_file_is_planned_as_it_is(capsys: pytest.CaptureFixture[str]
     assert set(kinds) == {"stored", "Q3_K_M"}, "more bytes than the file has win nothing"
     best = plan(capsys, "plan", "serve", "mine.gguf", "--hardware", "rtx-4090")[1]["options"][0]
     assert (best["layout"]["weights"], best["to_certify"]) == ("stored", "")
+
+
+def test_a_layout_that_is_too_big_is_predicted_all_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["plan", "train", "llama-3.1-70b", "--hardware", "h100-sxm", "--devices", "8", "--layout", "tp=8,zero=0,recompute=none"]
+    code, document = plan(capsys, *words, "--emit", "megatron")
+    assert (code, document["found"], document["emitted"], document["losers"]) == (1, False, {}, [])
+    assert "What comes nearest is shown" in document["reasons"][0]
+    assert document["options"][0]["memory"]["total_bytes"] > document["options"][0]["memory"]["capacity_bytes"]
+    assert main([*words, "--html", str(tmp_path / "plan.html")]) == 1
+    assert "8 × h100-sxm" in (tmp_path / "plan.html").read_text(encoding="utf-8")
+
+
+def test_an_own_measurement_corrects_the_next_plan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trimtab.core.planning import ServeJob
+    from trimtab.plan.anchors.fitted import shipped
+    from trimtab.plan.anchors.measured import Measurement, remember
+    from trimtab.plan.architectures import architecture
+    from trimtab.plan.devices import device
+    from trimtab.plan.serving.features import features, physics
+    from trimtab.plan.serving.rows import Case
+
+    if shipped("decode_tok_s") is None:
+        pytest.skip("no fit of speeds ships yet")
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
+    words = [*FIT, "--weights", "Q4_K_M", "--engine", "llamacpp"]
+    before = plan(capsys, *words)[1]["options"][0]["numbers"]["decode_tok_s"]
+    asked = {"engine": "llamacpp", "weights": "Q4_K_M", "prompt_tokens": 2048 - 128, "output_tokens": 128}
+    case = Case(
+        id="",
+        job=ServeJob(architecture=architecture("llama-3.1-8b"), device=device("rtx-4090"), **asked),
+        form="alone",
+        measured={},
+        source="",
+    )
+    mine = Measurement(
+        quantity="decode_tok_s",
+        unit="tokens/s",
+        value=before["value"] * 0.8,
+        physics=physics(case, "decode_tok_s"),
+        features=features(case, "decode_tok_s"),
+        setting=case.setting,
+        model="llama-3.1-8b",
+        when="2026-11-27",
+    )
+    for _ in range(3):
+        remember(tmp_path / "planner" / "measurements.jsonl", mine)
+    after = plan(capsys, *words)[1]["options"][0]["numbers"]["decode_tok_s"]
+    assert after["basis"] == "measured"
+    assert before["value"] * 0.75 < after["value"] < before["value"] * 0.95
+    assert (after["high"] - after["low"]) / after["value"] < (before["high"] - before["low"]) / before["value"]

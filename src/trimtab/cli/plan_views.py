@@ -48,7 +48,7 @@ class Options:
         shown = view.columns(document, narrow=narrow)
         table = Table(
             box=box.SIMPLE_HEAD,
-            title=view.TITLES[document["kind"]],
+            title=view.title(document),
             title_justify="left",
             title_style="bold",
             pad_edge=False,

@@ -88,6 +88,11 @@ class Slice:
     text: str
 
 
+def title(document: Plain) -> str:
+    """Of the table of options."""
+    return TITLES[document["kind"]] if document["found"] else "What comes nearest"
+
+
 def cell(number: Plain | None) -> Cell:
     """Of a number of the document, or of none."""
     if number is None:

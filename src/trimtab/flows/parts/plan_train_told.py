@@ -196,7 +196,7 @@ def assumptions(found: TrainSearch, plan: TrainPlan | None) -> list[str]:
         if plan.feed is not None:
             lines.append(f"Data: {plan.feed.why}.")
     if not ask.tokens:
-        lines.append(f"Without --tokens, time and cost are of {amount(DEFAULT_TOKENS, 'tokens')} tokens.")
+        lines.append("Without --tokens, time and cost are of 1B tokens.")
     return [*lines, "Prices are of devices alone: no storage, no network, nobody's work."]
 
 

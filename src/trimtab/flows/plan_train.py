@@ -79,10 +79,10 @@ def plan_train(
     )
     found = search(ask)
     plans = kept_by(found, ask)
+    is_found = bool(plans)
     nearest = _nearest(ask) if not plans and found.n_fit else None
     shown = nearest or found
-    plans = plans or list(shown.best[:N_NEAREST])
-    is_found = nearest is None and bool(plans)
+    plans = plans or list(shown.best[:N_NEAREST]) or list(found.leanest)
     on_front = {key_of(plan) for plan in shown.front}
     options = [option(shown, plan, rank, on_front=key_of(plan) in on_front) for rank, plan in enumerate(plans, 1)]
     return {
@@ -129,7 +129,7 @@ def _reasons(found: TrainSearch, ask: TrainAsk, layout: str, *, is_found: bool) 
     if found.best and not is_found:
         return ["By physics alone some layouts keep to the demands; as published runs went, none does. What comes nearest is shown."]
     if not found.best:
-        near = " What comes nearest is shown." if found.n_fit else ""
+        near = " What comes nearest is shown." if found.n_fit or found.leanest else ""
         return [found.none_because + near]
     limits = [f"the budget of {ask.budget_usd:,.0f} USD"] if math.isfinite(ask.budget_usd) else []
     limits += [f"the deadline of {ask.deadline_h:,.0f} h"] if math.isfinite(ask.deadline_h) else []

@@ -38,7 +38,8 @@ def test_rows_that_cannot_run_are_not_on_the_front_and_unknown_columns_do_not_co
     points = np.array([[1.0, np.nan, 5.0], [np.inf, np.nan, 0.0], [2.0, np.nan, 4.0], [2.0, np.nan, 6.0]])
     assert front(points).tolist() == [0, 2]
     assert front(np.empty((0, 3))).tolist() == []
-    assert front(np.full((2, 2), np.nan)).tolist() == []
+    priced = np.array([[2.0, 5.0], [1.0, np.nan], [3.0, np.nan], [4.0, 4.0]])
+    assert front(priced).tolist() == [0, 1, 3]  # the fastest has no known price and is on the front all the same
 
 
 @pytest.mark.parametrize(("mtbf_min", "minutes"), [(24 * 60, 117), (6 * 60, 57), (15, 9.1)])

@@ -291,3 +291,13 @@ def test_devices_of_which_too_little_is_known_are_refused(unknown: dict[str, obj
     beside = search(ask(devices=(device, GB80)))
     assert {plan.job.device.link_bytes_s for plan in beside.best} == {GB80.link_bytes_s}
     assert any(words in why for _, _, why in beside.refused)
+
+
+def test_what_is_too_big_is_timed_all_the_same() -> None:
+    found = search(ask(counts=(16,), devices=(replace(GB80, memory_bytes=4e9),), pinned={"tp": 4, "pp": 2}))
+    assert found.best == ()
+    assert found.leanest
+    assert all(plan.headroom_bytes < 0.1 * plan.memory_bytes for plan in found.leanest)
+    same = search(ask(counts=(16,), pinned=found.leanest[0].layout)).best[0]
+    assert found.leanest[0].step_s == pytest.approx(same.step_s)
+    assert search(ask()).leanest == ()

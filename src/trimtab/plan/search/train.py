@@ -30,6 +30,7 @@ CHUNK = 8192
 """Layouts weighed at a time: their arrays stay in the processor's cache."""
 DEFAULT_TOKENS = 1e9
 N_BEST = 10
+N_LEANEST, ABOUT = 3, 1.05
 KIND = ("tp", "pp", "cp", "ep", "zero_stage", "offload")
 """Layouts that differ in nothing of this (and have the same devices and precision) are one kind: ten names for one choice help nobody."""
 SHARDED_PIPELINES = ("torchtitan", "fsdp", "maxtext", "trimtab")
@@ -132,7 +133,7 @@ class TrainSearch:
     front: what no other plan beats in time, money, energy and memory head-room together
     weighed: all that was looked at, for `why`; refused: device, count and the reason where nothing divides
     n_layouts, n_fit, n_allowed: looked at, of them fit the memory, of them keep to budget, deadline and devices
-    none_because: one sentence where `best` is empty
+    none_because: one sentence where `best` is empty; leanest: where nothing fits, what needs about the least memory, timed all the same
     """
 
     ask: TrainAsk
@@ -144,6 +145,7 @@ class TrainSearch:
     n_fit: int
     n_allowed: int
     none_because: str = ""
+    leanest: tuple[TrainPlan, ...] = ()
 
 
 def parse_counts(text: str, flag: str = "--devices") -> tuple[int, ...]:
@@ -193,6 +195,7 @@ def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
         if not rows:
             continue
         plans |= zip(rows, plans_at(ask, one, [int(table.position[row]) for row in rows], physics), strict=True)
+    fits = np.isfinite(table.objectives[:, 0])
     return TrainSearch(
         ask=ask,
         best=tuple(plans[row] for row in best),
@@ -200,9 +203,10 @@ def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
         weighed=tuple(weighed),
         refused=tuple(refused),
         n_layouts=len(table.part),
-        n_fit=int(np.isfinite(table.objectives[:, 0]).sum()),
+        n_fit=int(fits.sum()),
         n_allowed=len(allowed),
         none_because="" if len(allowed) else _none_because(ask, weighed, table),
+        leanest=() if fits.any() else _leanest(ask, weighed, table, physics),
     )
 
 
@@ -387,6 +391,16 @@ def plans_at(ask: TrainAsk, one: Weighed, positions: Sequence[int], physics: Phy
 def _parts(of: TrainTime | TrainMemory, row: int, unit: str, without: tuple[str, ...]) -> dict[str, float]:
     """The summands of one layout by name, without their unit."""
     return {name.removesuffix(unit): float(values[row]) for name, values in vars(of).items() if name.endswith(unit) and name not in without}
+
+
+def _leanest(ask: TrainAsk, weighed: list[Weighed], table: _Table, physics: Physics) -> tuple[TrainPlan, ...]:
+    """Of the devices that lack least memory the fastest layouts that are about as lean as can be, the first of each kind."""
+    part = int(table.part[np.argmin(table.objectives[:, 3])])
+    one, rows = weighed[part], np.flatnonzero(table.part == part)
+    rows = rows[one.memory_bytes <= ABOUT * one.memory_bytes.min()]
+    step_s = physics.time(one.job, one.layouts.take(table.position[rows])).step_s
+    rows = _unlike(weighed, table, rows[np.argsort(step_s, kind="stable")])[:N_LEANEST]
+    return tuple(plans_at(ask, one, [int(table.position[row]) for row in rows], physics))
 
 
 def _none_because(ask: TrainAsk, weighed: list[Weighed], table: _Table) -> str:

@@ -18,7 +18,7 @@ class Rates:
     step_s: scheduler and sampler, a step; sequence_s: a sequence of the batch; hop_s: one collective's latency
     of a first token as a client sees it: request_s: tokenizer and admission; prompt: a prompt's time beside that of its products;
         prompt_mixer_s: what a layer of latent or recurrent attention adds to it; stream_steps: decode steps until it is sent; wave: share
-        of the other requests' prompts that it waits for, because requests start together
+        of the other requests' prompts that it waits for, because requests start together; of n others n ** wave_power count
     """
 
     memory: float = 0.8
@@ -41,7 +41,8 @@ class Rates:
     prompt: float = 2.0
     prompt_mixer_s: float = 0.3e-3
     stream_steps: float = 1.0
-    wave: float = 0.04
+    wave: float = 0.08
+    wave_power: float = 0.86
 
 
 PEAK = Rates(
@@ -66,6 +67,7 @@ LOCAL = replace(
     prompt_mixer_s=0.0,
     stream_steps=0.0,
     wave=0.5,
+    wave_power=1.0,
 )
 """One sequence at a time, without graphs: llama.cpp's published runs."""
 
@@ -85,11 +87,12 @@ ENGINES = {
         step_s=0.51e-3,
         sequence_s=2e-6,
         hop_s=16.2e-6,
-        request_s=38e-3,
-        prompt=1.76,
-        prompt_mixer_s=1.4e-3,
-        stream_steps=2.4,
-        wave=0.035,
+        request_s=46.6e-3,
+        prompt=1.26,
+        prompt_mixer_s=1.03e-3,
+        stream_steps=2.1,
+        wave=0.163,
+        wave_power=0.74,
     ),
     "vllm": replace(
         SERVER,
@@ -105,11 +108,12 @@ ENGINES = {
         step_s=0.43e-3,
         sequence_s=2.3e-6,
         hop_s=19.3e-6,
-        request_s=3.5e-3,
-        prompt=2.0,
-        prompt_mixer_s=0.26e-3,
-        stream_steps=0.62,
-        wave=0.03,
+        request_s=4.7e-3,
+        prompt=1.9,
+        prompt_mixer_s=0.29e-3,
+        stream_steps=0.35,
+        wave=0.05,
+        wave_power=0.91,
     ),
     "sglang": replace(
         SERVER,
@@ -126,11 +130,12 @@ ENGINES = {
         step_s=0.5e-3,
         sequence_s=2.3e-6,
         hop_s=10.5e-6,
-        request_s=66e-3,
-        prompt=3.3,
-        prompt_mixer_s=0.06e-3,
-        stream_steps=0.79,
-        wave=0.07,
+        request_s=77e-3,
+        prompt=2.75,
+        prompt_mixer_s=0.02e-3,
+        stream_steps=0.41,
+        wave=0.128,
+        wave_power=0.92,
     ),
     "llamacpp": LOCAL,
     "openvino": LOCAL,

@@ -60,7 +60,7 @@ def test_the_zero_table(billions, ranks, stages):
     )
     many = layouts(dp=ranks, zero_stage=[1, 2, 3])
     told = job(scale, ranks, ranks, framework="deepspeed")
-    states = sum(memory.state_bytes(told, many, memory.shards(told, many, first=True)))
+    states = sum(memory.state_bytes(told, many, memory.shards(told, many)))
     assert states / 1e9 == pytest.approx(stages, rel=4e-3)  # the table is rounded to three digits
 
 
@@ -79,7 +79,7 @@ def test_the_activation_table(shape, degrees, states, kept):
     many = layouts(**degrees, flash_attention=0)
     each, _ = memory.activations(told, many)
     assert each * held_micro_batches(many) / GIB == pytest.approx(kept, rel=1e-9)
-    assert sum(memory.state_bytes(told, many, memory.shards(told, many, first=True))) / GIB == pytest.approx(states, rel=1e-3)
+    assert sum(memory.state_bytes(told, many, memory.shards(told, many))) / GIB == pytest.approx(states, rel=1e-3)
 
 
 def test_recomputation_and_sequence_parallelism_save_what_the_paper_says():
@@ -95,7 +95,7 @@ def test_memory_is_never_less_than_the_weights_and_shards_of_them_add_up():
     told = job(moe(), 64, 64, framework="fsdp")
     many = layouts(dp=[64, 8, 8, 8], tp=[1, 8, 1, 1], pp=[1, 1, 8, 1], ep=[1, 1, 1, 8], cp=[1, 1, 1, 8], zero_stage=[3, 0, 0, 1])
     held = memory.peak(told, many)
-    mine = memory.shards(told, many, first=True)
+    mine = memory.shards(told, many)
     assert np.all(held.total_bytes > held.weights_bytes + held.gradients_bytes + held.optimizer_bytes)
     parts = (held.weights_bytes, held.gradients_bytes, held.optimizer_bytes, held.activations_bytes, held.logits_bytes, held.buffers_bytes)
     assert sum(parts) + held.overhead_bytes == pytest.approx(held.total_bytes)
@@ -128,7 +128,7 @@ def test_more_sharding_more_recomputation_and_offload_never_take_more_memory():
     assert np.all(np.diff(stages) < 0)
     assert np.all(np.diff(memory.peak(told, layouts(dp=8, recompute=[0, 1, 2], micro_batch=4)).total_bytes) < 0)
     kept, moved, _ = memory.peak(told, layouts(dp=8, offload=[0, 1, 2])).total_bytes
-    assert kept - moved == pytest.approx(12 * memory.shards(told, layouts(dp=8), first=True).dense[0])
+    assert kept - moved == pytest.approx(12 * memory.shards(told, layouts(dp=8)).dense[0])
 
 
 def test_a_pipelines_first_stage_holds_as_many_micro_batches_as_there_are_stages():

@@ -27,6 +27,8 @@ MOMENTS = {"adamw": 8.0, "adam": 8.0, "adamw-8bit": 2.0, "adafactor": 0.02, "sgd
 VALUE_BYTES = 2.0
 GATHERED = ("nanotron", "torchtitan", "fsdp", "trimtab")
 """Frameworks that keep what sequence parallelism gathered for a product; Megatron-LM gathers it again."""
+SCORES_ONLY = ("megatron", "nemo")
+"""Frameworks whose selective recomputation leaves out attention's scores alone; others' every other product too."""
 LIVE_PARAMS, BUCKET_BYTES = 1e9, 1e9  # DeepSpeed's ZeRO-3 keeps so many parameters gathered, and reduces in buckets of 5e8 values
 SCORE_BYTES = 5.0  # scores and their dropout mask, a head, query and key, where attention writes them
 
@@ -82,8 +84,8 @@ def peak(job: TrainJob, many: Layouts, terms: MemoryTerms = TERMS) -> TrainMemor
     return TrainMemory(**{name: np.where(fuller, first[name], last[name]) for name in first})
 
 
-def shards(job: TrainJob, many: Layouts, *, first: bool) -> Shards:
-    """Parameters of a device on the first or the last pipeline stage."""
+def shards(job: TrainJob, many: Layouts) -> Shards:
+    """Parameters of a device on the fullest pipeline stage, with one of the tables: the first holds the inputs', the last the outputs'."""
     a = job.architecture
     stack = layers(a)
     n = sum(layer.n_layers for layer in stack)
@@ -136,7 +138,7 @@ def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray,
 
 def _stage(job: TrainJob, many: Layouts, terms: MemoryTerms, *, first: bool) -> dict[str, FloatArray]:
     a = job.architecture
-    mine = shards(job, many, first=first)
+    mine = shards(job, many)
     weights, gradients, optimizer = state_bytes(job, many, mine)
     held = held_micro_batches(many) if first else np.where(many.pp > 1, 1.0, held_micro_batches(many))
     kept, working = activations(job, many)
@@ -192,8 +194,9 @@ def layer_activations(job: TrainJob, many: Layouts, layer: Layer) -> tuple[Float
     scores = np.where(written, SCORE_BYTES * layer.n_heads * job.seq_tokens / many.tp, 0.0)
     kept_too = (job.framework in GATHERED) * (spread > 1) * layer.n_sums * job.architecture.d_model * VALUE_BYTES * (1 - 1 / spread)
     whole = full + split + experts + scores + kept_too
-    some = layer.some_full / spread + (layer.some_split + layer.some_expert * expert_tokens) / many.tp
-    selective = np.where(written, full + split + experts, some * VALUE_BYTES)
+    some = layer.some_full / spread + layer.some_split / many.tp + layer.some_expert * expert_tokens / np.where(many.ep > 1, 1, many.tp)
+    scores_only = written | (job.framework in SCORES_ONLY)
+    selective = np.where(scores_only, full + split + experts, some * VALUE_BYTES)
     only_input = job.architecture.d_model * VALUE_BYTES / spread
     kept = np.where(many.recompute == RECOMPUTE["full"], only_input, np.where(many.recompute == RECOMPUTE["selective"], selective, whole))
     return tokens * kept, tokens * whole

@@ -15,7 +15,7 @@ from trimtab.plan.operators import FLOPS_PER_STATE_VALUE, attention_flops, matmu
 from trimtab.plan.training.coefficients import TERMS, TimeTerms
 from trimtab.plan.training.collectives import all_to_all_s, ring_s, send_s, wires
 from trimtab.plan.training.layouts import OFFLOAD, RECOMPUTE, Layouts
-from trimtab.plan.training.memory import Shards, shards
+from trimtab.plan.training.memory import SCORES_ONLY, Shards, shards
 from trimtab.plan.training.schedules import bubble_micro_batches
 from trimtab.plan.training.work import Layer, Product, layers
 
@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 OPERANDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4", "fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32"}
 OPERAND_BYTES = {"fp4": 0.5625, "fp8": 1.0, "bf16": 2.0, "fp16": 2.0, "tf32": 4.0, "fp32": 4.0}
 LAUNCH_EXPONENT = 4.0
+AFTERWARDS = ("nanotron",)
+"""Frameworks that reduce gradients when the backward pass is over, as all did before flash attention."""
 FUSED = ("nemo", "megatron", "maxtext", "levanter")
 """Frameworks whose kernels or compilers join most of what lies between products."""
 
@@ -173,7 +175,8 @@ def _layer_s(
         busy = one["matmul"] + one["attention"] + one["elementwise"]
         one["launch"] = (busy**LAUNCH_EXPONENT + (times * host) ** LAUNCH_EXPONENT) ** (1 / LAUNCH_EXPONENT) - busy
     written = many.flash_attention == 0
-    ahead["selective"] = np.where(written, attention + scores, 0.3 * elementwise)
+    every_other = 0.0 if job.framework in SCORES_ONLY else 0.5 * ahead["matmul"] + 0.7 * ahead["elementwise"]
+    ahead["selective"] = np.where(written, attention + scores, every_other)
     for name, value in _layer_comm_s(job, many, terms, layer, tokens, attention).items():
         ahead[name] = value
         back[name] = value * (2.0 if name == "context_comm" else 1.0)
@@ -228,8 +231,8 @@ def _layer_comm_s(
 ) -> dict[str, FloatArray]:
     """Forward collectives of a layer that is waited for: tensor ranks' sums, experts' exchange, the ring of keys and values."""
     by, d = wires(job.device, terms.link_share, terms.network_share), job.architecture.d_model
-    sums = (layer.n_heads > 0 or layer.state_values > 0) + (layer.kept_split > 0 and len(layer.products) > 2)
-    tensor = sums * 2 * ring_s(by, tokens * d * 2.0, many.tp, 1)
+    apart = (many.ep > 1) & (layer.n_experts > 0)  # experts of expert ranks are whole
+    tensor = (layer.n_sums - apart) * 2 * ring_s(by, tokens * d * 2.0, many.tp, 1)
     mine = tokens / many.tp
     reached = np.minimum(layer.n_experts_used, np.maximum(many.ep, 1))
     expert = 2 * all_to_all_s(by, mine * reached * d * 2.0, many.ep) if layer.n_experts else np.zeros(len(many))
@@ -260,7 +263,7 @@ def _pipeline_s(job: TrainJob, many: Layouts, terms: TimeTerms) -> FloatArray:
 
 def _data_s(job: TrainJob, many: Layouts, terms: TimeTerms, micro_s: FloatArray, backward_share: float) -> FloatArray:
     """Gathering weights and reducing gradients that work does not hide. Adapters' gradients are too few to tell."""
-    mine = shards(job, many, first=True)
+    mine = shards(job, many)
     whole = many.zero_stage >= 3
     one_way = _data_ring_s(job, many, terms, mine)
     syncs = np.where(many.grad_sync_each == 1, many.grad_accum, 1)
@@ -269,7 +272,8 @@ def _data_s(job: TrainJob, many: Layouts, terms: TimeTerms, micro_s: FloatArray,
     fsdp = syncs * gathered_each + (many.grad_accum - syncs) * gathered_only
     once = _hidden((1 + syncs) * one_way, micro_s * many.grad_accum, terms.overlap)  # a pipeline's stage is gathered once a step
     fsdp = np.where(many.pp > 1, once, fsdp)
-    reduce = _hidden(2 * one_way, backward_share * micro_s, terms.overlap)
+    late = (many.flash_attention == 0) | (job.framework in AFTERWARDS)
+    reduce = np.where(late, 2 * one_way, _hidden(2 * one_way, backward_share * micro_s, terms.overlap))
     return np.where(
         whole, gathered_only * many.grad_accum if job.trains == "adapters" else fsdp, 0.0 if job.trains == "adapters" else syncs * reduce
     )
@@ -288,7 +292,7 @@ def _hidden(comm: FloatArray, work: FloatArray, exponent: float) -> FloatArray:
 
 
 def _optimizer_s(job: TrainJob, many: Layouts, reach: Rates, terms: TimeTerms) -> FloatArray:
-    mine = shards(job, many, first=True)
+    mine = shards(job, many)
     sharded = many.zero_stage >= 1
     updated = mine.dense / np.where(sharded, mine.dense_ranks, 1) + mine.expert / np.where(sharded, mine.expert_ranks, 1)
     if job.trains == "adapters":

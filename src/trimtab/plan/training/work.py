@@ -34,13 +34,13 @@ class Product:
 class Layer:
     """One layer of a block, and how many such there are.
 
-    dense_params, expert_params: of its matrices; what all devices of a tp group share is in `shared_params`
+    dense_params, expert_params: of its matrices and norms; all experts together
     n_heads, head_dim, kv_dim, window_tokens: of its attention; 0 heads = it mixes tokens by a recurrence or not at all
     kept_full, kept_split: values kept a token, whole on every tp rank without sequence parallelism, and divided by tp; dropout masks
         apart; kept_expert: a token and expert
     some_full, some_split, some_expert: likewise under a selective policy: the layer's input, every other product's output, and what
         attention gives (torchtitan's; of Megatron-LM's, which only leaves out the scores, nothing is left to choose with flash attention)
-    n_sums: products whose input sequence parallelism gathers
+    n_sums: results that tensor ranks sum, and inputs that sequence parallelism gathers: one of attention, one of the network
     """
 
     n_layers: int
@@ -84,7 +84,7 @@ def _layer(a: Architecture, block: Block) -> Layer:
         kv_dim=_kv_dim(attention) if attention and softmax else 0,
         window_tokens=(attention.window_tokens or attention.index_tokens) if attention else 0,
         state_values=attention.state_values if attention else 0,
-        kept_full=4.0 * d * parts / 2,
+        kept_full=2.0 * d * parts,
         kept_split=_kept(attention) + (_kept_network(feedforward, dense=True) if feedforward else 0.0),
         kept_expert=_kept_network(feedforward, dense=False) + 2 * (feedforward.d_latent or d)
         if feedforward and feedforward.n_experts

@@ -4,7 +4,6 @@ import math
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
-from trimtab.plan import operators
 from trimtab.plan.anchors.scheme import Anchor, Features, Scheme
 from trimtab.plan.serving.loads import weight_bytes_per_device
 from trimtab.plan.serving.memory import budget
@@ -63,43 +62,21 @@ def anchor_of(case: Case, quantity: str) -> Anchor:
 
 
 def features(case: Case, quantity: str) -> Features:
-    job = case.job
-    told = steady(job)
-    world = job.tp * job.attention_dp
-    batch = max(1.0, told.batch / job.attention_dp)
-    if job.decode_devices:
-        batch = max(1.0, told.batch / (job.decode_devices / world) / job.attention_dp)
-    context = case.decode_context or job.prompt_tokens + job.output_tokens / 2.0
-    model = StepModel(job)
-    parts = model.decode_parts(batch * job.attention_dp, context)
-    step = sum(parts.values())
-    version = case.told.get("version", "")
-    layout = f"tp{job.tp} pp{job.pp} ep{job.ep} dp{job.attention_dp}"
+    """What `SCHEMES` name, whatever the quantity: words of the setting, and logarithms of sizes."""
+    job, told = case.job, steady(case.job)
+    workers = max(1.0, job.decode_devices / (job.tp * job.pp * job.attention_dp))
     return {
         "engine": job.engine,
         "device": job.device.name,
-        "vendor": job.device.vendor,
-        "kind": job.device.kind,
         "weights": job.weights,
         "form": case.form,
-        "layout": layout,
-        "version": version,
+        "layout": f"tp{job.tp} pp{job.pp} ep{job.ep} dp{job.attention_dp}",
         "load": case.told.get("load", ""),
-        "prefill_layout": f"{job.prefill_tp} {job.prefill_ep} {job.prefill_attention_dp}" if job.prefill_devices else "",
-        "lengths": f"{job.prompt_tokens}/{job.output_tokens}",
         "concurrency": math.log(job.concurrency),
-        "batch": math.log(batch),
+        "batch": math.log(max(1.0, told.batch / workers / job.attention_dp)),
         "prompt": math.log(job.prompt_tokens),
         "output": math.log(job.output_tokens),
-        "context": math.log(context),
-        "devices": math.log(world),
-        "replica": math.log(max(world, job.prefill_devices + job.decode_devices)),
-        "step": math.log(step),
-        "alone": math.log(told.prefill_ms),
-        "ttft": math.log(told.ttft_ms),
-        "flood": math.log(max(1e-3, job.concurrency * told.prefill_ms / (told.tpot_ms * job.output_tokens))),
-        "size": math.log(operators.n_params(job.architecture)),
-        "active": math.log(operators.active_params(job.architecture)),
-        **{f"share_{name}": seconds / step for name, seconds in parts.items()},
+        "context": math.log(case.decode_context or job.prompt_tokens + job.output_tokens / 2.0),
+        "devices": math.log(job.tp * job.pp * job.attention_dp),
         "share_prompts": told.prefill_share,
     }

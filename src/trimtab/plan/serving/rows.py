@@ -6,7 +6,7 @@ inference figures (`tok_s_per_user`, `prefill_tok_s`, ...). Devices, models, eng
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trimtab.core.errors import InputError
@@ -15,6 +15,8 @@ from trimtab.plan import operators
 from trimtab.plan.anchors.scheme import Anchor
 from trimtab.plan.architectures import architecture
 from trimtab.plan.devices import device
+from trimtab.plan.serving.loads import weight_bytes_per_device
+from trimtab.plan.serving.memory import budget
 from trimtab.plan.stored_types import bits_by_part
 
 Row = Mapping[str, str]
@@ -61,7 +63,7 @@ class Case:
     form: `aggregated`, `disaggregated`, `alone` (one sequence, nothing else), `full` (as many requests as it takes)
     decode_context: mean tokens in the cache while decoding was timed; 0 = prompt and half of the output
     n_replicas: that the measured rates sum over
-    told: further words about the row for the residual, e.g. `version`
+    told: further words about the row for the residual: `load`, how a benchmark loads the server
     """
 
     id: str
@@ -233,7 +235,6 @@ def _sweep(row: Row, name: str) -> Case:
         form="disaggregated" if apart else "aggregated",
         measured={key: value for key, value in measured.items() if value},
         source=family_of(told),
-        told={"version": row.get("backend_version") or _image(told)},
     )
 
 
@@ -244,11 +245,6 @@ def family_of(told: str) -> str:
     if len(parts) > 3:
         return next((part for part in parts if "analysis" in part), parts[0])
     return parts[0] if parts else "not told"
-
-
-def _image(told: str) -> str:
-    match = re.search(r"v?(\d+\.\d+[\w.]*)", told.split("image=")[-1]) if "image=" in told else None
-    return match.group(1) if match else ""
 
 
 def _kv(engine: str, weights: str) -> str:
@@ -269,13 +265,12 @@ def _figure(row: Row, name: str) -> Case:
         raise InputError("Its precision is not told.")
     weights = weights_of(row.get("precision", ""), shape, row["model"])
     common = {"architecture": shape, "device": machine, "engine": engine, "weights": weights, "kv": _kv(engine, weights)}
-    version = {"version": row.get("engine", "")}
     if engine in ("llamacpp", "mlx", "gpt-fast") or "bs=1" in scenario or scenario.startswith("prefill/decode"):
-        return _alone(row, name, common, n_devices, version)
-    return _loaded(row, name, common, n_devices, version)
+        return _alone(row, name, common, n_devices)
+    return _loaded(row, name, common, n_devices)
 
 
-def _alone(row: Row, name: str, common: Mapping[str, object], n_devices: int, told: Mapping[str, str]) -> Case:
+def _alone(row: Row, name: str, common: Mapping[str, object], n_devices: int) -> Case:
     """One sequence: rates of decoding and of one prompt."""
     engine, scenario = str(common["engine"]), row.get("scenario", "")
     split = engine == "llamacpp"
@@ -302,11 +297,10 @@ def _alone(row: Row, name: str, common: Mapping[str, object], n_devices: int, to
         measured={key: value for key, value in measured.items() if value},
         source=row.get("source", ""),
         decode_context=osl / 2.0 if separate else 0.0,
-        told=told,
     )
 
 
-def _loaded(row: Row, name: str, common: Mapping[str, object], n_devices: int, told: Mapping[str, str]) -> Case:
+def _loaded(row: Row, name: str, common: Mapping[str, object], n_devices: int) -> Case:
     """A server under a load, or as full as it gets."""
     shape, scenario = common["architecture"], row.get("scenario", "")
     assert isinstance(shape, Architecture)
@@ -338,7 +332,7 @@ def _loaded(row: Row, name: str, common: Mapping[str, object], n_devices: int, t
         measured={key: value for key, value in measured.items() if value},
         source=row.get("source", ""),
         n_replicas=replicas,
-        told={**told, "load": load.group(0) if load else "Offline"},
+        told={"load": load.group(0) if load else "Offline"},
     )
 
 
@@ -351,8 +345,6 @@ def _job(common: Mapping[str, object], **changes: int) -> ServeJob:
 
 
 def _most(job: ServeJob) -> int:
-    from trimtab.plan.serving.memory import budget
-
     return max(1, min(FULL_BATCH, budget(job).max_concurrency))
 
 
@@ -361,16 +353,7 @@ def _least_tp(common: Mapping[str, object], n_devices: int, isl: int, osl: int) 
     tp = 1
     while tp < n_devices:
         job = _job(common, tp=tp, prompt_tokens=isl, output_tokens=osl)
-        from trimtab.plan.serving.loads import weight_bytes_per_device
-
         if weight_bytes_per_device(job) < 0.6 * job.device.memory_bytes:
             break
         tp *= 2
     return min(tp, n_devices)
-
-
-def by_quantity(found: Sequence[Anchor]) -> dict[str, tuple[Anchor, ...]]:
-    groups: dict[str, list[Anchor]] = {}
-    for anchor in found:
-        groups.setdefault(anchor.quantity, []).append(anchor)
-    return {quantity: tuple(members) for quantity, members in groups.items()}

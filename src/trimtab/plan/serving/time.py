@@ -251,7 +251,7 @@ def _first_token_s(model: StepModel, alone: float, decode: float, others: float)
     """As a client sees it, with so many others a rank."""
     rates = model.rates
     own = alone * rates.prompt + model.mixer_layers * rates.prompt_mixer_s
-    return own * (1.0 + rates.wave * others**rates.wave_power) + rates.request_s + rates.stream_steps * decode
+    return own * (1.0 + rates.wave * float(others**rates.wave_power)) + rates.request_s + rates.stream_steps * decode
 
 
 def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> float:

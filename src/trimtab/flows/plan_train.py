@@ -13,12 +13,12 @@ from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_told import layout_words, model_row
 from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, kept_by, key_of, losers, option, plots, ranks_of, what_if
-from trimtab.plan.quantities import listed, money_usd, seconds_of, token_count, whole
+from trimtab.plan.quantities import device_counts, listed, money_usd, seconds_of, token_count, whole
 from trimtab.plan.search import emit_train
 from trimtab.plan.search.feed import parse_supply
 from trimtab.plan.search.goodput import DEFAULT_RATE, DEFAULT_STORAGE, parse_failures, parse_storage
 from trimtab.plan.search.space import Space
-from trimtab.plan.search.train import Objective, TrainAsk, TrainPlan, TrainSearch, parse_counts, search
+from trimtab.plan.search.train import Objective, TrainAsk, TrainPlan, TrainSearch, search
 from trimtab.plan.training.layouts import parse_layout
 
 PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32")
@@ -60,7 +60,7 @@ def plan_train(
     ask = TrainAsk(
         architecture=architecture,
         devices=chosen,
-        counts=parse_counts(devices),
+        counts=device_counts(devices),
         seq_tokens=whole(seq, "--seq"),
         global_batch_seqs=whole(global_batch, "--global-batch"),
         tokens=token_count(tokens) if tokens else 0.0,

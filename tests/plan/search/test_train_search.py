@@ -11,7 +11,7 @@ from trimtab.core.errors import InputError
 from trimtab.plan.search.feed import Supply
 from trimtab.plan.search.goodput import parse_failures, parse_storage
 from trimtab.plan.search.space import Space, enumerate_layouts
-from trimtab.plan.search.train import KIND, TrainAsk, parse_counts, search
+from trimtab.plan.search.train import KIND, TrainAsk, search
 from trimtab.plan.search.why import why_not, why_others_lose
 from trimtab.plan.training.layouts import DEFAULTS, layouts, parse_layout, possible
 
@@ -188,22 +188,6 @@ def test_a_question_without_an_answer_is_refused_in_one_sentence(changes: dict[s
         search(ask(**changes))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "counts"), [("64", (64,)), ("8,12", (8, 12)), ("8..64", (8, 16, 32, 64)), ("8..48", (8, 16, 32, 48)), ("3..3,8", (3, 8))]
-)
-def test_counts(text: str, counts: tuple[int, ...]) -> None:
-    assert parse_counts(text) == counts
-
-
-@pytest.mark.parametrize(
-    ("text", "words"), [("0", "'0'"), ("512..8", "runs backwards; write 8..512"), ("8..", "''"), ("eight", "'eight'"), ("-8", "'-8'")]
-)
-def test_counts_that_are_none(text: str, words: str) -> None:
-    with pytest.raises(InputError, match="--devices") as refused:
-        parse_counts(text)
-    assert words in str(refused.value)
 
 
 def test_every_loser_is_told_why_and_truly() -> None:

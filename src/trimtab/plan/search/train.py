@@ -148,27 +148,6 @@ class TrainSearch:
     leanest: tuple[TrainPlan, ...] = ()
 
 
-def parse_counts(text: str, flag: str = "--devices") -> tuple[int, ...]:
-    """`64`, `8,12,64` or `8..512`: a range is gone through by doubling, and its end belongs to it. Raises InputError."""
-    found: set[int] = set()
-    for part in text.split(","):
-        low, dots, high = (piece.strip() for piece in part.partition(".."))
-        for piece in (low, high) if dots else (low,):
-            if not piece.isdecimal() or int(piece) < 1:
-                raise InputError(f"{flag}: {piece!r} in {text!r} is no number of devices; write 64, 8,16 or 8..512.")
-        if not dots:
-            found.add(int(low))
-            continue
-        if int(low) > int(high):
-            raise InputError(f"{flag}: the range {part.strip()!r} runs backwards; write {high}..{low}.")
-        count = int(low)
-        while count < int(high):
-            found.add(count)
-            count *= 2
-        found.add(int(high))
-    return tuple(sorted(found))
-
-
 def search(ask: TrainAsk, physics: Physics = UNCALIBRATED) -> TrainSearch:
     """Weigh every layout and name the best. Raises InputError where the question makes no sense or nothing divides."""
     _check(ask)

@@ -27,8 +27,8 @@ MOMENTS = {"adamw": 8.0, "adam": 8.0, "adamw-8bit": 2.0, "adafactor": 0.02, "sgd
 VALUE_BYTES = 2.0
 GATHERED = ("nanotron", "torchtitan", "fsdp", "trimtab")
 """Frameworks that keep what sequence parallelism gathered for a product; Megatron-LM gathers it again."""
-SCORES_ONLY = ("megatron", "nemo")
-"""Frameworks whose selective recomputation leaves out attention's scores alone; others' every other product too."""
+NO_PRODUCTS = ("megatron", "nemo")
+"""Frameworks whose selective recomputation does attention's scores, norms and activations again; others' every other product too."""
 LIVE_PARAMS, BUCKET_BYTES = 1e9, 1e9  # DeepSpeed's ZeRO-3 keeps so many parameters gathered, and reduces in buckets of 5e8 values
 SCORE_BYTES = 5.0  # scores and their dropout mask, a head, query and key, where attention writes them
 
@@ -195,8 +195,10 @@ def layer_activations(job: TrainJob, many: Layouts, layer: Layer) -> tuple[Float
     kept_too = (job.framework in GATHERED) * (spread > 1) * layer.n_sums * job.architecture.d_model * VALUE_BYTES * (1 - 1 / spread)
     whole = full + split + experts + scores + kept_too
     some = layer.some_full / spread + layer.some_split / many.tp + layer.some_expert * expert_tokens / np.where(many.ep > 1, 1, many.tp)
-    scores_only = written | (job.framework in SCORES_ONLY)
-    selective = np.where(scores_only, full + split + experts, some * VALUE_BYTES)
+    if job.framework in NO_PRODUCTS:
+        some = (layer.kept_full - layer.light_full) / spread + (layer.kept_split - layer.light_split) / many.tp
+        some = some + (layer.kept_expert - layer.light_expert) * expert_tokens / np.where(many.ep > 1, 1, many.tp)
+    selective = np.where(written, full + split + experts, some * VALUE_BYTES)
     only_input = job.architecture.d_model * VALUE_BYTES / spread
     kept = np.where(many.recompute == RECOMPUTE["full"], only_input, np.where(many.recompute == RECOMPUTE["selective"], selective, whole))
     return tokens * kept, tokens * whole

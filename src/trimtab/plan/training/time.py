@@ -15,7 +15,7 @@ from trimtab.plan.operators import FLOPS_PER_STATE_VALUE, attention_flops, matmu
 from trimtab.plan.training.coefficients import TERMS, TimeTerms
 from trimtab.plan.training.collectives import all_to_all_s, ring_s, send_s, wires
 from trimtab.plan.training.layouts import OFFLOAD, RECOMPUTE, Layouts
-from trimtab.plan.training.memory import SCORES_ONLY, Shards, shards
+from trimtab.plan.training.memory import NO_PRODUCTS, Shards, shards
 from trimtab.plan.training.schedules import bubble_micro_batches
 from trimtab.plan.training.work import Layer, Product, layers
 
@@ -175,8 +175,8 @@ def _layer_s(
         busy = one["matmul"] + one["attention"] + one["elementwise"]
         one["launch"] = (busy**LAUNCH_EXPONENT + (times * host) ** LAUNCH_EXPONENT) ** (1 / LAUNCH_EXPONENT) - busy
     written = many.flash_attention == 0
-    every_other = 0.0 if job.framework in SCORES_ONLY else 0.5 * ahead["matmul"] + 0.7 * ahead["elementwise"]
-    ahead["selective"] = np.where(written, attention + scores, every_other)
+    light = 0.3 * elementwise if job.framework in NO_PRODUCTS else 0.5 * ahead["matmul"] + 0.7 * ahead["elementwise"]
+    ahead["selective"] = np.where(written, attention + scores, light)
     for name, value in _layer_comm_s(job, many, terms, layer, tokens, attention).items():
         ahead[name] = value
         back[name] = value * (2.0 if name == "context_comm" else 1.0)

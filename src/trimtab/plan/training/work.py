@@ -38,8 +38,9 @@ class Layer:
     n_heads, head_dim, kv_dim, window_tokens: of its attention; 0 heads = it mixes tokens by a recurrence or not at all
     kept_full, kept_split: values kept a token, whole on every tp rank without sequence parallelism, and divided by tp; dropout masks
         apart; kept_expert: a token and expert
-    some_full, some_split, some_expert: likewise under a selective policy: the layer's input, every other product's output, and what
-        attention gives (torchtitan's; of Megatron-LM's, which only leaves out the scores, nothing is left to choose with flash attention)
+    some_full, some_split, some_expert: likewise under torchtitan's selective policy: the layer's input, every other product's output, and
+        what attention gives
+    light_full, light_split, light_expert: of the kept, what is computed again without products: outputs of norms and activations
     n_sums: results that tensor ranks sum, and inputs that sequence parallelism gathers: one of attention, one of the network
     """
 
@@ -60,6 +61,9 @@ class Layer:
     some_full: float
     some_split: float
     some_expert: float
+    light_full: float
+    light_split: float
+    light_expert: float
     n_sums: int
 
 
@@ -92,6 +96,9 @@ def _layer(a: Architecture, block: Block) -> Layer:
         some_full=float(d),
         some_split=_outputs(products, expert=False) / 2 + (_mixed(attention) if attention else 0),
         some_expert=_outputs(products, expert=True) / 2,
+        light_full=float(d * parts),
+        light_split=float((feedforward.d_shared if feedforward.n_experts else feedforward.d_ff) if feedforward else 0),
+        light_expert=float(feedforward.d_ff if feedforward and feedforward.n_experts else 0),
         n_sums=parts,
     )
 

@@ -15,7 +15,12 @@ from trimtab.cli.plan_options import finish, kept
 @option("--context", default="", metavar="TOKENS", help="It must hold so many tokens at once; default 2,048.")
 @option("--weights", default="", metavar="TYPE,...", help="Types to try, such as bf16,fp8,Q4_K_M; default the usual ones of the device.")
 @option("--kv", default="", metavar="TYPE", help="Type of the KV cache; default bf16.")
-@option("--engine", default="", metavar="NAME", help="vllm, sglang, trtllm, llamacpp, mlx, ...: whose rules of memory count.")
+@option(
+    "--engine",
+    default="",
+    metavar="NAME",
+    help="vllm, sglang, trtllm, llamacpp, mlx, ...: whose rules of memory count; default as is usual for the device.",
+)
 @kept()
 @common
 def fit(

@@ -1,5 +1,6 @@
 """What of a model fits a device: weights by type, the context each leaves room for, and how fast it writes (schema trimtab.plan/1)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,7 @@ def _job(architecture: Architecture, on: Device, kind: str, kv: str, engine: str
     return ServeJob(
         architecture=architecture,
         device=on,
-        engine=engine,
+        engine=engine or _usual_engine(on, kind),
         weights=kind,
         kv=kv,
         tp=n_devices,
@@ -109,13 +110,19 @@ def _job(architecture: Architecture, on: Device, kind: str, kv: str, engine: str
     )
 
 
+def _usual_engine(on: Device, kind: str) -> str:
+    """What runs such weights on such a device where nothing is said: llama.cpp for files and GGUF types, laptops and CPUs, else vLLM."""
+    is_local = on.kind in ("soc", "cpu") or kind == STORED
+    return "llamacpp" if is_local or re.match(r"(?i)i?q\d", kind) else "vllm"
+
+
 def _option(job: ServeJob, memory: ServeMemory, rank: int) -> dict[str, Any]:
     longest = longest_context(job)
     return {
         "rank": rank,
         "id": f"{job.device.name}:{job.weights}",
         "what": weight_words(job.weights),
-        "how": f"KV cache in {job.kv or 'bf16'}" + (f", {job.engine}" if job.engine else ""),
+        "how": f"{job.engine}, KV cache in {job.kv or 'bf16'}",
         "device": job.device.name,
         "n_devices": job.tp,
         "layout": {"weights": job.weights, "kv": job.kv or "bf16", "tp": job.tp},

@@ -15,7 +15,7 @@ from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import corrected_physics
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
-from trimtab.flows.parts.plan_told import STORED, model_row, stored_bits
+from trimtab.flows.parts.plan_told import STORED, is_stored, model_row
 from trimtab.plan.quantities import busy_and_quiet, listed, whole
 from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search, weights_of
 from trimtab.plan.slo import parse_slo
@@ -28,8 +28,6 @@ USUAL = ("bf16", "fp8")
 LOCAL = ("bf16", "Q8_0", "Q4_K_M")
 ENGINES = {"gpu": "vllm", "tpu": "vllm", "accelerator": "vllm", "soc": "llamacpp", "cpu": "llamacpp"}
 """What usually serves on a kind of device, where no engine is named."""
-FEW_BITS = 12.0
-"""A file with fewer bits a weight is quantised already."""
 N_NEAREST = 3
 
 
@@ -73,7 +71,7 @@ def plan_serve(
         least_rate_per_s=quiet,
         slo=parse_slo(slo) if slo else (),
         engine=engine,
-        engines=ENGINES,
+        engines=dict.fromkeys(ENGINES, "llamacpp") if is_stored(architecture) and not weights else ENGINES,
         weights=listed(weights, "--weights") if weights else USUAL,
         weights_by_kind={} if weights else _usual(architecture),
         proven=("bf16", "fp16", "", STORED),
@@ -112,7 +110,7 @@ def plan_serve(
 
 def _usual(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """A quantised file as it is, on any kind of device; else GGUF types on laptops and CPUs, and `USUAL` elsewhere."""
-    if 0 < stored_bits(architecture) < FEW_BITS:
+    if is_stored(architecture):
         return dict.fromkeys(ENGINES, (STORED,))
     return {"soc": LOCAL, "cpu": LOCAL}
 

@@ -10,6 +10,8 @@ from trimtab.plan.operators import active_params, is_moe, n_params
 from trimtab.plan.training.layouts import RECOMPUTE, SCHEDULES
 
 Number = dict[str, Any]
+FEW_BITS = 12.0
+"""A file with fewer bits a weight is quantised already."""
 STORED = "stored"
 """The type of weights that a file has, whatever it is; see `plan.operators.weight_bytes_by_part`."""
 _RECOMPUTE = {value: word for word, value in RECOMPUTE.items()}
@@ -100,9 +102,9 @@ def weight_words(kind: str) -> str:
     return "weights as stored" if kind == STORED else f"{kind} weights"
 
 
-def stored_bits(architecture: Architecture) -> float:
-    """Bits a weight of the file that the architecture was read from; 0 where there is none."""
-    return 8.0 * architecture.weight_bytes / n_params(architecture) if architecture.weight_bytes else 0.0
+def is_stored(architecture: Architecture) -> bool:
+    """Whether it was read from a file whose weights are quantised already."""
+    return 0 < 8.0 * architecture.weight_bytes / n_params(architecture) < FEW_BITS
 
 
 def layout_words(layout: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from trimtab.core.planning import Architecture, Device
+from trimtab.plan.training.layouts import OFFLOAD
 
 FRAMEWORKS = (
     ("megatron-bridge", "nemo"),
@@ -18,14 +19,22 @@ FRAMEWORKS = (
     ("torchtitan", "torchtitan"),
     ("maxtext", "maxtext"),
     ("t5x", "maxtext"),
+    ("pathways", "maxtext"),
     ("pax", "maxtext"),
+    ("axlearn", "maxtext"),
+    ("jax", "maxtext"),
     ("nanotron", "nanotron"),
     ("levanter", "levanter"),
     ("deepspeed", "deepspeed"),
     ("neox", "deepspeed"),
     ("metaseq", "metaseq"),
     ("colossal", "megatron"),
-    *((word, "fsdp") for word in ("axolotl", "accelerate", "trl", "lightning", "fsdp", "ddp")),
+    ("neuronx", "megatron"),
+    ("trimtab", "trimtab"),
+    *(
+        (word, "fsdp")
+        for word in ("axolotl", "accelerate", "trl", "lightning", "litgpt", "transformers", "recipes", "fairscale", "fsdp", "ddp")
+    ),
 )
 SHARDED = ("fsdp", "composer", "torchtitan", "maxtext", "levanter", "metaseq", "trimtab")
 FUSED_ATTENTION_YEAR = 2022
@@ -41,11 +50,11 @@ def precision_of(text: str, framework: str, device: Device) -> str:
         return "nvfp4"
     if "mxfp8" in first or ("fp8" in first and "mx" in first):
         return "mxfp8"
-    if "fp8" in first:
+    if "fp8" in first or "e4m3" in first:
         return "fp8"
     if "bf16" in first and "fp16/bf16" not in first:
         return "bf16"
-    if "fp16" in first or "half" in first:
+    if "fp16" in first or "half" in first or first.startswith("16"):
         return "fp16"
     if "fp32" in first or "tf32" in first:
         return "fp32"
@@ -67,20 +76,26 @@ def zero_stage_of(text: str, framework: str, device: Device) -> int:
         return min(3, int(numbered[1]))
     if "shard_grad_op" in told or "no reshard" in told:
         return 2
-    if "fsdp" in told or "full_shard" in told:
+    if any(word in told for word in ("fsdp", "hsdp", "full_shard", "full-shard", "hybrid_shard")):
         return 3
-    if "no_shard" in told or "ddp" in told:
+    if told in ("none", "no", "-") or "no_shard" in told or "ddp" in told:
         return 0
-    if "distributed optimizer" in told:
+    if "dist" in told and "opt" in told:
         return 1
     if framework in SHARDED:
         return 3
     return 1 if framework in ("nemo", "nanotron") or (framework == "megatron" and device.year >= FUSED_ATTENTION_YEAR) else 0
 
 
+def offload_of(text: str) -> int:
+    """`ZeRO-3 offload` moves optimizer states to the host; with parameters named, weights and gradients too."""
+    told = text.lower()
+    return 0 if "offload" not in told else OFFLOAD["all"] if "param" in told else OFFLOAD["optimizer"]
+
+
 def recompute_of(text: str, framework: str, device: Device, *, fused: bool) -> int:
     told = text.lower()
-    if "selective" in told or "minimal" in told:
+    if any(word in told for word in ("selective", "minimal", "partial", "op-level", "per-op")):
         return 1
     if told.startswith(("none", "no", "false", "off")):
         return 0

@@ -24,6 +24,7 @@ from trimtab.plan.training.published import (
     Degrees,
     framework_of,
     fused_attention,
+    offload_of,
     precision_of,
     recompute_of,
     sequence_parallel_of,
@@ -167,6 +168,7 @@ def _run(cells: dict[str, str]) -> Run:
         zero_stage=zero, recompute=recompute_of(told, framework, device, fused=fused), micro_batch=micro, grad_accum=accum,
         sequence_parallel=int(sequence_parallel_of(told, framework, device, split.tp)),
         grad_sync_each=int(zero >= 2 and split.pp == 1), flash_attention=int(fused),
+        offload=offload_of(cells.get("sharding", "")),
     )  # fmt: skip
     job = TrainJob(
         architecture=architecture, device=device, n_devices=dp * split.tp * split.pp * split.cp, seq_tokens=seq,

@@ -14,21 +14,23 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parts.planner_rivals import constant_mfu, rival_lines
-from parts.planner_rows import DATA, anchors_by_quantity, files_of
+from parts.planner_rows import DATA, anchors_by_quantity, files_of, read
 
-from trimtab.plan.anchors.published import SCHEMES, read_files
+from trimtab.plan.anchors.published import SCHEMES, Row
 from trimtab.plan.anchors.scheme import Anchor
 from trimtab.plan.anchors.scores import WAYS, Score, Way, leave_out, outcomes_of, score, scores_by_source
 
 COVERAGE = (0.85, 0.95)
 LARGE_SOURCE = 50
 LEAST_SHOWN = 5
+MOST_REASONS = 8
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ def main() -> int:
     if not paths:
         print(f"{args.data} holds no table of published runs.", file=sys.stderr)
         return 3
-    _told_rows(paths)
-    anchors = anchors_by_quantity(paths)
+    rows = read(paths)
+    _told_rows(rows)
+    anchors = anchors_by_quantity(rows)
+    ours: dict[tuple[str, str], float] = {}
     figures: dict[str, float] = {}
     targets: dict[str, float] = {}
     wide: list[str] = []
@@ -72,7 +76,7 @@ def main() -> int:
             continue
         for way in WAYS[:1] if args.quick else WAYS:
             began = time.perf_counter()
-            found = _scores(part, anchors[part.quantity], way, 5 if args.quick else 10)
+            found = _scores(part, anchors[part.quantity], way, 5 if args.quick else 10, ours)
             name = f"{part.name}_{way}"
             _shown(f"{part.name}, leave-{way}-out ({time.perf_counter() - began:.0f} s)", found)
             figures[f"{name}_pct"] = round(found["pooled"].median_ape_pct or 0.0, 1)
@@ -81,7 +85,7 @@ def main() -> int:
                 targets[f"{name}_pct"] = part.targets[way]
             wide += [f"{name}: {source} {one.coverage:.0%}" for source, one in found.items() if _off(one)]
     figures |= _sixes(paths)
-    for line in rival_lines(paths, make=args.rivals):
+    for line in rival_lines(paths, ours, make=args.rivals):
         print(line)
     missed = [name for name, most in targets.items() if figures[name] > most]
     for name in missed:
@@ -101,22 +105,24 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _told_rows(paths: Sequence[Path]) -> None:
+def _told_rows(everything: Sequence[Row]) -> None:
     """How many rows of each file are predicted, and why others are not."""
-    for path in paths:
-        rows = [row for row in read_files([str(path)]) if not row.aside]
+    for file in dict.fromkeys(row.file for row in everything):
+        rows = [row for row in everything if row.file == file and not row.aside]
         refused = [row for row in rows if not row.anchors]
-        print(
-            f"{path.name}: {len(rows) - len(refused)} of {len(rows)} measured rows predicted ({1 - len(refused) / max(len(rows), 1):.1%})"
-        )
-        for why in sorted({row.why for row in refused}):
-            print(f"  {sum(row.why == why for row in refused)} x {why}")
+        done = len(rows) - len(refused)
+        print(f"{Path(file).name}: {done} of {len(rows)} measured rows predicted ({done / max(len(rows), 1):.1%})")
+        for why, n in Counter(row.why for row in refused).most_common(MOST_REASONS):
+            print(f"  {n} x {why}", flush=True)
 
 
-def _scores(part: Part, anchors: Sequence[Anchor], way: Way, n_folds: int) -> dict[str, Score]:
+def _scores(part: Part, anchors: Sequence[Anchor], way: Way, n_folds: int, ours: dict[tuple[str, str], float]) -> dict[str, Score]:
+    """By source. ours: predicted / measured by quantity and row, filled where the configuration is left out"""
     held = leave_out(anchors, SCHEMES[part.quantity], way, n_folds)
-    outcomes = [outcome for outcome, anchor in zip(outcomes_of(anchors, held), anchors, strict=True) if part.counts(anchor)]
-    return scores_by_source(outcomes)
+    pairs = [pair for pair in zip(outcomes_of(anchors, held), anchors, strict=True) if part.counts(pair[1])]
+    if way == "configuration":
+        ours |= {(part.quantity, anchor.id): outcome.predicted or 0.0 for outcome, anchor in pairs}
+    return scores_by_source([outcome for outcome, _ in pairs])
 
 
 def _shown(title: str, found: Mapping[str, Score]) -> None:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parts.planner_rows import DATA, anchors_by_quantity, files_of
+from parts.planner_rows import DATA, anchors_by_quantity, files_of, read
 
 from trimtab.plan.anchors.fitted import fitted, save
 from trimtab.plan.anchors.published import SCHEMES
@@ -39,7 +39,7 @@ def main() -> int:
         return 3
     out = Path(tempfile.mkdtemp(prefix="trimtab-planner-")) if args.quick else OUT
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in paths}
-    found = anchors_by_quantity(paths)
+    found = anchors_by_quantity(read(paths))
     fits, seconds = [], {}
     for quantity, scheme in SCHEMES.items():
         if quantity not in found:

@@ -101,5 +101,5 @@ def _row(path: str, line: int, table: Table, cells: Mapping[str, str]) -> Row:
     if not anchors:
         why = refused[0].why if refused else "It tells nothing measured that the planner predicts."
         return Row(file=path, line=line, id=name, source=told, why=why)
-    found = tuple(replace(anchor, source=publisher(anchor.source)) for anchor in anchors)
+    found = tuple(replace(anchor, id=name, source=publisher(anchor.source)) for anchor in anchors)
     return Row(file=path, line=line, id=name, source=found[0].source, anchors=found)

@@ -116,6 +116,20 @@ def test_rows_that_cannot_be_predicted_say_why_in_a_sentence(changes, says):
     assert refused[0].id == "r1"
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tok_s_per_device": "9000000"}, "more than the peak of a h100-sxm allows"),
+        ({"tok_s_per_device": "", "peak_mem_value": "180", "peak_mem_unit": "GB"}, "180 GB are more than a h100-sxm has"),
+        ({"params_b": "-3", "model": "Mine"}, "below zero"),
+    ],
+)
+def test_measurements_that_cannot_be_are_refused(changes, says):
+    found, refused = anchors([{**TOLD, **changes}])
+    assert not found
+    assert says in refused[0].why
+
+
 def test_a_shape_stands_in_for_a_name():
     run = one(model="MyGPT", d_model="4096", n_layers="32", n_heads="32", notes="vocab 65536")
     assert (run.job.architecture.d_model, run.job.architecture.n_layers, run.job.architecture.vocab_size) == (4096, 32, 65536)

@@ -31,7 +31,7 @@ from trimtab.plan.training.published import (
     smallest_split,
     zero_stage_of,
 )
-from trimtab.plan.training.time import step
+from trimtab.plan.training.time import TrainTime, step
 
 Cells = Mapping[str, str]
 VTRAIN = {
@@ -42,6 +42,7 @@ VTRAIN = {
 VTRAIN_SOURCE = "vTrain, one node"
 UNTOLD = ("", "-", "—", "?", "n/a", "na", "nan", "none", "null", "unknown", "auto")
 SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+MOST_OF_PEAK, MOST_OF_MEMORY = 1.05, 1.1
 GIB = 2.0**30
 MEMORY_UNITS = {"GB": 1e9, "GiB": GIB, "MiB": 2.0**20, "MB": 1e6, "": 1e9}
 USUAL_EXPERTS = 8
@@ -96,14 +97,22 @@ def read(rows: Iterable[Cells]) -> tuple[tuple[Run, ...], tuple[Refused, ...]]:
 
 def anchors(rows: Iterable[Cells]) -> tuple[tuple[Anchor, ...], tuple[Refused, ...]]:
     """One anchor a measured number, beside what physics says of it, and the rows that cannot be predicted."""
-    runs, refused = read(rows)
-    return tuple(anchor for run in runs for anchor in anchors_of(run)), refused
+    runs, unread = read(rows)
+    found: list[Anchor] = []
+    refused = list(unread)
+    for run in runs:
+        try:
+            found += anchors_of(run)
+        except InputError as error:
+            refused.append(Refused(id=run.id, why=str(error)))
+    return tuple(found), tuple(refused)
 
 
 def anchors_of(run: Run) -> tuple[Anchor, ...]:
-    """One anchor for each quantity that the run measured."""
+    """One anchor for each quantity that the run measured. InputError for a measurement that cannot be."""
     took = step(run.job, run.layout)
     held = peak(run.job, run.layout)
+    _check(run, took)
     physics = {
         "tok_s_per_device": float(took.tok_s_per_device[0]),
         "step_time_s": float(took.step_s[0]),
@@ -124,6 +133,22 @@ def anchors_of(run: Run) -> tuple[Anchor, ...]:
         )
         for quantity, measured in run.measured.items()
     )
+
+
+def _check(run: Run, took: TrainTime) -> None:
+    """A device cannot be faster than its peak, nor hold more than its memory (sold sizes may be in powers of two)."""
+    name, device = run.job.architecture.name, run.job.device
+    most = run.job.global_batch_seqs * run.job.seq_tokens / float(took.light_s[0]) / run.job.n_devices
+    rate = run.measured.get("tok_s_per_device", 0.0)
+    if rate > MOST_OF_PEAK * most:
+        raise InputError(
+            f"{rate:.6g} tokens/s of {name} are more than the peak of a {device.name} allows ({most:.4g}); one of them is wrong."
+        )
+    held = run.measured.get("peak_memory_bytes", 0.0)
+    if held > MOST_OF_MEMORY * device.memory_bytes > 0:
+        raise InputError(
+            f"{held / 1e9:.4g} GB are more than a {device.name} has ({device.memory_bytes / 1e9:.4g} GB); one of them is wrong."
+        )
 
 
 def _plain(cells: Cells, number: int) -> dict[str, str]:
@@ -372,4 +397,6 @@ def _number(cells: Cells, name: str) -> float:
     if not found:
         raise InputError(f"Column {name} holds {text[:40]!r}, which is no number.")
     value = float(found[1]) * SCALES.get(found[2].lower(), 1.0)
+    if value < 0:
+        raise InputError(f"Column {name} holds {text[:40]!r}, which is below zero.")
     return value if math.isfinite(value) else 0.0

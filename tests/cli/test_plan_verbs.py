@@ -155,9 +155,9 @@ def test_what_it_is_kept_as(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         ([*TRAIN, "--emit", "torchrun"], "# train.toml\n[model]"),
         ([*TRAIN, "--emit", "torchtitan"], "# torchtitan.toml\n[model]"),
         ([*TRAIN, "--emit", "megatron"], ""),
-        ([*SERVE, "--emit", "vllm"], "vllm serve llama-3.1-8b "),
+        ([*SERVE, "--emit", "vllm"], "vllm serve meta-llama/Llama-3.1-8B "),
         ([*SERVE, "--emit", "sglang", "--engine", "sglang"], "python"),
-        ([*SERVE, "--emit", "trtllm", "--engine", "trtllm"], "# serve.sh\ntrtllm-serve llama-3.1-8b "),
+        ([*SERVE, "--emit", "trtllm", "--engine", "trtllm"], "# serve.sh\ntrtllm-serve meta-llama/Llama-3.1-8B "),
         ([*SERVE, "--emit", "kserve"], "apiVersion: serving.kserve.io"),
         ([*SERVE, "--emit", "rayservice"], "apiVersion: ray.io/v1"),
     ],
@@ -166,6 +166,15 @@ def test_what_it_is_kept_as(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 def test_configuration_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str], words: list[str], begins: str) -> None:
     assert main(words) == 0
     assert capsys.readouterr().out.startswith(begins)
+
+
+def test_what_a_program_is_told_to_load(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--emit", "torchrun"]) == 0
+    assert 'source = "hf:meta-llama/Llama-3.1-8B"' in capsys.readouterr().out
+    assert main(["plan", "serve", "gpt-76.1b", "--hardware", "h100-sxm", "--emit", "vllm"]) == 0
+    said = capsys.readouterr()
+    assert "serve gpt-76.1b " in said.out
+    assert "put the path or hub name" in said.err
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

@@ -1,6 +1,7 @@
 """Plan a training: the question as it was typed, the search, and the document (schema trimtab.plan/1)."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
-from trimtab.flows.parts.plan_told import layout_words, model_row
+from trimtab.flows.parts.plan_told import found_as, layout_words, model_row
 from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, kept_by, key_of, losers, option, plots, ranks_of, what_if
 from trimtab.plan.quantities import device_counts, listed, money_usd, seconds_of, token_count, whole
 from trimtab.plan.search import emit_train
@@ -24,6 +25,7 @@ from trimtab.plan.training.layouts import parse_layout
 PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32")
 MFU = "MFU is of the FLOPs of all matrices and of causal attention, forward and backward, at the dense peak of the type multiplied in."
 N_NEAREST = 3
+HUB_NAME = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 
 def plan_train(
@@ -91,7 +93,7 @@ def plan_train(
         "found": is_found,
         "headline": _headline(options if is_found else [], architecture.name, tokens),
         "reasons": [*_reasons(found, ask, layout, is_found=is_found), *(at_risk(options[0], ask) if is_found else [])],
-        "question": _question(ask, model, hardware, devices, layout),
+        "question": _question(ask, model),
         "model": model_row(architecture),
         "options": options,
         "plots": plots(shown, ranks_of(plans)) if options else [],
@@ -139,7 +141,7 @@ def _reasons(found: TrainSearch, ask: TrainAsk, layout: str, *, is_found: bool) 
     return [f"{words[ask.objective]} of {count(found.n_allowed)} layouts{pinned} that fit the memory{kept}."]
 
 
-def _question(ask: TrainAsk, model: str, hardware: str, devices: str, layout: str) -> dict[str, Any]:
+def _question(ask: TrainAsk, model: str) -> dict[str, Any]:
     return {
         "model": model,
         "hardware": [one.name for one in ask.devices],
@@ -169,12 +171,14 @@ def _emitted(emit: str, best: TrainPlan | None, model: str) -> dict[str, Any]:
     """Files of the best option; nothing where nothing was found or asked for."""
     if not emit or best is None:
         return {}
+    unknown: tuple[str, ...] = ()
     if emit == "torchrun":
-        made = emit_train.trimtab(best.job, best.layout, model)
+        found, unknown = found_as(model, best.job.architecture)
+        made = emit_train.trimtab(best.job, best.layout, f"hf:{found}" if HUB_NAME.fullmatch(found) else found)
     elif emit == "torchtitan":
         made = emit_train.torchtitan(best.job, best.layout, "")
     elif emit == "megatron":
         made = emit_train.megatron(best.job, best.layout)
     else:
         raise InputError(f"--emit: {emit!r} is not known; give torchrun, torchtitan or megatron.")
-    return {"format": emit, "layout": layout_words(best.layout), "files": dict(made.files), "notes": list(made.notes)}
+    return {"format": emit, "layout": layout_words(best.layout), "files": dict(made.files), "notes": [*made.notes, *unknown]}

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from trimtab.core.errors import InputError
+from trimtab.flows.parts.plan_told import found_as
 from trimtab.package.manifests.text import yaml_bytes
 from trimtab.plan.search import emit_serve
 from trimtab.plan.search.emit_serve import Deployed
@@ -16,9 +17,10 @@ SERVE_FORMATS = ("vllm", "sglang", "trtllm", "kserve", "rayservice")
 
 def emitted_service(emit: str, plan: ServePlan, model: str) -> dict[str, Any]:
     """Files by name, and what they cannot say. Raises InputError for a layout that the format cannot express."""
-    one = Deployed(job=plan.job, model=model.removeprefix("hf:"), replicas=plan.replicas, least_replicas=plan.least_replicas)
+    found, unknown = found_as(model, plan.job.architecture)
+    one = Deployed(job=plan.job, model=found, replicas=plan.replicas, least_replicas=plan.least_replicas)
     name = service_name(model)
-    notes = [f"{plan.to_certify}."] if plan.to_certify else []
+    notes = [*([f"{plan.to_certify}."] if plan.to_certify else []), *unknown]
     if plan.job.prefill_devices:
         return _disaggregated(emit, one, name, notes)
     many = [f"Start it {plan.replicas} times, behind one address."] if plan.replicas > 1 else []

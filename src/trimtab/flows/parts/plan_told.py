@@ -1,5 +1,6 @@
 """Pieces of a plan's document (schema trimtab.plan/1) that all its kinds share: numbers, the model, prices, layouts in words."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,17 @@ def prices_of(text: str, devices: Sequence[str]) -> dict[str, float]:
             raise InputError(f"--price: {part.strip()!r} is no price; write US dollars a device and hour, such as 2.5 or h100-sxm=2.5.")
         found |= {name: price} if equals else dict.fromkeys(devices, price)
     return found
+
+
+def found_as(spec: str, architecture: Architecture) -> tuple[str, tuple[str, ...]]:
+    """What a program is told to load, and a note where that is to be filled in: a path or hub name as typed, of a catalog name its source."""
+    plain = spec.strip().removeprefix("hf:")
+    if "/" in plain or plain.endswith(".gguf"):
+        return plain, ()
+    source = re.match(r"hf:([\w.\-]+/[\w.\-]+)/", architecture.source)
+    if source:
+        return source[1], ()
+    return plain, (f"{plain} is the catalog's name of the model: put the path or hub name of its weights in its place.",)
 
 
 def weight_words(kind: str) -> str:

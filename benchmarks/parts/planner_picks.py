@@ -40,7 +40,7 @@ def picks(path: Path) -> Picks:
 
 
 def serving_picks(path: Path) -> Picks:
-    """Of a table of measured serving: device-seconds a request, of layouts under one load (model, device, engine, types, lengths, number)."""
+    """Of a table of measured serving: device-seconds a request, of layouts under one load (model, device, engine, types, lengths)."""
     with path.open(encoding="utf-8", newline="") as file:
         found, _ = cases(csv.DictReader(file))
     return _held(_loads(found).values())

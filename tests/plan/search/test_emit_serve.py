@@ -13,6 +13,7 @@ import pytest
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
 from trimtab.plan.search.emit_serve import Deployed, halves, llm_inference_service, ray_service, sglang, trtllm, vllm
+from trimtab.plan.serving.memory import BUDGETS
 
 from .samples import GB80, dense
 
@@ -208,3 +209,14 @@ def test_the_halves_of_a_disaggregated_deployment() -> None:
     assert after.job.concurrency * 2 >= job.concurrency
     assert "--kv-transfer-config" in vllm(before)
     assert sglang(after)[-2:] == ["--disaggregation-mode", "decode"]
+
+
+def test_engines_may_take_what_the_plan_gave_them() -> None:
+    asked = Deployed(job=DENSE, model=MODEL)
+    shares = (
+        parsed(vllm(asked), ["vllm", "serve"], VLLM)["gpu_memory_utilization"],
+        sglang(asked)[sglang(asked).index("--mem-fraction-static") + 1],
+        trtllm(asked)[0][trtllm(asked)[0].index("--kv_cache_free_gpu_memory_fraction") + 1],
+    )
+    assert tuple(map(float, shares)) == tuple(BUDGETS[engine][1] for engine in ("vllm", "sglang", "trtllm"))
+    assert "0.5" in vllm(replace(asked, memory_share=0.5))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
 from trimtab.plan.search.queueing import BUSIEST
+from trimtab.plan.serving.memory import BUDGETS
 
 Role = Literal["", "prefill", "decode"]
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -33,14 +34,14 @@ class Deployed:
     """What is to be started: one replica's job (with its largest number in flight), how many, and of which role.
 
     least_replicas: below `replicas`: an autoscaler may go down to so many; 0 = there are always `replicas`
-    model: as the engine finds it, e.g. `meta-llama/Llama-3.1-8B-Instruct`; memory_share: of the device's memory that the engine may take
+    model: as the engine finds it, e.g. `meta-llama/Llama-3.1-8B-Instruct`; memory_share: that the engine may take, in its own terms; 0 = as planned, its default
     """
 
     job: ServeJob
     model: str
     replicas: int = 1
     least_replicas: int = 0
-    memory_share: float = 0.9
+    memory_share: float = 0.0
     role: Role = ""
 
     @property
@@ -100,7 +101,7 @@ def vllm_settings(deployed: Deployed) -> dict[str, Any]:
         "pipeline_parallel_size": job.pp,
         "max_num_seqs": max(1, job.concurrency // job.attention_dp),  # of each data-parallel rank
         "max_model_len": deployed.context_tokens,
-        "gpu_memory_utilization": deployed.memory_share,
+        "gpu_memory_utilization": _share(deployed, "vllm"),
     }
     if job.attention_dp > 1:
         settings["data_parallel_size"] = job.attention_dp
@@ -123,7 +124,7 @@ def sglang(deployed: Deployed) -> list[str]:
     if job.ep > 1:
         words += ["--ep-size", str(job.ep)]
     words += ["--max-running-requests", str(job.concurrency), "--context-length", str(deployed.context_tokens)]
-    words += ["--mem-fraction-static", f"{deployed.memory_share:g}"]
+    words += ["--mem-fraction-static", f"{_share(deployed, 'sglang'):g}"]
     for name, value in _typed("SGLang", job, SGLANG_WEIGHTS, "quantization", "kv-cache-dtype").items():
         words += [f"--{name}", str(value)]
     if deployed.role:
@@ -148,7 +149,7 @@ def trtllm(deployed: Deployed) -> tuple[list[str], dict[str, Any]]:
         **({"ep_size": job.ep} if job.ep > 1 else {}),
         "max_batch_size": max(1, job.concurrency // job.attention_dp),
         "max_seq_len": deployed.context_tokens,
-        "kv_cache_free_gpu_memory_fraction": deployed.memory_share,
+        "kv_cache_free_gpu_memory_fraction": _share(deployed, "trtllm"),
         "config": f"{deployed.role}.trtllm.yaml" if deployed.role else "trtllm.yaml",
     }
     words = ["trtllm-serve", deployed.model]
@@ -276,6 +277,10 @@ def checked_label(name: str) -> str:
     if not LABEL.fullmatch(name):
         raise InputError(f"{name!r} is no name for a service: small letters, digits and -, 63 at most, a letter first; give another name.")
     return name
+
+
+def _share(deployed: Deployed, engine: str) -> float:
+    return deployed.memory_share or BUDGETS[engine][1]
 
 
 def _typed(engine: str, job: ServeJob, weights: Mapping[str, str], weight_key: str, kv_key: str) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Deployed:
     """What is to be started: one replica's job (with its largest number in flight), how many, and of which role.
 
     least_replicas: below `replicas`: an autoscaler may go down to so many; 0 = there are always `replicas`
-    model: as the engine finds it, e.g. `meta-llama/Llama-3.1-8B-Instruct`; memory_share: that the engine may take, in its own terms; 0 = as planned, its default
+    model: as the engine finds it, e.g. `meta-llama/Llama-3.1-8B-Instruct`
+    memory_share: that the engine may take, in its own terms; 0 = as planned, its default
     """
 
     job: ServeJob

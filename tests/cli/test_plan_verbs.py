@@ -67,8 +67,6 @@ def test_training_costs_what_its_time_costs(capsys: pytest.CaptureFixture[str]) 
         layout = row["layout"]
         assert layout["dp"] * layout["tp"] * layout["pp"] * layout["cp"] == row["n_devices"]
         assert layout["dp"] * layout["micro_batch"] * layout["grad_accum"] == 256
-    if document["what_if"] is None:
-        pytest.skip("no fit of speeds ships yet")
     assert {row["name"] for row in document["what_if"]["rows"]} == {"8 × h100-sxm", "64 × h100-sxm"}
 
 
@@ -248,15 +246,12 @@ def test_an_own_measurement_corrects_the_next_plan(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from trimtab.core.planning import ServeJob
-    from trimtab.plan.anchors.fitted import shipped
     from trimtab.plan.anchors.measured import Measurement, remember
     from trimtab.plan.architectures import architecture
     from trimtab.plan.devices import device
     from trimtab.plan.serving.features import features, physics
     from trimtab.plan.serving.rows import Case
 
-    if shipped("decode_tok_s") is None:
-        pytest.skip("no fit of speeds ships yet")
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
     words = [*FIT, "--weights", "Q4_K_M", "--engine", "llamacpp"]
     before = plan(capsys, *words)[1]["options"][0]["numbers"]["decode_tok_s"]
@@ -284,3 +279,10 @@ def test_an_own_measurement_corrects_the_next_plan(
     assert after["basis"] == "measured"
     assert before["value"] * 0.75 < after["value"] < before["value"] * 0.95
     assert (after["high"] - after["low"]) / after["value"] < (before["high"] - before["low"]) / before["value"]
+
+
+def test_published_runs_stand_behind_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    first = plan(capsys, *TRAIN, "--tokens", "300B", "--framework", "torchtitan")[1]["options"][0]["numbers"]["tok_s_per_device"]
+    assert first["basis"] in ("interpolated", "extrapolated")
+    assert first["low"] < first["value"] < first["high"] <= first["speed_of_light"]
+    assert plan(capsys, *SERVE, "--rate", "20/s")[1]["options"][0]["numbers"]["tpot_ms"]["basis"] in ("interpolated", "extrapolated")

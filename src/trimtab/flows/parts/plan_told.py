@@ -99,7 +99,7 @@ def prices_of(text: str, devices: Sequence[str]) -> dict[str, float]:
 
 
 def found_as(spec: str, architecture: Architecture) -> tuple[str, tuple[str, ...]]:
-    """What a program is told to load, and a note where that is to be filled in: a path or hub name as typed, of a catalog name its source."""
+    """What a program is told to load, and a note where that is to be filled in: a path or hub name as typed, else the catalog's source."""
     plain = spec.strip().removeprefix("hf:")
     if "/" in plain or plain.endswith(".gguf"):
         return plain, ()

@@ -29,6 +29,7 @@ from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.mixed import mix_types
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
 from trimtab.flows.parts.opening import Opened, engines_at_hand, own_recipes_digest
+from trimtab.flows.parts.plan_feedback import remember_timings
 from trimtab.flows.parts.reference import PromptMaker, bench_of, common_settings, machine_with_rates, make_reference
 from trimtab.flows.parts.requests import ready_workload
 from trimtab.flows.parts.screening import why_screened_out
@@ -358,6 +359,7 @@ def _finish(search: Search, capacity: Any, worst: dict[str, Any] | None) -> dict
             machine=search.machine,
         )
     write_files(search.session, document, lock, search.exam.items)
+    remember_timings(search)
     return document
 
 

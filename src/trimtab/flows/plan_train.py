@@ -44,6 +44,7 @@ def plan_train(
     budget: str = "",
     deadline: str = "",
     objective: Objective = "time",
+    why_not: str = "",
     data: str = "",
     failures: str = DEFAULT_RATE,
     checkpoint_storage: str = DEFAULT_STORAGE,
@@ -59,6 +60,7 @@ def plan_train(
     chosen = tuple(device(name) for name in listed(hardware, "--hardware"))
     told_prices, rows = price_rows(chosen, price, commitment)
     architecture = plan_model(model, offline=offline)
+    rival = parse_layout(why_not, "--why-not") if why_not else {}
     ask = TrainAsk(
         architecture=architecture,
         devices=chosen,
@@ -77,7 +79,7 @@ def plan_train(
         failures=parse_failures(failures),
         storage=parse_storage(checkpoint_storage),
         supply=parse_supply(data) if data else None,
-        space=Space(offload=(0, 1)) if offload else Space(),
+        space=Space(offload=(0, 1, 2)) if offload else Space(),
     )
     found = search(ask)
     plans = kept_by(found, ask)
@@ -97,7 +99,7 @@ def plan_train(
         "model": model_row(architecture),
         "options": options,
         "plots": plots(shown, ranks_of(plans)) if options else [],
-        "losers": losers(found, plans[0]) if is_found else [],
+        "losers": losers(found, plans[0], rival) if is_found else [],
         "assumptions": assumptions(shown, plans[0] if plans else None),
         "conventions": MFU,
         "prices": rows,

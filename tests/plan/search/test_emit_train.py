@@ -10,7 +10,17 @@ import pytest
 from trimtab.core.errors import InputError
 from trimtab.core.planning import Attention, Block, TrainJob
 from trimtab.plan.architectures import architecture
-from trimtab.plan.search.emit_train import RECOMPUTE, SHARDING, TORCHTITAN_MODELS, Emitted, megatron, toml_text, torchtitan, trimtab
+from trimtab.plan.search.emit_train import (
+    OFFLOAD,
+    RECOMPUTE,
+    SHARDING,
+    TORCHTITAN_MODELS,
+    Emitted,
+    megatron,
+    toml_text,
+    torchtitan,
+    trimtab,
+)
 from trimtab.plan.search.space import Space, enumerate_layouts
 from trimtab.plan.training.layouts import check, layouts
 
@@ -24,7 +34,7 @@ JOBS = [
     train_job(dense(n_layers=30, gated=False), n=64),
     train_job(dense(n_layers=29), n=64),
 ]
-EVERY = Space(vp=(1, 2, 4), cp=(1, 2), micro_batch=(1, 4), sequence_parallel=(0, 1), offload=(0, 1), sharded_pipelines=True)
+EVERY = Space(vp=(1, 2, 4), cp=(1, 2), micro_batch=(1, 4), sequence_parallel=(0, 1), offload=(0, 1, 2), sharded_pipelines=True)
 
 
 def some(job: TrainJob) -> list[dict[str, int]]:
@@ -64,7 +74,7 @@ def test_trimtab(job: TrainJob, layout: dict[str, int]) -> None:
         "micro_batch": train["micro_batch_seqs"],
         "grad_accum": train["grad_accum"],
         "recompute": RECOMPUTE.index(train["recompute"]),
-        "offload": train["offload"],
+        "offload": OFFLOAD.index(train["offload"]),
         "grad_sync_each": train["grad_sync"] == "each",
         "schedule": 0,
         "flash_attention": 1,
@@ -87,7 +97,8 @@ def test_torchtitan(job: TrainJob, layout: dict[str, int]) -> None:
     assert dp * ranks == job.n_devices
     assert (dp, degrees["expert_parallel_degree"]) == (layout["dp"], layout["ep"])
     assert RECOMPUTE.index(written["activation_checkpoint"]["mode"]) == layout["recompute"]
-    assert training["enable_cpu_offload"] == bool(layout["offload"])
+    assert training["enable_cpu_offload"] == (layout["offload"] > 0)
+    assert any("moves weights and gradients" in note for note in emitted.notes) == (layout["offload"] == 1)
     assert training["global_batch_size"] % (training["local_batch_size"] * dp) == 0
     rounds = training["global_batch_size"] // (training["local_batch_size"] * dp)
     if layout["pp"] > 1:  # one round, whose rows the pipeline cuts into micro-batches
@@ -179,7 +190,7 @@ def test_megatron(job: TrainJob, layout: dict[str, int]) -> None:
         "micro_batch": found.micro_batch_size,
         "grad_accum": found.global_batch_size // (dp * found.micro_batch_size),
         "sequence_parallel": int(found.sequence_parallel),
-        "offload": int(found.optimizer_cpu_offload),
+        "offload": int(found.optimizer_cpu_offload) + any("optimizer states to the host only" in note for note in emitted.notes),
     }
     assert back == {name: layout[name] for name in back}
     stages = back["pp"] * back["vp"]

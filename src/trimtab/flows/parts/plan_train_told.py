@@ -10,7 +10,7 @@ from trimtab.core.phrases import ended, percent
 from trimtab.flows.parts.plan_predicted import predict_train
 from trimtab.flows.parts.plan_told import Number, certain, front_point, inverse, layout_words, plot, scaled
 from trimtab.plan.search.train import DEFAULT_TOKENS, N_BEST, TrainAsk, TrainPlan, TrainSearch, plan_at
-from trimtab.plan.search.why import PARTS, why_others_lose
+from trimtab.plan.search.why import PARTS, why_not, why_others_lose
 from trimtab.record.plan_view import amount, between
 
 MOST_POINTS = 60
@@ -148,9 +148,10 @@ def what_if(found: TrainSearch) -> dict[str, Any] | None:
     return {"kind": "train", "tokens": found.ask.tokens or DEFAULT_TOKENS, "rows": rows} if rows else None
 
 
-def losers(found: TrainSearch, best: TrainPlan) -> list[dict[str, Any]]:
-    """Each choice that was not taken, with what it costs."""
-    return [{"about": loss.dimension, "text": ended(loss.sentence)} for loss in why_others_lose(found, best)]
+def losers(found: TrainSearch, best: TrainPlan, rival: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each choice that was not taken, with what it costs; the user's own rival first."""
+    named = [{"about": "asked", "text": ended(why_not(found, rival, best).sentence)}] if rival else []
+    return named + [{"about": loss.dimension, "text": ended(loss.sentence)} for loss in why_others_lose(found, best)]
 
 
 def kept_by(found: TrainSearch, ask: TrainAsk) -> list[TrainPlan]:

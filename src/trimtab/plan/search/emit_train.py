@@ -11,6 +11,7 @@ from trimtab.core.errors import InputError
 from trimtab.core.planning import Architecture, Attention, Feedforward, TrainJob
 
 RECOMPUTE = ("none", "selective", "full")
+OFFLOAD = ("none", "optimizer", "all")
 SHARDING = ("no_shard", "optim", "optim_grads", "optim_grads_params")
 """Of a ZeRO stage, in the words of Megatron-LM's `--data-parallel-sharding-strategy`."""
 
@@ -84,7 +85,7 @@ def trimtab(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
             "precision": job.precision,
             "optimizer": job.optimizer,
             "recompute": RECOMPUTE[layout["recompute"]],
-            "offload": bool(layout["offload"]),
+            "offload": OFFLOAD[layout["offload"]],
         },
         "layout": {
             **{name: layout[name] for name in ("dp", "tp", "pp", "vp", "cp", "ep", "zero_stage")},
@@ -154,6 +155,10 @@ def _torchtitan_notes(job: TrainJob, layout: Mapping[str, int], flavor: str) -> 
             f"torchtitan has no ZeRO stage {layout['zero_stage']}: parameters that are not resharded after the forward pass come "
             "nearest, and shard gradients and optimizer states."
         )
+    if layout["offload"] == 1:
+        notes.append(
+            "torchtitan moves weights and gradients to the host too where it moves optimizer states: it will be slower than planned."
+        )
     if layout["tp"] > 1 and not layout["sequence_parallel"]:
         notes.append("torchtitan splits activations along the sequence wherever it splits tensors: it will need less memory than planned.")
     if layout["grad_accum"] > 1 and not layout["grad_sync_each"] and layout["pp"] == 1:
@@ -170,6 +175,8 @@ def megatron(job: TrainJob, layout: Mapping[str, int]) -> Emitted:
     notes = ["Give data, tokenizer and learning rate on the command line: --data-path, --tokenizer-type, --lr and so on are not planned."]
     if _places(job, layout)[1] > 2:
         notes.append("Megatron-LM splits layers this unevenly only as --pipeline-model-parallel-layout tells it; write that one by hand.")
+    if layout["offload"] == 2:
+        notes.append("Megatron-LM moves optimizer states to the host only; weights and gradients stay, and need their memory.")
     if layout["grad_sync_each"]:
         notes.append("Megatron-LM reduces gradients at the last micro-batch of a step only.")
     if job.precision == "nvfp4":

@@ -74,21 +74,21 @@ def layouts(**degrees: Any) -> Layouts:
     return Layouts(**{name: np.ascontiguousarray(array) for name, array in zip(DEFAULTS, arrays, strict=True)})
 
 
-def parse_layout(text: str) -> dict[str, int]:
-    """The degrees that `tp=8,pp=4,recompute=full` tells, by name. InputError says what is wrong with which part of it."""
+def parse_layout(text: str, flag: str = "--layout") -> dict[str, int]:
+    """The degrees that `tp=8,pp=4,recompute=full` tells, by name. InputError says what is wrong with which part of which option."""
     told: dict[str, int] = {}
     for part in filter(None, re.split(r"[,\s]+", text)):
         name, _, value = part.partition("=")
         name = ALIASES.get(name, name)
         if name not in DEFAULTS:
-            raise InputError(f"--layout knows no {name!r}; it takes {', '.join(DEFAULTS)}.")
+            raise InputError(f"{flag} knows no {name!r}; it takes {', '.join(DEFAULTS)}.")
         if name in told:
-            raise InputError(f"--layout tells {name} twice; keep one.")
-        told[name] = _degree(name, value or ("1" if name in SWITCHES else ""))
+            raise InputError(f"{flag} tells {name} twice; keep one.")
+        told[name] = _degree(name, value or ("1" if name in SWITCHES else ""), flag)
     return told
 
 
-def _degree(name: str, value: str) -> int:
+def _degree(name: str, value: str, flag: str) -> int:
     words: Mapping[str, int] = {"recompute": RECOMPUTE, "schedule": SCHEDULES, "offload": OFFLOAD}.get(name, {})
     if name in SWITCHES:
         words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
@@ -97,7 +97,7 @@ def _degree(name: str, value: str) -> int:
     least, most = (0, 3) if name == "zero_stage" else (0, max(words.values())) if words else (1, 2**31)
     if not value.isdecimal() or not least <= int(value) <= most:
         kinds = f" or {', '.join(words)}" if words else ""
-        raise InputError(f"--layout: {name}={value} is not a number from {least} to {most}{kinds}.")
+        raise InputError(f"{flag}: {name}={value} is not a number from {least} to {most}{kinds}.")
     return int(value)
 
 

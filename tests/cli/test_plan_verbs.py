@@ -289,7 +289,7 @@ def test_published_runs_stand_behind_the_numbers(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("rival", "words"), [("tp=8,pp=2", "tp=8,pp=2: "), ("tp=3", "does not make 8 devices"), ("zero=0,tp=1", "zero_stage=0,tp=1: ")]
+    ("rival", "words"), [("tp=8,pp=2", "tp=8,pp=2: "), ("tp=3", "tp=3: does not divide 8 devices"), ("zero=0,tp=1", "zero_stage=0,tp=1: ")]
 )
 def test_a_rival_of_ones_own_is_told_why_it_loses(capsys: pytest.CaptureFixture[str], rival: str, words: str) -> None:
     document = plan(capsys, *TRAIN, "--devices", "8", "--why-not", rival)[1]

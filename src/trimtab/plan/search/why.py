@@ -4,6 +4,7 @@ Nothing is guessed: the sentences come from the parts of both layouts' time and 
 plan where another degree is compared, and may choose everything else anew.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -208,6 +209,8 @@ def _run(found: TrainSearch, rival: TrainPlan, plan: TrainPlan) -> str:
 def _does_not_divide(plan: TrainPlan, pinned: Mapping[str, int]) -> str:
     """The first rule that the plan's own layout breaks once the named fields are changed and replicas and accumulation follow."""
     job, told = plan.job, {**plan.layout, **pinned}
+    if job.n_devices % math.prod(pinned.get(name, 1) for name in ("tp", "pp", "cp", "dp")):
+        return f"does not divide {job.n_devices} devices"
     ranks = told["tp"] * told["pp"] * told["cp"]
     told["dp"] = pinned.get("dp", max(job.n_devices // ranks, 1))
     told["grad_accum"] = pinned.get("grad_accum", max(job.global_batch_seqs // (told["dp"] * told["micro_batch"]), 1))

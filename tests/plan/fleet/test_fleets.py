@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import InputError
 from trimtab.plan.fleet.events import Course, simulate
-from trimtab.plan.fleet.replica import ANSWERED, LOST, NEVER_SERVED, OPEN, QUEUE_FULL, TOO_LONG, WAITED_OUT
+from trimtab.plan.fleet.replica import ANSWERED, LOST, NEVER_SERVED, OPEN, QUEUE_FULL, TOO_LONG, WAITED_OUT, Replica
 from trimtab.plan.fleet.results import result, spread
 from trimtab.plan.fleet.settings import POLICIES, ROUTES, Batching, Fleet, Kind, policy_of
 from trimtab.plan.fleet.steps import AffineSteps, tabled
@@ -26,7 +26,7 @@ def made(rows: list[tuple[float, int, int, int, float]]) -> Trace:
     gaps, prompts, outputs, prefixes, shares = (np.array(column) for column in zip(*rows, strict=True))
     tokens = np.where(prefixes >= 0, np.maximum(1, (prompts * shares).astype(int)), 0)
     return Trace(
-        name="t", arrival_s=np.cumsum(gaps * 0.3), prompt_tokens=prompts, output_tokens=outputs, prefix=prefixes, prefix_tokens=tokens
+        name="t", arrival_s=np.cumsum(gaps * 0.31371), prompt_tokens=prompts, output_tokens=outputs, prefix=prefixes, prefix_tokens=tokens
     )
 
 
@@ -80,6 +80,44 @@ def test_every_request_ends_once_and_memory_holds(
         assert WAITED_OUT not in requests.status
     if not breaks or rules["retry"] == "all":
         assert LOST not in requests.status
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(REQUEST, min_size=5, max_size=30),
+    st.sampled_from(sorted(POLICIES)),
+    st.booleans(),
+    st.sampled_from([0.0, 0.4]),
+    st.sampled_from([70, 130]),
+    st.sampled_from(["whole", "grow"]),
+    st.booleans(),
+)
+def test_jumping_is_stepping_with_all_features(
+    rows: list[Any], policy: str, at_gateway: bool, wait_s: float, kv: int, reserve: Any, breaks: bool
+) -> None:
+    """Prefixes, refusals, cold starts, failures: once with every jump cut to a single step. One replica: of two, ends may coincide."""
+    trace = made(rows)
+    batching = Batching(slots=4, batch_tokens=32, kv_tokens=kv, reserve=reserve)
+    table = tabled(replace(STEPS, context_token_s=1e-4), max_batch=4, batch_tokens=32)
+    kind = Kind(name="k", steps=table, batching=batching, min_replicas=0, cold_s=0.70131, mtbf_s=2.0 if breaks else 0.0)
+    fleet = Fleet(kinds=(kind,), policy=policy_of(policy), queue_at_gateway=at_gateway, queue_wait_s=wait_s, retry="all")
+    jumped = simulate(trace, fleet)
+    begin = Replica._begin
+
+    def single(self: Replica, now_s: float) -> None:
+        begin(self, now_s)
+        if self.n_jump > 1:
+            self.n_jump = 1
+            self.at_s = self.starting_s + self._seconds(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "_begin", single)
+        stepped = simulate(trace, fleet)
+    assert jumped.requests.status == stepped.requests.status
+    assert jumped.requests.end_s == pytest.approx(stepped.requests.end_s, abs=1e-8)
+    assert jumped.requests.first_s == pytest.approx(stepped.requests.first_s, abs=1e-8)
+    assert [life.replica.hit_tokens for life in jumped.lives] == [life.replica.hit_tokens for life in stepped.lives]
+    assert jumped.end_s == pytest.approx(stepped.end_s, abs=1e-8)
 
 
 def one(course: Course, i: int) -> tuple[float, float]:

@@ -61,6 +61,11 @@ def test_a_fit_finds_what_was_put_in() -> None:
 def test_a_fit_needs_rows_that_tell() -> None:
     with pytest.raises(InputError, match="with and without prompt tokens"):
         fitted([Observed(seconds=1.0, batch=1)] * 4)
+    with pytest.raises(InputError, match="how long a batch of 4 takes"):
+        fitted(
+            [*(Observed(seconds=0.01 * b, batch=b, mean_context=10.0) for b in (1, 4)), Observed(seconds=1.0, prompt_tokens=3)],
+            knots=[1, 4],
+        )
     with pytest.raises(InputError, match="above 0"):
         fitted([Observed(seconds=0.0, batch=1), Observed(seconds=1.0, prompt_tokens=3), Observed(seconds=1.0, batch=2)])
 

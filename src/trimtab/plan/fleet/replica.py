@@ -16,6 +16,8 @@ from trimtab.plan.fleet.traces import Trace
 OPEN, ANSWERED, QUEUE_FULL, WAITED_OUT, TOO_LONG, LOST, NEVER_SERVED = range(7)
 STATUSES = ("open", "answered", "queue full", "waited too long", "too long", "lost with its replica", "never served")
 NONE = -1.0
+LEAST_S = 1e-9
+"""Of a step: a fitted line may come out at nothing."""
 
 
 class Requests:
@@ -104,10 +106,8 @@ class Replica:
 
     def kv_tokens(self, now_s: float) -> int:
         """Tokens of the cache that are taken at a time."""
-        grown = (
-            self.n_decoding * (self._steps_until(now_s) - 1) if self.n_jump and not self.chunks and self.batching.reserve == "grow" else 0
-        )
-        return self.used + self.kept + max(0, grown)
+        grows = self.n_jump > 1 and self.batching.reserve == "grow"
+        return self.used + self.kept + (self.n_decoding * (self._steps_until(now_s) - 1) if grows else 0)
 
     def wake(self, now_s: float) -> None:
         """The step, or the jump, is over. Adds the requests that ended to `ended`; plans what follows."""
@@ -154,6 +154,7 @@ class Replica:
         self.chunks = []
         self.starting_s = now_s
         self.version += 1
+        before = self.kept, self.n_preempted
         if self.batching.reserve == "grow" and self.n_decoding and (self.batching.chunked or not self.prefilling):
             self._make_room()
         table, n = self.table, self.n_decoding
@@ -166,8 +167,10 @@ class Replica:
         steps = self.ends[0][0] - self.n_steps
         if self.batching.reserve == "grow" and self.limit != math.inf:
             steps = min(steps, max(1, int(self.limit - self.used - self.kept) // n))
+        if self.waiting and before != (self.kept, self.n_preempted):
+            steps = 1  # what gave way may have been larger than need be: whoever waits may fit at the next boundary
         self.slope_s = table.slope_s[n]
-        self.step_s = table.base_s[n] + self.slope_s * (self.context / n)
+        self.step_s = max(LEAST_S, table.base_s[n] + self.slope_s * (self.context / n))
         self.n_jump = steps
         self.at_s = now_s + self._seconds(steps)
         if self.waiting and self.wait_limit_s != math.inf:
@@ -188,9 +191,11 @@ class Replica:
     def _steps_until(self, now_s: float) -> int:
         """Steps of the present jump until the first boundary at or after a time, 1 to n_jump."""
         passed = now_s - self.starting_s
+        if passed <= 0.0:
+            return 1
         half = 0.5 * self.slope_s
         linear = self.step_s - half
-        root = passed / self.step_s if half <= 0.0 else (math.sqrt(linear * linear + 4 * half * passed) - linear) / (2 * half)
+        root = 2 * passed / (linear + math.sqrt(linear * linear + 4 * half * passed))  # of _seconds(root) = passed
         steps = min(self.n_jump, max(1, math.ceil(root - 1e-9)))
         while steps > 1 and self.starting_s + self._seconds(steps - 1) >= now_s:
             steps -= 1

@@ -210,6 +210,9 @@ def fitted(rows: Sequence[Observed], *, knots: Sequence[int] = ()) -> AffineStep
     reach = np.maximum(matrix.max(axis=0), 1e-300)  # columns of one size, or the smallest are lost
     found, _ = nnls(matrix / reach, np.ones(len(rows)))
     values = (found / reach).tolist()
+    nothing = [batch for batch, seconds in zip(knots, values[5:], strict=True) if seconds <= 0]
+    if nothing:
+        raise InputError(f"The timed steps do not tell how long a batch of {nothing[0]} takes; time it at short and at long contexts.")
     straight_s = dict(zip(COEFFICIENTS, values[:5], strict=True))
     return AffineSteps(**straight_s, decode_knots_s=tuple(zip(knots, values[5:], strict=True)))
 

@@ -126,7 +126,7 @@ def anchors_of(run: Run) -> tuple[Anchor, ...]:
             features=on_memory if quantity == "peak_memory_bytes" else on_time,
             log_ratio=math.log(measured / physics[quantity]),
             setting=run.setting,
-            model=run.model,
+            model=run.job.architecture.name,
             source=run.source,
             id=run.id,
             measured=measured,

@@ -220,6 +220,10 @@ def at_risk(row: Mapping[str, Any], ask: TrainAsk) -> list[str]:
         lines.append(f"The far end of its interval, {amount(cost['high'], 'usd')}, is over the budget.")
     if "value" in duration and duration["high"] > ask.deadline_h * 3600:
         lines.append(f"The far end of its interval, {amount(duration['high'], 's')}, is after the deadline.")
+    memory = row["memory"]
+    if memory["high"] > memory["capacity_bytes"]:
+        ends = f"{amount(memory['high'], 'bytes')} of {amount(memory['capacity_bytes'], 'bytes')}"
+        lines.append(f"The far end of its memory, {ends}, does not fit: have a leaner layout at hand.")
     return lines
 
 

@@ -12,13 +12,16 @@ import pytest
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
+from trimtab.plan.devices import device
 from trimtab.plan.search.emit_serve import Deployed, halves, llm_inference_service, ray_service, sglang, trtllm, vllm
 from trimtab.plan.serving.memory import BUDGETS
 
-from .samples import GB80, dense
+from .samples import GB80 as PLAIN
+from .samples import dense
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "package"))
 
+GB80 = replace(PLAIN, vendor="NVIDIA")
 MODEL = "org/Some-Model-8B"
 DENSE = ServeJob(architecture=dense(), device=GB80, engine="vllm", tp=4, pp=2, concurrency=96, prompt_tokens=2000, output_tokens=500)
 MOE = replace(DENSE, architecture=dense("test-moe", n_experts=64, n_experts_used=4), tp=1, pp=1, ep=16, attention_dp=16)
@@ -220,3 +223,15 @@ def test_engines_may_take_what_the_plan_gave_them() -> None:
     )
     assert tuple(map(float, shares)) == tuple(BUDGETS[engine][1] for engine in ("vllm", "sglang", "trtllm"))
     assert "0.5" in vllm(replace(asked, memory_share=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "each"),
+    [("mi300x", "amd.com/gpu", 8), ("tpu-v6e", "google.com/tpu", 4), ("gaudi3", "habana.ai/gaudi", 8), ("gb200", "nvidia.com/gpu", 4)],
+)
+def test_clusters_are_asked_for_the_devices_of_a_host(name: str, resource: str, each: int) -> None:
+    job = replace(DENSE, device=device(name), tp=8, pp=2)
+    pod = llm_inference_service(Deployed(job=job, model=MODEL), "chat")["spec"]["template"]["containers"][0]
+    assert pod["resources"]["limits"] == {resource: str(each)}
+    group = ray_service(Deployed(job=job, model=MODEL), "chat")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert group["replicas"] * each == 16

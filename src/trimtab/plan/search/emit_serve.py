@@ -13,13 +13,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from trimtab.core.errors import InputError
-from trimtab.core.planning import ServeJob
+from trimtab.core.planning import Device, ServeJob
+from trimtab.plan.search.emit_train import per_host
 from trimtab.plan.search.queueing import BUSIEST
 from trimtab.plan.serving.memory import BUDGETS
 
 Role = Literal["", "prefill", "decode"]
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 RAY_IMAGE = "rayproject/ray-llm:latest"
+RESOURCES = {
+    "nvidia": "nvidia.com/gpu",
+    "amd": "amd.com/gpu",
+    "intel": "gpu.intel.com/xe",
+    "gaudi": "habana.ai/gaudi",
+    "google": "google.com/tpu",
+    "aws": "aws.amazon.com/neuron",
+}
+"""Of a device's vendor: what its Kubernetes device plugin is asked for."""
 KV_TRANSFER = '{"kv_connector": "NixlConnector", "kv_role": "kv_both"}'
 
 VLLM_WEIGHTS = {"fp8": "fp8", "int4": "awq", "mxfp4": "mxfp4", "nvfp4": "modelopt_fp4", "int8": "compressed-tensors"}
@@ -180,11 +190,11 @@ def llm_inference_service(deployed: Deployed, name: str, prefill: Deployed | Non
 
 
 def _workload(deployed: Deployed) -> dict[str, Any]:
-    """Sizes go where KServe has fields for them, all else into vLLM's arguments. Across nodes each pod holds one node's devices."""
+    """Sizes go where KServe has fields for them, all else into vLLM's arguments. Across hosts each pod holds one host's devices."""
     job = deployed.job
     settings = vllm_settings(deployed)
     parallelism: dict[str, Any] = {"tensor": job.tp, "pipeline": job.pp}
-    per_node = max(job.device.devices_per_node, 1)
+    per_node = per_host(job.device)
     if job.attention_dp > 1:
         parallelism |= {"data": job.attention_dp, "dataLocal": max(1, min(job.attention_dp, per_node // job.tp))}
     if job.ep > 1:
@@ -195,16 +205,8 @@ def _workload(deployed: Deployed) -> dict[str, Any]:
         if key not in said:
             flag = "--" + key.replace("_", "-")
             flags.append(flag if value is True else f"{flag}={_quoted(value)}")
-    gpus = {"nvidia.com/gpu": str(min(deployed.n_devices, per_node))}
-    pod = {
-        "containers": [
-            {
-                "name": "main",
-                "env": [{"name": "VLLM_ADDITIONAL_ARGS", "value": " ".join(flags)}],
-                "resources": {"limits": gpus, "requests": gpus},
-            }
-        ]
-    }
+    main = {"name": "main", "env": [{"name": "VLLM_ADDITIONAL_ARGS", "value": " ".join(flags)}]}
+    pod = {"containers": [main | _resources(job.device, min(deployed.n_devices, per_node))]}
     workload = {"replicas": deployed.replicas, "parallelism": parallelism, "template": pod}
     return workload if deployed.n_devices <= per_node else {**workload, "worker": pod}
 
@@ -215,9 +217,9 @@ def _quoted(value: object) -> str:
 
 
 def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
-    """KubeRay's RayService: one worker group, whose pods hold a node's devices. `serveConfigV2` is JSON, which is YAML too."""
+    """KubeRay's RayService: one worker group, whose pods hold a host's devices. `serveConfigV2` is JSON, which is YAML too."""
     job = deployed.job
-    per_pod = min(deployed.n_devices, max(job.device.devices_per_node, 1))
+    per_pod = min(deployed.n_devices, per_host(job.device))
     pods_each = -(-deployed.n_devices // per_pod)
     pods, least = deployed.replicas * pods_each, (deployed.least_replicas or deployed.replicas)
     llm: dict[str, Any] = {
@@ -241,7 +243,7 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
                 **({"enableInTreeAutoscaling": True} if least < deployed.replicas else {}),
                 "headGroupSpec": {
                     "rayStartParams": {"num-gpus": "0"},
-                    "template": {"spec": {"containers": [_ray_container("ray-head", 0)]}},
+                    "template": {"spec": {"containers": [_ray_container("ray-head", job.device, 0)]}},
                 },
                 "workerGroupSpecs": [
                     {
@@ -250,7 +252,7 @@ def ray_service(deployed: Deployed, name: str) -> dict[str, Any]:
                         "minReplicas": least * pods_each,
                         "maxReplicas": pods,
                         "rayStartParams": {},
-                        "template": {"spec": {"containers": [_ray_container("ray-worker", per_pod)]}},
+                        "template": {"spec": {"containers": [_ray_container("ray-worker", job.device, per_pod)]}},
                     }
                 ],
             },
@@ -265,12 +267,18 @@ def _ray_replicas(deployed: Deployed, least: int) -> dict[str, Any]:
     return {"autoscaling_config": {"min_replicas": least, "max_replicas": deployed.replicas, "target_ongoing_requests": wanted}}
 
 
-def _ray_container(name: str, n_gpus: int) -> dict[str, Any]:
-    container: dict[str, Any] = {"name": name, "image": RAY_IMAGE}
-    if n_gpus:
-        gpus = {"nvidia.com/gpu": str(n_gpus)}
-        container["resources"] = {"limits": gpus, "requests": gpus}
-    return container
+def _ray_container(name: str, device: Device, n_devices: int) -> dict[str, Any]:
+    return {"name": name, "image": RAY_IMAGE, **_resources(device, n_devices)}
+
+
+def _resources(device: Device, n_devices: int) -> dict[str, Any]:
+    """What a container asks its cluster for; nothing where the device is no resource of its own."""
+    vendor = device.vendor.partition(" ")[0].lower()
+    name = RESOURCES.get("gaudi" if device.name.startswith("gaudi") else vendor)
+    if not n_devices or name is None or device.kind in ("cpu", "soc"):
+        return {}
+    asked = {name: str(n_devices)}
+    return {"resources": {"limits": asked, "requests": asked}}
 
 
 def checked_label(name: str) -> str:

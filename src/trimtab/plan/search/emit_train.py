@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimtab.core.errors import InputError
-from trimtab.core.planning import Architecture, Attention, Feedforward, TrainJob
+from trimtab.core.planning import Architecture, Attention, Device, Feedforward, TrainJob
 
+MOST_IN_A_HOST, IN_HOST_OF_A_DOMAIN = 16, 4
+"""Boards of NVL72 racks and hosts of TPU pods have four."""
 RECOMPUTE = ("none", "selective", "full")
 OFFLOAD = ("none", "optimizer", "all")
 SHARDING = ("no_shard", "optim", "optim_grads", "optim_grads_params")
@@ -56,9 +58,16 @@ def _toml_value(value: object) -> str:
     return '"' + "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text) + '"'
 
 
+def per_host(device: Device) -> int:
+    """Devices that one operating system sees; a scale-up domain may join several hosts."""
+    if device.devices_per_node <= MOST_IN_A_HOST:
+        return max(device.devices_per_node, 1)
+    return IN_HOST_OF_A_DOMAIN
+
+
 def _nodes(job: TrainJob) -> tuple[int, int]:
-    """(nodes, devices of each). A run smaller than a node is one node."""
-    per_node = min(max(job.device.devices_per_node, 1), job.n_devices)
+    """(hosts, devices of each). A run smaller than a host is one host."""
+    per_node = min(per_host(job.device), job.n_devices)
     if job.n_devices % per_node:
         raise InputError(f"{job.n_devices} devices are not whole nodes of {per_node} {job.device.name}; plan for a multiple of {per_node}.")
     return job.n_devices // per_node, per_node

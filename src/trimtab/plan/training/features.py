@@ -14,18 +14,11 @@ from trimtab.plan.training.time import TrainTime
 SHARES = ("attention", "elementwise", "launch", "recompute", "tensor_comm", "expert_comm", "bubble", "data_comm", "logits")
 SIZES = ("log_params", "log_d_model", "log_tokens", "log_seq", "log_devices", "log_accum", "log_tp", "log_pp")
 
+# Frameworks and devices are left to `source`: those of other sources say less of a new one than physics does.
 TIME_SCHEME = Scheme(
-    groups=("framework", "device", "precision", "family", "framework*device", "recompute", "model", "source"),
-    numbers=(
-        "log_params",
-        "log_tokens",
-        "log_seq",
-        "log_devices",
-        "bubble_share",
-        "expert_comm_share",
-        "recompute_share",
-        "attention_share",
-    ),
+    groups=("precision", "family", "model", "source", "source*device", "source*family"),
+    numbers=("log_seq", "log_tokens", "expert_comm_share", "bubble_share"),
+    inside={"source": ("log_params", "log_tokens", "log_seq", "log_devices")},
 )
 STEP_SCHEME = Scheme(
     groups=("framework", "device", "recompute", "shape", "model", "source"),

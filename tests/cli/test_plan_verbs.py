@@ -124,6 +124,13 @@ def test_nothing_fits_the_demands(capsys: pytest.CaptureFixture[str], words: lis
         ([*FIT, "--context", "999Mi"], "--context: "),
         (["plan", "fit", "llama-3.1-8b", "--hardware", "h100-sxm,l40s"], "--hardware: "),
         ([*FIT, "--weights", "Q99"], "Q99"),
+        ([*FIT, "--devices", "3"], "--devices: "),
+        ([*FIT, "--engine", "warp"], "--engine: "),
+        ([*SERVE, "--engine", "warp"], "--engine: "),
+        ([*SERVE, "--kv", "fp9"], "--kv: "),
+        ([*SERVE, "--workload", "200000/128"], "--workload: "),
+        ([*TRAIN, "--framework", "warp"], "--framework: "),
+        ([*TRAIN, "--optimizer", "hope"], "--optimizer: "),
         (["plan", "guess"], "guess"),
     ],
 )

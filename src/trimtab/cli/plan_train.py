@@ -20,7 +20,7 @@ FORMATS = ("torchrun", "torchtitan", "megatron")
 @option(
     "--precision", default="bf16", show_default=True, metavar="NAME,...", help="bf16, fp16, fp8, mxfp8, nvfp4, fp32; several are compared."
 )
-@option("--framework", default="", metavar="NAME", help="megatron, fsdp, torchtitan, nemo, ...: what will train it.")
+@option("--framework", default="", metavar="NAME", help="megatron, nemo, fsdp, torchtitan, deepspeed, maxtext, ...: what will train it.")
 @option("--optimizer", default="adamw", show_default=True, metavar="NAME", help="Whose states must be held.")
 @option("--layout", default="", metavar="TEXT", help='Degrees that are settled, such as "tp=8,pp=4,recompute=full"; the rest is searched.')
 @option("--offload/--no-offload", default=False, help="Also try optimizer states, or all states, in the host's memory.")

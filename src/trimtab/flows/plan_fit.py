@@ -1,5 +1,6 @@
 """What of a model fits a device: weights by type, the context each leaves room for, and how fast it writes (schema trimtab.plan/1)."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import predict_fit
-from trimtab.flows.parts.plan_told import STORED, certain, model_row, weight_words
+from trimtab.flows.parts.plan_told import STORED, certain, check_engine, model_row, weight_words
 from trimtab.plan.operators import weight_bytes
 from trimtab.plan.quantities import listed, whole
 from trimtab.plan.serving.memory import LOCAL_WEIGHTS, USUAL_WEIGHTS, ServeMemory, budget, longest_context
@@ -43,7 +44,13 @@ def plan_fit(
         raise InputError(f"--hardware: one device at a time is looked at here, not {len(names)}; `trimtab plan serve` compares several.")
     on = device(names[0])
     n_devices = whole(devices, "--devices", most=1024)
+    check_engine(engine, (kv,) if kv else ())
     architecture = plan_model(model, offline=offline)
+    heads = math.gcd(*(block.attention.n_heads for block in architecture.blocks if block.attention))
+    if heads % n_devices:
+        raise InputError(
+            f"--devices: {n_devices} devices cannot share the {heads} attention heads of {architecture.name} evenly; give a divisor."
+        )
     asked = whole(context, "--context", least=2) if context else min(LEAST_CONTEXT, architecture.context_tokens or LEAST_CONTEXT)
     if architecture.context_tokens and asked > architecture.context_tokens:
         raise InputError(

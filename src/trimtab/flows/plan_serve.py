@@ -15,7 +15,7 @@ from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_predicted import corrected_physics
 from trimtab.flows.parts.plan_prices import price_rows
 from trimtab.flows.parts.plan_serve_told import demand_lines, losers, option, plots, what_if
-from trimtab.flows.parts.plan_told import STORED, is_stored, model_row
+from trimtab.flows.parts.plan_told import STORED, check_engine, is_stored, model_row
 from trimtab.plan.quantities import busy_and_quiet, listed, whole
 from trimtab.plan.search.serve import Objective, ServeAsk, ServePhysics, ServePlan, ServeSearch, label_of, search, weights_of
 from trimtab.plan.slo import parse_slo
@@ -59,7 +59,13 @@ def plan_serve(
     if not usd and objective == "money":
         objective = "devices"
     load = load_workload(workload)
+    check_engine(engine, listed(kv, "--kv") if kv else ())
     architecture = plan_model(model, offline=offline)
+    if 0 < architecture.context_tokens < load.context_tokens:
+        raise InputError(
+            f"--workload: its requests have up to {load.context_tokens:,} tokens, and {architecture.name} was made for "
+            f"{architecture.context_tokens:,}; ask for shorter ones or name another model."
+        )
     busy, quiet = busy_and_quiet(rate) if rate else (0.0, 0.0)
     ask = ServeAsk(
         architecture=architecture,

@@ -12,7 +12,7 @@ from trimtab.flows.parts.own_hardware import find_device as device
 from trimtab.flows.parts.plan_kept import SCHEMA
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
-from trimtab.flows.parts.plan_told import found_as, layout_words, model_row
+from trimtab.flows.parts.plan_told import found_as, layout_words, model_row, one_of
 from trimtab.flows.parts.plan_train_told import assumptions, at_risk, headline, kept_by, key_of, losers, option, plots, ranks_of, what_if
 from trimtab.plan.quantities import device_counts, listed, money_usd, seconds_of, token_count, whole
 from trimtab.plan.search import emit_train
@@ -21,7 +21,9 @@ from trimtab.plan.search.goodput import DEFAULT_RATE, DEFAULT_STORAGE, parse_fai
 from trimtab.plan.search.space import Space
 from trimtab.plan.search.train import Objective, TrainAsk, TrainPlan, TrainSearch, search
 from trimtab.plan.training.layouts import parse_layout
+from trimtab.plan.training.memory import MOMENTS
 
+FRAMEWORKS = ("megatron", "nemo", "fsdp", "torchtitan", "composer", "deepspeed", "maxtext", "levanter", "nanotron", "metaseq", "trimtab")
 PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32")
 MFU = "MFU is of the FLOPs of all matrices and of causal attention, forward and backward, at the dense peak of the type multiplied in."
 N_NEAREST = 3
@@ -69,8 +71,8 @@ def plan_train(
         global_batch_seqs=whole(global_batch, "--global-batch"),
         tokens=token_count(tokens) if tokens else 0.0,
         precisions=_precisions(precision, chosen),
-        framework=framework,
-        optimizer=optimizer,
+        framework=one_of(framework, FRAMEWORKS, "--framework"),
+        optimizer=one_of(optimizer, MOMENTS, "--optimizer"),
         usd_per_device_hour=told_prices,
         budget_usd=money_usd(budget) if budget else math.inf,
         deadline_h=seconds_of(deadline) / 3600.0 if deadline else math.inf,

@@ -1,13 +1,15 @@
 """Pieces of a plan's document (schema trimtab.plan/1) that all its kinds share: numbers, the model, prices, layouts in words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import significant
 from trimtab.core.planning import Architecture, Prediction, Unknown
 from trimtab.plan.operators import active_params, is_moe, n_params
+from trimtab.plan.serving.rates import ENGINES
+from trimtab.plan.stored_types import bytes_per_kv_value
 from trimtab.plan.training.layouts import RECOMPUTE, SCHEDULES
 
 Number = dict[str, Any]
@@ -96,6 +98,24 @@ def prices_of(text: str, devices: Sequence[str]) -> dict[str, float]:
             raise InputError(f"--price: {part.strip()!r} is no price; write US dollars a device and hour, such as 2.5 or h100-sxm=2.5.")
         found |= {name: price} if equals else dict.fromkeys(devices, price)
     return found
+
+
+def one_of(text: str, known: Iterable[str], flag: str) -> str:
+    """A name that is known, or none. Raises InputError."""
+    names = [name for name in known if name]
+    if text and text not in names:
+        raise InputError(f"{flag}: {text!r} is not known; give one of {', '.join(names)}.")
+    return text
+
+
+def check_engine(engine: str, kv: Sequence[str]) -> None:
+    """Raises InputError for an engine or a type of cache that nothing is known of."""
+    one_of(engine, ENGINES, "--engine")
+    for kind in kv:
+        try:
+            bytes_per_kv_value(kind)
+        except InputError as error:
+            raise InputError(f"--kv: {error}") from None
 
 
 def found_as(spec: str, architecture: Architecture) -> tuple[str, tuple[str, ...]]:

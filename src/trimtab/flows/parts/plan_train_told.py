@@ -190,6 +190,9 @@ def assumptions(found: TrainSearch, plan: TrainPlan | None) -> list[str]:
         + (f", as {ask.framework} keeps them." if ask.framework else "."),
         f"{percent(ask.memory_margin)} of the predicted peak is kept free, since the prediction errs.",
     ]
+    made_for = ask.architecture.context_tokens
+    if 0 < made_for < ask.seq_tokens:
+        lines.append(f"{ask.architecture.name} was made for {made_for:,} tokens: its positions must be stretched to {ask.seq_tokens:,}.")
     if plan is not None:
         lines.append(f"Failures and checkpoints leave {percent(plan.goodput.share, 1)} of the time: {plan.goodput.why}.")
         rest = f"a checkpoint of {amount(plan.goodput.checkpoint_bytes, 'bytes')} every {amount(plan.goodput.interval_s, 's')}"

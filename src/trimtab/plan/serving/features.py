@@ -13,7 +13,7 @@ from trimtab.plan.serving.time import ServeTime, StepModel, predict
 SCHEMES = {
     "tpot_ms": Scheme(groups=("engine*device", "engine*model", "model*device*engine*weights*layout"), numbers=("batch", "share_prompts")),
     "ttft_ms": Scheme(groups=("engine", "form", "model*device*engine*weights*layout"), numbers=("concurrency",)),
-    "decode_tok_s": Scheme(groups=("engine", "device", "engine*weights"), numbers=("context", "devices")),
+    "decode_tok_s": Scheme(groups=("device", "engine*weights"), numbers=("context",)),
     "prefill_tok_s": Scheme(groups=("engine", "device", "engine*weights"), numbers=("prompt", "devices"), inside={"device": ("prompt",)}),
     "output_tok_s": Scheme(groups=("engine*load", "engine*device", "engine*model"), numbers=("prompt", "output", "devices")),
 }

@@ -261,6 +261,10 @@ def test_unlike_kinds_answer_what_fits_them(trace: Callable[..., Trace]) -> None
     course = simulate(rows, Fleet(kinds=(small, large), policy=policy_of("outstanding")))
     assert course.requests.status == [ANSWERED] * 3
     assert [course.lives[place].kind.name for place in course.requests.where[:2]] == ["small", "large"]
+    sudden = replace(large, spot_s=4.0)
+    course = simulate(rows, Fleet(kinds=(small, sudden), policy=policy_of("outstanding"), retry="all"), seed=1)
+    assert course.requests.status == [ANSWERED] * 3
+    assert sum(life.is_taken for life in course.lives) >= 1, "the large one is taken, and another started for who waits for it"
 
 
 def test_demands_count_whoever_was_not_answered(trace: Callable[..., Trace], fleet: Callable[..., Fleet]) -> None:

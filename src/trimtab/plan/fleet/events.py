@@ -300,6 +300,10 @@ class _Run:
         for _ in range(wanted - len(alive)):
             if not self._start_any(now_s):
                 break
+        if self.queue:  # its head may need a kind of which there is none
+            lengths = self.requests.prompt[self.queue[0]], self.requests.output[self.queue[0]]
+            if not any(fits(life.kind.batching, *lengths) for life in self._alive()):
+                self._start_any(now_s, *lengths)
         if now_s >= policy.keep_s:
             self._shrink(alive, len(alive) - self.wanted[0][1], now_s)
         self._drain_queue(now_s)

@@ -71,13 +71,10 @@ class Run:
     id: str
     model: str
     source: str
-    kind: str
     job: TrainJob
     layout: Layouts
     measured: Mapping[str, float]
     setting: str
-    release: str = ""
-    notes: str = ""
     derived: str = ""
     assumed: tuple[str, ...] = ()
 
@@ -209,13 +206,10 @@ def _run(cells: dict[str, str]) -> Run:
         id=cells["id"],
         model=_family(cells.get("model", "")),
         source=cells.get("source", ""),
-        kind=cells.get("kind", ""),
         job=job,
         layout=layout,
         measured=measured,
         setting=_setting(job, layout),
-        release=cells.get("framework", ""),
-        notes=cells.get("notes", ""),
         derived=derived,
         assumed=tuple(assumed),
     )

@@ -55,6 +55,12 @@ def test_a_demand_that_nothing_keeps_is_no(capsys: pytest.CaptureFixture[str], f
     assert document["runs"][0]["slo"]["share"] == 0
 
 
+def test_a_fleet_that_answers_nothing_is_no(capsys: pytest.CaptureFixture[str], files: dict[str, str]) -> None:
+    code, document = simulate(capsys, "--steps", files["steps"], "--trace", files["trace"], "--kv-tokens", "5")
+    assert (code, document["found"], document["runs"][0]["ttft_ms"]) == (1, False, None)
+    assert any("200 requests are too long" in note for note in document["notes"])
+
+
 def test_a_model_on_devices_of_the_catalog(capsys: pytest.CaptureFixture[str], files: dict[str, str]) -> None:
     words = [
         "llama-3.1-8b",

@@ -112,7 +112,7 @@ def plan_simulate(
     return {
         "schema": SCHEMA,
         "kind": "simulate",
-        "found": best is not None,
+        "found": best is not None and runs[best]["answered"] > 0,
         "headline": _headline(runs, best, demands),
         "question": {
             "model": model,

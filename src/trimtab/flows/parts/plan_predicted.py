@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,10 @@ Features = Mapping[str, float | str]
 Factors = tuple[list[float], list[float]]
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Numbers in flight that a correction is computed at; between them it is drawn straight."""
+CANNOT_BE: Any = {
+    "basis": "extrapolated",
+    "why": "Published runs that are near were told to be faster than peak rates allow, so that physics alone stands here.",
+}
 LOG_LEVELS = [math.log(level) for level in LEVELS]
 MEASUREMENTS = "planner/measurements.jsonl"
 """Of this user, under TRIMTAB_HOME."""
@@ -57,7 +62,9 @@ def predict_serve(job: ServeJob) -> dict[str, Number]:
     def number(name: str, physics: float, best: float) -> Number:
         fit, seen = _fit(name, _serving_features(job, name))
         found = prediction(fit, name, "ms", physics, seen, setting=setting, speed_of_light=best)
-        return _bounded(found, best, "ms") if isinstance(found, Unknown) else told(found)
+        if isinstance(found, Unknown):
+            return _bounded(found, best, "ms")
+        return told(found if found.value > best else replace(found, value=physics, high=max(found.high, physics), **CANNOT_BE))
 
     return {"ttft_ms": number("ttft_ms", took.ttft_ms, light.ttft_ms), "tpot_ms": number("tpot_ms", took.tpot_ms, light.tpot_ms)}
 
@@ -73,7 +80,9 @@ def corrected_physics() -> ServePhysics:
         if key not in known:
             known[key] = _factors(plain)
         first, each = (math.exp(np.interp(math.log(job.concurrency), LOG_LEVELS, column)) for column in known[key])
-        ttft, tpot = took.ttft_ms * first, took.tpot_ms * each
+        light = speed_of_light(job)
+        ttft = took.ttft_ms * (first if took.ttft_ms * first > light.ttft_ms else 1.0)
+        tpot = took.tpot_ms * (each if took.tpot_ms * each > light.tpot_ms else 1.0)
         rest = max(0, job.output_tokens - 1)
         slower = (ttft + tpot * rest) / (took.ttft_ms + took.tpot_ms * rest)
         return replace(took, ttft_ms=ttft, tpot_ms=tpot, request_ms=took.request_ms * slower, output_tok_s=took.output_tok_s / slower)

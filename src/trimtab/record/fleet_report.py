@@ -56,15 +56,20 @@ def fleet_plot(runs: Sequence[Plain], key: str, title: str, best: int | None) ->
         values = [float("nan") if each is None else each for each in line[key]]
         is_best = len(runs) == 1 or place == best
         colour = ACCENT if is_best else others[place % len(others)]
-        axes.step(at, values, where="post", color=colour, linewidth=1.8 if is_best else 1.2, label=_named(run), zorder=3 if is_best else 2)
+        axes.step(
+            at, values, where="post", color=colour, linewidth=1.8 if is_best else 1.2, label=_named(run, runs), zorder=3 if is_best else 2
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("hours" if hours else "minutes", color=MUTED)
     bare_axes(axes, ("left", "bottom"))
     if len(runs) > 1:
         axes.legend(frameon=False, fontsize=10.5, labelcolor=MUTED, loc="best")
-    told = "; ".join(f"{_named(run)}: at most {phrases.significant(max((each or 0.0) for each in run['timeline'][key]))}" for run in runs)
+    told = "; ".join(
+        f"{_named(run, runs)}: at most {phrases.significant(max((each or 0.0) for each in run['timeline'][key]))}" for run in runs
+    )
     return page_svg(figure, f"plot-{key.replace('_', '-')}", title, told)
 
 
-def _named(run: Plain) -> str:
-    return f"{run['policy']}, {run['route']}"
+def _named(run: Plain, runs: Sequence[Plain]) -> str:
+    """The policy, and the route where runs differ in it."""
+    return str(run["policy"]) if len({each["route"] for each in runs}) == 1 else f"{run['policy']}, {run['route']}"

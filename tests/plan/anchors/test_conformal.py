@@ -122,3 +122,12 @@ def test_leaving_out_the_only_source_is_refused() -> None:
     anchors = [a for a in hierarchy(8) if a.source == "s1"]
     with pytest.raises(InputError, match="share one source"):
         leave_out(anchors, SCHEME, "source")
+
+
+def test_a_new_device_is_told_even_where_it_has_no_effect_of_its_own() -> None:
+    residual = fit(hierarchy(9), Scheme(groups=("model", "source"), numbers=("load",)))
+    known = {"model": "m1", "device": "d1", "load": 2.0}
+    assert basis_of_prediction(residual, known, 0.9, measured_here=False)[0] == "interpolated"
+    basis, why = basis_of_prediction(residual, known | {"device": "abacus"}, 0.9, measured_here=False)
+    assert basis == "extrapolated"
+    assert "abacus" in why

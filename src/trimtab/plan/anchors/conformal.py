@@ -112,7 +112,7 @@ def _named(group: str, level: str) -> str:
 
 def basis_of_prediction(residual: Residual, features: Features, nearness: float, *, measured_here: bool) -> tuple[Basis | None, str]:
     """How near measurements are, and the sentence that says so. None: no anchor supports the number."""
-    groups = [group for group in residual.basis.scheme.groups if group != "source" and group.count("*") < 2]
+    groups = [group for group, levels in residual.basis.levels.items() if levels and group != "source" and group.count("*") < 2]
     known = {group: level_of(features, group) for group in groups}
     seen = [group for group, level in known.items() if level and residual.knows(group, level)]
     new = [_named(group, level) for group, level in known.items() if level and group not in seen]

@@ -30,6 +30,8 @@ N_BUMPS = 5
 MIN_ROWS_INSIDE = 6
 WAVE_LENGTH = 1.2
 UNSEEN = -1
+# Whose levels are kept whether or not a scheme gives them an effect: what is new in a prediction is told by them.
+NAMED = ("model", "source", "device", "engine", "framework")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ def basis_of(rows: Sequence[Features], scheme: Scheme) -> Basis:
     frequencies, phases = _waves(scheme)
     basis = Basis(
         scheme=scheme,
-        levels={group: _levels(rows, group, 1) for group in dict.fromkeys((*scheme.groups, "model", "source"))},
+        levels={group: _levels(rows, group, 1) for group in dict.fromkeys((*scheme.groups, *NAMED))},
         inside_levels={group: _levels(rows, group, MIN_ROWS_INSIDE) for group in scheme.inside},
         centre=centre,
         spread=spread,

@@ -63,6 +63,7 @@ class Refused:
 class Run:
     """One published run.
 
+    kind: as the row says: `measured`, or what else it is
     measured: by quantity: `tok_s_per_device`, `step_time_s`, `peak_memory_bytes`
     assumed: fields that the row did not tell and that were not inferable; derived: how tokens/s came from what was told, "" = it was told
     setting: equal for rows of one configuration
@@ -71,6 +72,7 @@ class Run:
     id: str
     model: str
     source: str
+    kind: str
     job: TrainJob
     layout: Layouts
     measured: Mapping[str, float]
@@ -206,6 +208,7 @@ def _run(cells: dict[str, str]) -> Run:
         id=cells["id"],
         model=_family(cells.get("model", "")),
         source=cells.get("source", ""),
+        kind=cells.get("kind", ""),
         job=job,
         layout=layout,
         measured=measured,

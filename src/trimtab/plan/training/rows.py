@@ -66,7 +66,7 @@ class Run:
     kind: as the row says: `measured`, or what else it is
     measured: by quantity: `tok_s_per_device`, `step_time_s`, `peak_memory_bytes`
     assumed: fields that the row did not tell and that were not inferable; derived: how tokens/s came from what was told, "" = it was told
-    setting: equal for rows of one configuration
+    setting: equal for rows of one configuration; release: the framework as the row names it
     """
 
     id: str
@@ -77,6 +77,7 @@ class Run:
     layout: Layouts
     measured: Mapping[str, float]
     setting: str
+    release: str = ""
     derived: str = ""
     assumed: tuple[str, ...] = ()
 
@@ -213,6 +214,7 @@ def _run(cells: dict[str, str]) -> Run:
         layout=layout,
         measured=measured,
         setting=_setting(job, layout),
+        release=cells.get("framework", ""),
         derived=derived,
         assumed=tuple(assumed),
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trimtab.core.errors import InputError
 from trimtab.plan import operators
 from trimtab.plan.serving.loads import cache_of, weight_bytes_per_device
-from trimtab.plan.serving.memory import budget, effective_batch, fits_table, longest_context
+from trimtab.plan.serving.memory import budget, longest_context
 from trimtab.plan.serving.time import predict
 
 from .shapes import DENSE, DEVICE, LATENT, SLIDING, job
@@ -56,7 +56,6 @@ def test_what_the_cache_cannot_hold_queues() -> None:
     asked = job(device=small, concurrency=512, prompt_tokens=4096)
     memory = budget(asked)
     assert 0 < memory.max_concurrency < 40
-    assert effective_batch(asked) == memory.max_concurrency
     most = budget(asked, context_tokens=4096 + 128).max_concurrency
     loaded, alone = predict(asked), predict(replace(asked, concurrency=most))
     assert loaded.batch <= most < 1.05 * memory.max_concurrency
@@ -108,13 +107,6 @@ def test_the_longest_context_is_the_last_that_fits() -> None:
     assert 8192 < longest < 131072
     assert budget(asked, context_tokens=longest).fits
     assert not budget(asked, context_tokens=longest + 1).fits
-
-
-def test_a_table_of_what_fits() -> None:
-    rows = fits_table(DENSE, replace(DEVICE, memory_bytes=12e9), weights=("bf16", "Q4_K_M"), contexts=(2048, 1_000_000))
-    assert [(row.weights, row.context_tokens, row.fits) for row in rows] == [("bf16", 2048, False), ("Q4_K_M", 2048, True)]
-    assert rows[0].max_context_tokens == 0
-    assert rows[1].max_context_tokens > 8192
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ The fullest device of the replica is counted. A sequence is never promised memor
 `ServeMemory.max_concurrency` caps the batch everywhere, and what exceeds it queues.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from trimtab.core.errors import InputError
-from trimtab.core.planning import Architecture, Device, ServeJob
+from trimtab.core.planning import ServeJob
 from trimtab.plan.serving.loads import cache_of, check, weight_bytes_per_device
-from trimtab.plan.stored_types import bits_by_part
 
 Rule = Literal["fraction-of-total", "fraction-of-free", "all-free"]
 
@@ -156,28 +154,8 @@ def _assumptions(job: ServeJob, rule: Rule, fraction: float, context: int) -> tu
     return tuple(words)
 
 
-def effective_batch(job: ServeJob, memory: ServeMemory | None = None) -> int:
-    """Requests that decode at once: the concurrency, but never more than the cache holds."""
-    memory = memory or budget(job)
-    return min(job.concurrency, memory.max_concurrency)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """One line of `fits_table`. max_context_tokens: of one sequence, 0 = does not fit; max_concurrency: at `context_tokens`."""
-
-    weights: str
-    kv: str
-    context_tokens: int
-    weights_bytes: float
-    max_concurrency: int
-    max_context_tokens: int
-    fits: bool
-
-
 USUAL_WEIGHTS = {"gpu": ("bf16", "fp8", "int4"), "tpu": ("bf16", "int8"), "accelerator": ("bf16", "fp8")}
 LOCAL_WEIGHTS = ("fp16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")
-USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
 
 
 def longest_context(job: ServeJob) -> int:
@@ -190,41 +168,3 @@ def longest_context(job: ServeJob) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if budget(job, context_tokens=middle).fits else (low, middle - 1)
     return low
-
-
-def fits_table(
-    architecture: Architecture,
-    device: Device,
-    *,
-    weights: Sequence[str] = (),
-    contexts: Sequence[int] = USUAL_CONTEXTS,
-    n_devices: int = 1,
-    engine: str = "",
-    kv: str = "",
-) -> tuple[Fit, ...]:
-    """What fits on `n_devices` of a device (tensor parallel): weights by type, times contexts that the model was made for."""
-    kinds = tuple(weights) or USUAL_WEIGHTS.get(device.kind, ())
-    if not weights and (not engine or engine == "llamacpp") and device.kind != "tpu":
-        kinds = tuple(dict.fromkeys((*kinds, *LOCAL_WEIGHTS[1:]))) if kinds else LOCAL_WEIGHTS
-    for name in kinds:
-        bits_by_part(name, architecture)
-    rows = []
-    for kind in kinds:
-        job = ServeJob(architecture=architecture, device=device, engine=engine, weights=kind, kv=kv, tp=n_devices)
-        longest = longest_context(job)
-        for context in contexts:
-            if architecture.context_tokens and context > architecture.context_tokens:
-                continue
-            memory = budget(replace(job, prompt_tokens=context, output_tokens=1), context_tokens=context)
-            rows.append(
-                Fit(
-                    weights=kind,
-                    kv=kv or "bf16",
-                    context_tokens=context,
-                    weights_bytes=memory.weights_bytes * n_devices,
-                    max_concurrency=memory.max_concurrency,
-                    max_context_tokens=longest,
-                    fits=memory.fits,
-                )
-            )
-    return tuple(rows)

@@ -5,17 +5,17 @@ scheduler. In a closed loop of c requests, each step of b decoding requests ends
 as many new ones are put in between: that inflates TPOT, and TTFT holds the wait for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from trimtab.core.errors import InputError
 from trimtab.core.planning import ServeJob
-from trimtab.plan.serving.loads import HALF, check, loads_of, multiplied_in, product_flop_s
+from trimtab.plan.serving.loads import HALF, cache_of, check, loads_of, multiplied_in, product_flop_s
 from trimtab.plan.serving.memory import budget, step_tokens
 from trimtab.plan.serving.rates import PEAK, Rates, rates_of
 
-ROUNDS = 12
-"""Of the closed loop's fixed point; it settles in fewer."""
+ROUNDS = 30
+"""Most that the batch of a closed loop takes to settle; some eight do."""
 
 
 class StepModel:
@@ -68,12 +68,17 @@ class StepModel:
         """`tokens` new tokens of one sequence that has `context` tokens in the cache, in one step."""
         return self._linear_s(tokens, tokens, 1.0) + self._mix_s(tokens, context) + self._prefill_fixed
 
-    def mixed_s(self, batch: float, mean_context: float, prefill_tokens: float) -> float:
-        """One step of a decoding batch that also takes `prefill_tokens` of one new sequence on each rank of attention data parallelism."""
+    def mixed_s(self, batch: float, mean_context: float, prefill_tokens: float, prompt_tokens: float = 0.0) -> float:
+        """One step of a decoding batch that also takes `prefill_tokens` on each rank of attention data parallelism.
+
+        prompt_tokens: of the prompts they are of; 0 = of one that begins and ends in this step
+        """
         share = self._share(batch)
         rank = share / self.job.attention_dp
         linear = self._linear_s(rank + prefill_tokens, share + prefill_tokens * self.job.attention_dp, rank + 1.0)
-        attend = self._attend_s(rank, mean_context) + self._mix_s(prefill_tokens, 0.0)
+        attend = self._attend_s(rank, mean_context) + self._mix_s(
+            prefill_tokens, (prompt_tokens - prefill_tokens) / 2.0 if prompt_tokens else 0.0
+        )
         return linear + attend + self._prefill_fixed + self.rates.sequence_s * batch
 
     def prompt_s(self, tokens: int, context: int = 0) -> float:
@@ -236,15 +241,41 @@ def _aggregated(job: ServeJob, most: int, model: StepModel) -> ServeTime:
     prompt, ahead = job.prompt_tokens - job.cached_prompt_tokens, job.cached_prompt_tokens
     context, held = job.prompt_tokens + job.output_tokens / 2.0, float(min(job.concurrency, most))
     alone = model.prompt_s(max(1, prompt), ahead)
-    ranks, batch, tpot, ttft = float(job.attention_dp * job.pp), held, 0.0, alone
-    decode = _decode_s(model, batch, context)
-    for _ in range(ROUNDS):
+    ranks = float(job.attention_dp * job.pp)
+
+    def at(batch: float) -> tuple[float, float, float]:
         decode = _decode_s(model, batch, context)
         others = max(0.0, batch - 1.0) / ranks / job.output_tokens * max(1, prompt) * tokens_per_step(job)
-        tpot = _with_prompts(model, batch, context, decode, others, float(min(max(1, prompt), step_tokens(job))))
-        ttft = _first_token_s(model, alone, decode, max(0.0, held - 1.0) / ranks)
-        batch = max(min(1.0, held), held * tpot * job.output_tokens / (tpot * job.output_tokens + ttft))
+        tpot, full = _with_prompts(model, batch, context, decode, others, float(max(1, prompt)))
+        first = _first_token_s(model, alone, decode, max(0.0, held - 1.0) / ranks)
+        return max(first, held / ranks * max(1, prompt) * full - tpot * job.output_tokens), tpot, decode
+
+    batch = _settled(lambda batch: at(batch)[:2], held, job.output_tokens)
+    ttft, tpot, decode = at(batch)
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=tpot, alone=alone, decode=decode, prompt=max(1, prompt))
+
+
+def _settled(times: Callable[[float], tuple[float, float]], held: float, output_tokens: int) -> float:
+    """The batch that keeps itself: of `held` requests those decode whose first token (first of `times`) is out. By the Illinois rule."""
+
+    def excess(batch: float) -> float:
+        ttft, tpot = times(batch)
+        return held * tpot * output_tokens / (tpot * output_tokens + ttft) - batch
+
+    low, high = min(1.0, held), held
+    below, above = excess(low), excess(high)
+    if below <= 0:
+        return low
+    for _ in range(ROUNDS):
+        middle = (low * above - high * below) / (above - below)
+        found = excess(middle)
+        if abs(found) < 1e-9 * held:
+            return middle
+        if found > 0:
+            low, below, above = middle, found, above / 2
+        else:
+            high, above, below = middle, found, below / 2
+    return middle
 
 
 def _first_token_s(model: StepModel, alone: float, decode: float, others: float) -> float:
@@ -254,14 +285,15 @@ def _first_token_s(model: StepModel, alone: float, decode: float, others: float)
     return own * (1.0 + rates.wave * float(others**rates.wave_power)) + rates.request_s + rates.stream_steps * decode
 
 
-def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, chunk: float) -> float:
-    """Seconds a token when each decode step must also take so many prompt tokens a rank.
+def _with_prompts(model: StepModel, batch: float, context: float, decode: float, tokens: float, prompt: float) -> tuple[float, float]:
+    """Seconds a token when each decode step must also take so many prompt tokens a rank, and of one of these when every step takes them.
 
     Fewer than a chunk: some of the steps take a whole chunk. More: each takes them all.
     """
-    size = max(chunk, tokens)
-    added = max(0.0, model.mixed_s(batch, context, size) - model.decode_s(batch, context)) / size
-    return decode + min(1.0, tokens / size) * size * added / tokens_per_step(model.job)
+    size = max(min(prompt, float(step_tokens(model.job))), tokens)
+    mixed = model.mixed_s(batch, context, size, prompt)
+    added = max(0.0, mixed - model.decode_s(batch, context))
+    return decode + min(1.0, tokens / size) * added / tokens_per_step(model.job), mixed / size
 
 
 def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
@@ -279,15 +311,17 @@ def _disaggregated(job: ServeJob, most: int, rates: Rates | None) -> ServeTime:
     decoders = max(1.0, job.decode_devices / (job.tp * job.pp * job.attention_dp))
     prompt, context = max(1, job.prompt_tokens - job.cached_prompt_tokens), job.prompt_tokens + job.output_tokens / 2.0
     alone = first.prompt_s(prompt, job.cached_prompt_tokens)
-    cache = loads_of(job).read.bytes_at(job.prompt_tokens)
+    cache = cache_of(job.architecture, tp=job.tp, kv=job.kv).bytes_at(job.prompt_tokens)
     transfer = cache / max(1.0, (job.device.network_bytes_s or job.device.link_bytes_s or job.device.host_link_bytes_s) * model.rates.link)
     held = min(float(job.concurrency), most * decoders + prefillers)
-    batch, decode, ttft = held, 0.0, alone
-    for _ in range(ROUNDS):
+
+    def at(batch: float) -> tuple[float, float]:
         decode = _decode_s(model, max(1.0, batch / decoders), context)
         base = transfer + _first_token_s(first, alone, decode, max(0.0, held / prefillers - 1.0))
-        ttft = max(base, held * alone / prefillers - decode * job.output_tokens)
-        batch = max(min(1.0, held), held * decode * job.output_tokens / (decode * job.output_tokens + ttft))
+        return max(base, held * alone / prefillers - decode * job.output_tokens), decode
+
+    batch = _settled(at, held, job.output_tokens)
+    ttft, decode = at(batch)
     return _steady(job, held=held, batch=batch, ttft=ttft, tpot=decode, alone=alone, decode=decode, prompt=prompt)
 
 

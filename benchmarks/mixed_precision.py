@@ -6,7 +6,7 @@ On the model of `make demo`, against the 16-bit expansion of its weights, both e
 can be run one after the other (only `rates` and `front` want a quiet machine):
 losses  KL divergence from the reference on the search texts with one group of weights changed and all others as shipped
 rates   time of prompt and output tokens of a few whole builds, in turns; milliseconds per million weights of each type by least squares
-mixes   mixes are chosen by plan/allocate.py, and they and the shelf are built; KL of all on the same texts
+mixes   mixes are chosen by plan/tuning/allocate.py, and they and the shelf are built; KL of all on the same texts
 front   all are timed in turns
 
 A mix counts as new if for every recipe of the shelf its interval of time or loss lies below that recipe's, or its bytes do. Times are
@@ -43,9 +43,18 @@ from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import Opened, build_candidate, open_model, recipe_named
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.measure.load import run_round, summarise
-from trimtab.plan.allocate import Allocation, FrontPoint, allocations, fit_rates, surely_dominated
-from trimtab.plan.mixes import DECODE_PLACES, PREFILL_PLACES, columns_of, is_plain, mix_options, mix_recipe, possible_types, timing_choices
-from trimtab.plan.tensor_groups import TensorGroup, tensor_groups
+from trimtab.plan.tuning.allocate import Allocation, FrontPoint, allocations, fit_rates, surely_dominated
+from trimtab.plan.tuning.mixes import (
+    DECODE_PLACES,
+    PREFILL_PLACES,
+    columns_of,
+    is_plain,
+    mix_options,
+    mix_recipe,
+    possible_types,
+    timing_choices,
+)
+from trimtab.plan.tuning.tensor_groups import TensorGroup, tensor_groups
 from trimtab.record.cache import Cache
 from trimtab.record.home import cache_dir
 from trimtab.sources.ggml_types import GGML_TYPES

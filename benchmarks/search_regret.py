@@ -30,7 +30,7 @@ from trimtab.engines.base import GenerateRequest
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.prompts import fresh_texts
 from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
-from trimtab.plan.race import Point, RaceResult, Seen, Space, drive, race
+from trimtab.plan.tuning.race import Point, RaceResult, Seen, Space, drive, race
 from trimtab.record.home import cache_dir
 from trimtab.stats.ratios import log_ratio_interval
 

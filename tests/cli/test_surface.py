@@ -7,7 +7,7 @@ import pytest
 
 from trimtab.cli.main import VERBS, cli
 from trimtab.cli.options import option_names
-from trimtab.plan.budget import DEFAULT_LIMIT_S
+from trimtab.plan.tuning.budget import DEFAULT_LIMIT_S
 
 COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed"}
 OWN = {

@@ -22,8 +22,8 @@ from trimtab.flows.parts.search import Row, affordable, gain_ends, keep_s
 from trimtab.flows.parts.timing import Probe, Timed
 from trimtab.measure.meters import EnergyReading
 from trimtab.measure.open_loop import OpenResult, OpenTrace
-from trimtab.plan.budget import plan_budget
 from trimtab.plan.slo import parse_slo
+from trimtab.plan.tuning.budget import plan_budget
 
 TTFT = parse_slo("ttft_p95<400ms")
 CHAT = Workload(name="w", prompt_tokens=128, output_tokens=32, concurrency=(1, 2))

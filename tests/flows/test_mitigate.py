@@ -19,7 +19,7 @@ from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.opening import recipe_named
 from trimtab.flows.parts.remedies import CALIBRATED, NEXT_POINT, PROTECTED, Mending, Remedy
 from trimtab.flows.parts.timing import Probe
-from trimtab.plan.protect import Protection
+from trimtab.plan.tuning.protect import Protection
 
 GATE = GateSpec(name="mine", kind="non_inferiority", suite="mine", margin=0.1, unit="nats", reason="test", min_clusters=4)
 POLICY = Policy(name="own", version="1", gates=(GATE,), alpha=0.06, max_attempts=3)

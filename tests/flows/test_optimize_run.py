@@ -10,7 +10,7 @@ pytest.importorskip("openvino_genai")
 from trimtab.core.errors import InputError
 from trimtab.flows.events import Event
 from trimtab.flows.optimize import optimize
-from trimtab.plan.axes import axes_for
+from trimtab.plan.tuning.axes import axes_for
 from trimtab.record.deploy import read_deploy_toml
 from trimtab.testing.tiny_models import write_tiny_gguf
 

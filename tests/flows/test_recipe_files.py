@@ -10,8 +10,8 @@ from trimtab.core.model import TensorInfo
 from trimtab.core.toml import to_toml
 from trimtab.flows.parts.opening import own_recipes_digest, recipe_named
 from trimtab.flows.parts.space import user_plans
-from trimtab.plan.mixes import mix_recipe
-from trimtab.plan.tensor_groups import tensor_groups
+from trimtab.plan.tuning.mixes import mix_recipe
+from trimtab.plan.tuning.tensor_groups import tensor_groups
 
 GROUPS = tensor_groups(
     [TensorInfo(name=f"blk.{layer}.ffn_down.weight", shape=(64, 256), type_name="Q4_1", size_bytes=10240) for layer in range(2)], 1

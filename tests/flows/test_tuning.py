@@ -15,8 +15,8 @@ from trimtab.flows.parts.opening import recipe_named
 from trimtab.flows.parts.search import Row
 from trimtab.flows.parts.space import Plan
 from trimtab.flows.parts.timing import Probe
-from trimtab.plan.axes import axes_for
-from trimtab.plan.race import Space
+from trimtab.plan.tuning.axes import axes_for
+from trimtab.plan.tuning.race import Space
 
 WORKLOAD = Workload(name="w", prompt_tokens=64, output_tokens=8, concurrency=(1,))
 

@@ -46,8 +46,8 @@ from trimtab.flows.parts.search import (
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.space import Plan, baseline_plan, shelf_plans, user_plans
 from trimtab.flows.parts.tuning import tune_settings
-from trimtab.plan.budget import DEFAULT_LIMIT_S, plan_budget
 from trimtab.plan.requests import OverLong
+from trimtab.plan.tuning.budget import DEFAULT_LIMIT_S, plan_budget
 from trimtab.plan.workloads import load_workload
 
 SHARE_SEARCH = 0.25

@@ -1,7 +1,7 @@
 """Mixes of types in a search: what each group of weights loses is measured, and the best mixes become candidates like others.
 
 Losses are measured on search texts in llama.cpp, which opens any mix, and hold for OpenVINO too: it gets the same weights. Times are
-those of each engine. What the choice rests on stands at the top of plan/allocate.py; what comes out is screened, timed and certified.
+those of each engine. What the choice rests on stands at the top of plan/tuning/allocate; what comes out is screened, timed and certified.
 """
 
 import statistics
@@ -22,8 +22,8 @@ from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import Screening, why_screened_out
 from trimtab.flows.parts.search import Row, Search, build_plan, keep_s, key_of_tried, look, screening_of
 from trimtab.flows.parts.space import Plan
-from trimtab.plan.allocate import Allocation, allocations, fit_rates
-from trimtab.plan.mixes import (
+from trimtab.plan.tuning.allocate import Allocation, allocations, fit_rates
+from trimtab.plan.tuning.mixes import (
     DECODE_PLACES,
     KEEP,
     PREFILL_PLACES,
@@ -34,7 +34,7 @@ from trimtab.plan.mixes import (
     possible_types,
     timing_choices,
 )
-from trimtab.plan.tensor_groups import TensorGroup, tensor_groups
+from trimtab.plan.tuning.tensor_groups import TensorGroup, tensor_groups
 from trimtab.sources.ggml_types import GGML_TYPES
 
 TYPES = {"llamacpp": ("Q8_0", "Q4_0", "Q6_K"), "openvino": ("Q8_0", "Q4_0")}

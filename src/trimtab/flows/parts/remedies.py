@@ -25,9 +25,9 @@ from trimtab.flows.parts.calibration import suites_with_twins
 from trimtab.flows.parts.evidence import Bench, outcomes_on, prepared_digest
 from trimtab.flows.parts.opening import Opened, build_candidate, recipe_named
 from trimtab.flows.parts.session import Session
-from trimtab.plan.mixes import KEEP, possible_types
-from trimtab.plan.protect import Protection, Sensitivity, protect
-from trimtab.plan.tensor_groups import TensorGroup, tensor_groups
+from trimtab.plan.tuning.mixes import KEEP, possible_types
+from trimtab.plan.tuning.protect import Protection, Sensitivity, protect
+from trimtab.plan.tuning.tensor_groups import TensorGroup, tensor_groups
 from trimtab.record.deploy import DeployLock
 from trimtab.record.measured import levels_timed
 from trimtab.record.trade import trade_off

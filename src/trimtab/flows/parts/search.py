@@ -30,9 +30,9 @@ from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.space import Plan
 from trimtab.flows.parts.timing import Probe, Timed, time_finalists
 from trimtab.measure.session import turns_per_round
-from trimtab.plan.budget import DEFAULT_LIMIT_S, Budget, plan_budget
-from trimtab.plan.prior import nominal_bits, predict
-from trimtab.plan.shortlist import Shortlist, drop_hopeless, kind_of, spread
+from trimtab.plan.tuning.budget import DEFAULT_LIMIT_S, Budget, plan_budget
+from trimtab.plan.tuning.prior import nominal_bits, predict
+from trimtab.plan.tuning.shortlist import Shortlist, drop_hopeless, kind_of, spread
 
 ASSUMED_SCORE_TOK_S = 500.0
 N_FINALISTS = 3

@@ -11,8 +11,8 @@ from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import Screening, why_screened_out
 from trimtab.flows.parts.search import OUT_OF_TIME, Row, Search, build_plan, keep_s, key_of_tried, look, screening_of
 from trimtab.flows.parts.space import Plan
-from trimtab.plan.axes import axes_for
-from trimtab.plan.race import Ask, Point, RaceResult, Seen, Space, drive, race
+from trimtab.plan.tuning.axes import axes_for
+from trimtab.plan.tuning.race import Ask, Point, RaceResult, Seen, Space, drive, race
 
 UNSEEN = "Their engine and weights were left out, or cannot run, for the reason given with each."
 

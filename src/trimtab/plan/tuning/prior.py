@@ -2,7 +2,7 @@
 
 The roofline: a decode step reads the weights once and multiplies once per sequence; a prompt multiplies once per token. The low end of
 each interval lets reading and multiplying overlap fully at the engine's best efficiency, the high end adds them at its worst (Williams,
-Waterman, Patterson, "Roofline", CACM 52(4), 2009, read as an interval). `plan.shortlist` uses it; nothing is certified by it.
+Waterman, Patterson, "Roofline", CACM 52(4), 2009, read as an interval). `plan.tuning.shortlist` uses it; nothing is certified by it.
 """
 
 import math
@@ -18,7 +18,7 @@ from trimtab.core.measurement import Estimate
 from trimtab.core.model import ModelCard
 from trimtab.core.workload import Workload
 
-EFFICIENCY_FILE = Path(__file__).parent.parent / "catalog" / "efficiency.toml"
+EFFICIENCY_FILE = Path(__file__).parents[2] / "catalog" / "efficiency.toml"
 AS_SHIPPED = "as-shipped"
 
 

@@ -10,7 +10,7 @@ import pytest
 from trimtab.core.deployment import Settings
 from trimtab.core.workload import Workload
 from trimtab.engines.registry import engine_class
-from trimtab.plan.axes import AXES_FILE, HALF_CORES, axes_for
+from trimtab.plan.tuning.axes import AXES_FILE, HALF_CORES, axes_for
 
 
 def workload(**changes):
@@ -41,7 +41,7 @@ def test_each_axis_is_a_setting_its_engine_states(axis):
 
 
 def test_each_setting_is_searched_or_the_page_says_why_not():
-    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
     section = page.partition("## What `optimize` changes")[2].partition("\n## ")[0]
     changed, _, left = section.partition("It leaves alone")
     names = [

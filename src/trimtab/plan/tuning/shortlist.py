@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trimtab.core.measurement import Estimate
 
 Forecasts = Mapping[str, Mapping[int, Mapping[str, Estimate]]]
-"""candidate -> concurrency -> the answer of `plan.prior.predict`; the same levels for all."""
+"""candidate -> concurrency -> the answer of `plan.tuning.prior.predict`; the same levels for all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimtab.core.workload import Workload
 
-AXES_FILE = Path(__file__).parent.parent / "catalog" / "axes.toml"
+AXES_FILE = Path(__file__).parents[2] / "catalog" / "axes.toml"
 HALF_CORES = "half-cores"
 
 

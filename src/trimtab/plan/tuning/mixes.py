@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from trimtab.core.deployment import Recipe
 from trimtab.core.files import digest_of
-from trimtab.plan.allocate import Column, Option
-from trimtab.plan.tensor_groups import TensorGroup
+from trimtab.plan.tuning.allocate import Column, Option
+from trimtab.plan.tuning.tensor_groups import TensorGroup
 
 KEEP = "keep"
 """The group's weights stay as the file has them."""

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from trimtab.core.model import TensorInfo
-from trimtab.plan.mixes import KEEP, columns_of, group_bytes, is_plain, mix_options, mix_recipe, possible_types, timing_choices
-from trimtab.plan.tensor_groups import tensor_groups
+from trimtab.plan.tuning.mixes import KEEP, columns_of, group_bytes, is_plain, mix_options, mix_recipe, possible_types, timing_choices
+from trimtab.plan.tuning.tensor_groups import tensor_groups
 
 BLOCKS = {"Q8_0": (32, 34), "Q6_K": (256, 210), "Q4_1": (32, 20), "Q4_0": (32, 18)}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trimtab.plan.protect import Sensitivity, protect
+from trimtab.plan.tuning.protect import Sensitivity, protect
 
 
 def group(name: str, mb: float, **gains: float) -> Sensitivity:

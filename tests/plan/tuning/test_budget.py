@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import InputError
-from trimtab.plan.budget import NEEDED_TOKENS, plan_budget
+from trimtab.plan.tuning.budget import NEEDED_TOKENS, plan_budget
 
 
 def test_the_demo():

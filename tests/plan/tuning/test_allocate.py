@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import InputError
 from trimtab.core.model import TensorInfo
-from trimtab.plan.allocate import FrontPoint, Option, allocate, allocations, fit_rates, surely_dominated, uniform
-from trimtab.plan.tensor_groups import tensor_groups
+from trimtab.plan.tuning.allocate import FrontPoint, Option, allocate, allocations, fit_rates, surely_dominated, uniform
+from trimtab.plan.tuning.tensor_groups import tensor_groups
 
 TURN = {"prompt_tokens": 512, "output_tokens": 64}
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.measurement import Estimate
-from trimtab.plan.shortlist import drop_hopeless, kind_of, spread
+from trimtab.plan.tuning.shortlist import drop_hopeless, kind_of, spread
 
 
 def estimate(low, high, unit="ms"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.plan.race import Ask, Point, RaceResult, Seen, Space, race
+from trimtab.plan.tuning.race import Ask, Point, RaceResult, Seen, Space, race
 
 SPACE = Space(
     recipes={"a": ("a8", "a6", "a4"), "b": ("b8", "b4")},

@@ -10,7 +10,7 @@ from trimtab.core.deployment import Machine, Recipe
 from trimtab.core.errors import InputError
 from trimtab.core.model import KvLayers, ModelCard
 from trimtab.core.workload import Workload
-from trimtab.plan.prior import efficiency_of, predict, shipped_efficiencies, weight_bits
+from trimtab.plan.tuning.prior import efficiency_of, predict, shipped_efficiencies, weight_bits
 
 # SmolLM2-135M-Instruct, 4-bit file.
 CARD = ModelCard(

@@ -2,14 +2,14 @@
 
 Of each group it is measured how much less the gate is off when this group alone keeps its precision and all others are compressed. Small
 changes of different weights shift an item's outcome about additively (first order), so a gate's remaining loss is taken to be its whole
-loss times the share of all gains that is given up. Which groups to keep is then the knapsack of plan/allocate.py, with that share as the
+loss times the share of all gains that is given up. Which groups to keep is then the knapsack of `allocate`, with that share as the
 loss, and with bytes in the place of time: reading weights is what decoding at batch 1 waits for.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trimtab.plan.allocate import Option, allocate
+from trimtab.plan.tuning.allocate import Option, allocate
 
 TARGET_MARGINS = 0.5
 """What a gate may still be off, as a share of its margin; where it is off by less than twice that, half of what it is."""

@@ -1,5 +1,7 @@
 """Intervals on simulated data: they hold what they say, for known models, for new ones and for new sources, and say what they rest on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,11 @@ def test_a_new_device_is_told_even_where_it_has_no_effect_of_its_own() -> None:
     basis, why = basis_of_prediction(residual, known | {"device": "abacus"}, 0.9, measured_here=False)
     assert basis == "extrapolated"
     assert "abacus" in why
+
+
+def test_what_no_device_sets_is_counted_even_where_everything_is_new() -> None:
+    held = [replace(anchor, features={"load": anchor.features["load"]}) for anchor in hierarchy(11)]
+    residual = fit(held, Scheme(groups=("model", "source"), numbers=()))
+    basis, why = basis_of_prediction(residual, {"model": "new", "load": 2.0}, 0.0, measured_here=False)
+    assert basis == "extrapolated"
+    assert "model new" in why

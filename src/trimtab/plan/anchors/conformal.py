@@ -119,7 +119,8 @@ def basis_of_prediction(residual: Residual, features: Features, nearness: float,
     if measured_here:
         return "measured", "This very setting was measured."
     identity = [group for group in known if set(group.split("*")) & IDENTITY]
-    if not set(identity) & set(seen):
+    rated = any("device" in group.split("*") for group in groups)  # what no device sets, such as bytes held, is counted from the shape
+    if rated and not set(identity) & set(seen):
         shared = ", ".join(group.replace("*", " and ") for group in identity) or "a feature"
         return None, f"No published run shares {shared} with this: " + ("; ".join(new) or "nothing is told of it") + "."
     beyond = beyond_range(residual, features)

@@ -122,6 +122,7 @@ class Architecture:
     predict_layers: extra layers that predict further tokens in training and for drafts; in no other number here
     n_params: as published or counted from tensors; 0 = from the shape
     weight_bytes: of the stored weights; 0 = not tied to a file
+    published_weights: the type that the maker published them in, which needs no proof of quality
     source: of the numbers
     """
 
@@ -135,6 +136,7 @@ class Architecture:
     context_tokens: int = 0
     n_params: int = 0
     weight_bytes: float = 0.0
+    published_weights: str = "bf16"
     aliases: tuple[str, ...] = ()
     source: str = ""
 

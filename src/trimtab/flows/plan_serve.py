@@ -78,7 +78,7 @@ def plan_serve(
         slo=parse_slo(slo) if slo else (),
         engine=engine,
         engines=dict.fromkeys(ENGINES, "llamacpp") if is_stored(architecture) and not weights else ENGINES,
-        weights=listed(weights, "--weights") if weights else USUAL,
+        weights=listed(weights, "--weights") if weights else tuple(dict.fromkeys((architecture.published_weights, *USUAL))),
         weights_by_kind={} if weights else _usual(architecture),
         proven=("bf16", "fp16", "", STORED),
         kv=listed(kv, "--kv") if kv else ("",),

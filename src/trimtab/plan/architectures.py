@@ -181,6 +181,7 @@ def _entry(table: Mapping[str, Any]) -> CatalogEntry:
         position_rows=table.get("position_rows", 0),
         predict_layers=table.get("predict_layers", 0),
         context_tokens=table.get("context_tokens", 0),
+        published_weights=table.get("published_weights", "bf16"),
         aliases=tuple(table.get("aliases", ())),
         source=table["source"],
     )

@@ -109,6 +109,8 @@ def test_types_that_were_not_proven_say_so() -> None:
     for plan in plans:
         assert (PROOF in plan.to_certify) == (plan.job.weights == "fp8" or plan.job.kv == "fp8")
     assert search(ask(weights=("fp8",), proven=("fp8", ""))).best[0].to_certify == ""
+    as_published = replace(ask(weights=("fp8",)), architecture=replace(ask().architecture, published_weights="fp8"))
+    assert search(as_published).best[0].to_certify == ""
 
 
 def test_more_requests_take_more_devices_and_the_same_answer_comes_twice() -> None:

@@ -321,7 +321,9 @@ def _plan(ask: ServeAsk, job: ServeJob, memory: ServeMemory, time: ServeTime) ->
 
 
 def _to_certify(ask: ServeAsk, job: ServeJob) -> str:
-    new = [f"{kind} {what}" for kind, what in ((job.weights, "weights"), (job.kv, "KV cache")) if kind not in ask.proven]
+    proven = (*ask.proven, job.architecture.published_weights)
+    new = [f"{job.weights} weights"] if job.weights not in proven else []
+    new += [f"{job.kv} KV cache"] if job.kv not in ask.proven else []
     return f"{' and '.join(new)}: {PROOF}" if new else ""
 
 

@@ -58,7 +58,7 @@ def _table(devices: list[Plain], *, wide: bool) -> Any:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("device", no_wrap=True)
-    titles = ("TFLOP/s", "GB", "GB/s", *(("link GB/s", "a node", "network GB/s", "W") if wide else ()), "USD/h")
+    titles = ("TFLOP/s", "GB", "GB/s", *(("link\nGB/s", "a node", "network\nGB/s", "W") if wide else ()), "USD/h")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for row in devices:

@@ -16,7 +16,12 @@ POLICIES = "fixed, scale-to-zero, outstanding, queue, utilisation, gateway; with
 
 @click.command(short_help="A fleet on a trace: queues, scaling, cold starts, failures, cost.")
 @click.argument("model", default="")
-@option("--hardware", default="", metavar="NAME,...", help="Devices that replicas run on; see `trimtab plan hardware`.")
+@option(
+    "--hardware",
+    default="",
+    metavar="NAME,...",
+    help="Devices that replicas run on. [default: this machine if `plan measure` was run, else h100-sxm]",
+)
 @option("--steps", type=click.Path(path_type=Path), metavar="FILE|RUN", help="Measured step times (TOML, or a run's), in place of MODEL.")
 @option("--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="TIMESTAMP,ContextTokens,GeneratedTokens as CSV.")
 @option("--workload", default="", metavar="NAME", help="Without a trace: lengths of requests, as `trimtab optimize` takes them.")

@@ -11,10 +11,9 @@ from trimtab.core.errors import InputError
 from trimtab.core.files import to_plain, write_atomic
 from trimtab.core.planning import Device
 from trimtab.core.toml import to_toml
-from trimtab.flows.parts.own_hardware import own_hardware
+from trimtab.flows.parts.own_hardware import THIS_MACHINE, own_hardware
 
 SCHEMA = "trimtab.plan-measure/1"
-NAME = "this-machine"
 SOURCE = "measured here"
 VENDORS = ("Intel", "AMD", "Apple", "NVIDIA", "Ampere", "AWS")
 
@@ -36,7 +35,7 @@ def measure_this_machine(*, seconds: float = 10.0, disk: Path | None = None, say
     numbers = {**_processor(here, torch, seconds / 2, say), **_disk(disk or folder, seconds / 4, say)}
     say("GPUs")
     tables = [_gpu_table(gpu, n, today) for n, gpu in enumerate(cuda_devices(torch, seconds / 4), 1)]
-    tables.append(_processor_table(here, numbers, today, name=f"{NAME}-host" if tables else NAME))
+    tables.append(_processor_table(here, numbers, today, name=f"{THIS_MACHINE}-host" if tables else THIS_MACHINE))
     made = []
     for table in tables:
         text = to_toml(table)
@@ -115,7 +114,7 @@ def _gpu_table(gpu: Any, number: int, today: date) -> dict[str, Any]:
     except InputError:
         known = None
     words: dict[str, Any] = {
-        "name": NAME if number == 1 else f"{NAME}-{number}",
+        "name": THIS_MACHINE if number == 1 else f"{THIS_MACHINE}-{number}",
         "vendor": known.vendor if known else "unknown",
         "kind": "gpu",
         "year": known.year if known else today.year,

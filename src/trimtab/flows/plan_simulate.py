@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.core.errors import InputError
 from trimtab.core.workload import SloTerm
 from trimtab.flows.parts.own_hardware import find_device as device
+from trimtab.flows.parts.own_hardware import usual_hardware
 from trimtab.flows.parts.plan_fleet import Deployed, Wishes, deployed, measured, read_timed
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.plan_prices import price_rows
@@ -79,11 +80,16 @@ def plan_simulate(
 ) -> dict[str, Any]:
     """Every policy with every route on the same traffic. Raises InputError, MissingError.
 
+    hardware: names with commas; "" = this machine if it was measured, else what most services run on
     repeats: runs of each, with seeds from `seed` on; 0 = some where anything is left to chance, else one
     """
     demands = parse_slo(slo) if slo else ()
     check_slo(demands)
     trace = traffic.requests(seed)
+    assumed = []
+    if model and not hardware and steps is None:
+        hardware = usual_hardware()
+        assumed = [f"No --hardware was given: {hardware} is taken; name what you have or would rent."]
     kinds, prices = _kinds(model, hardware, steps, wishes or Wishes(), trace, replicas, (price, commitment), offline)
     where = grid(region) if region else grids()[0]
     carbon = where.g_co2_kwh.value if where.g_co2_kwh else 0.0
@@ -129,7 +135,7 @@ def plan_simulate(
         "runs": runs,
         "best": best,
         "prices": prices,
-        "notes": [*trace.notes, *(note for one in kinds for note in one.notes), *_refused(runs)],
+        "notes": [*assumed, *trace.notes, *(note for one in kinds for note in one.notes), *_refused(runs)],
         "assumptions": _assumptions(fleets[0], kinds, f"{where.name}, {carbon:g} g CO2e a kWh"),
     }
 
@@ -144,8 +150,8 @@ def _kinds(
         timed = read_timed(steps)
         usd = prices_of(money[0], [timed.name]).get(timed.name, 0.0)
         return [measured(timed, wishes, trace, replicas=_ranges(replicas, [timed.name])[timed.name], usd=usd)], []
-    if not (model and hardware):
-        raise InputError("Say what answers: MODEL with --hardware, or --steps FILE with times of your own.")
+    if not model:
+        raise InputError("Say what answers: a MODEL, best with --hardware, or --steps FILE with times of your own.")
     chosen = [device(name) for name in listed(hardware, "--hardware")]
     usd_by, prices = price_rows(chosen, *money)
     architecture = plan_model(model, offline=offline)
@@ -243,7 +249,7 @@ def _assumptions(fleet: Fleet, kinds: Sequence[Deployed], power: str) -> list[st
     """The scheduler that was simulated, in sentences: what a real one that differs would do otherwise."""
     rows = [f"{one.kind.name}: {_scheduler(one.kind.batching)}." for one in kinds]
     rows += [
-        f"{one.about['name']}: step times {one.about['steps']}. A cold start takes {one.about['cold_s']:,.1f} s: {one.about['cold']}."
+        f"{one.about['name']}: step times {one.about['steps']}. A cold start takes {one.about['cold_s']:,.1f} s: {one.about['cold'].rstrip('.')}."
         for one in kinds
     ]
     rows.append(

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from trimtab.core.planning import Device
 
+THIS_MACHINE = "this-machine"
+"""What `plan measure` calls the machine that it measured."""
+
 
 def own_hardware() -> Path:
     """TRIMTAB_HOME/hardware: one TOML a device, this machine's among them; it need not exist. Raises InputError for a bad TRIMTAB_HOME."""
@@ -17,3 +20,8 @@ def find_device(name: str) -> Device:
     from trimtab.plan.devices import device
 
     return device(name, own_hardware())
+
+
+def usual_hardware() -> str:
+    """What is planned for where nobody says: this machine if `plan measure` was run, else the device that most services run on."""
+    return THIS_MACHINE if (own_hardware() / f"{THIS_MACHINE}.toml").exists() else "h100-sxm"

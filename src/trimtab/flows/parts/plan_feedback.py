@@ -9,7 +9,7 @@ from trimtab.core.errors import InputError, MissingError
 from trimtab.core.planning import Architecture, Device, ServeJob
 from trimtab.core.workload import Workload
 from trimtab.describe.shape import architecture_of
-from trimtab.flows.parts.own_hardware import find_device
+from trimtab.flows.parts.own_hardware import THIS_MACHINE, find_device
 from trimtab.flows.parts.search import Row, Search
 from trimtab.plan.anchors.measured import Measurement, remember
 from trimtab.plan.anchors.scheme import UNITS
@@ -17,7 +17,6 @@ from trimtab.plan.serving.features import features, physics
 from trimtab.plan.serving.rows import Case
 from trimtab.record.home import state_dir
 
-DEVICE = "this-machine"
 MEASUREMENTS = "planner/measurements.jsonl"
 AS_SHIPPED = "as-shipped"
 MODES = {"int8": "int8", "int4": "int4"}
@@ -29,7 +28,7 @@ def remember_timings(search: Search) -> int:
     Nothing here ends a run: what cannot be kept is not.
     """
     try:
-        device, shape = find_device(DEVICE), architecture_of(search.opened.header, search.card)
+        device, shape = find_device(THIS_MACHINE), architecture_of(search.opened.header, search.card)
     except (InputError, MissingError):
         return 0
     n_kept = 0

@@ -56,13 +56,13 @@ def check_view(document: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _table(quantity: str, scores: Mapping[str, Any]) -> Table:
-    table = Table(title=quantity, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
-    for name in ("rows", "predicted", "median error", "mean", "bias", "in the 90 % interval"):
-        table.add_column(name, justify="right")
+    table = Table(title=quantity, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("source", no_wrap=True, ratio=1)
+    for name in ("rows", "told", "median\nerror", "mean", "bias", "in 90 %\ninterval"):
+        table.add_column(name, justify="right", no_wrap=True)
     named = [(name, found) for name, found in scores.items() if name != "pooled"]
     for name, found in [*named[:MOST_SOURCES], *_rest(named[MOST_SOURCES:]), ("pooled", scores["pooled"])]:
-        table.add_row(name, *_cells(found))
+        table.add_row(name.removeprefix("github:"), *_cells(found))
     return table
 
 
@@ -70,7 +70,7 @@ def _rest(named: Sequence[tuple[str, Any]]) -> list[tuple[str, Mapping[str, Any]
     if not named:
         return []
     n = sum(found["n"] for _, found in named)
-    return [(f"and {len(named)} sources with fewer rows (--json)", {"n": n, "predicted_share": None})]
+    return [(f"{len(named)} more (--json)", {"n": n, "predicted_share": None})]
 
 
 def _cells(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -249,7 +249,7 @@ def _assumptions(fleet: Fleet, kinds: Sequence[Deployed], power: str) -> list[st
     """The scheduler that was simulated, in sentences: what a real one that differs would do otherwise."""
     rows = [f"{one.kind.name}: {_scheduler(one.kind.batching)}." for one in kinds]
     rows += [
-        f"{one.about['name']}: step times {one.about['steps']}. A cold start takes {one.about['cold_s']:,.1f} s: {one.about['cold'].rstrip('.')}."
+        f"{one.about['name']}: step times {one.about['steps']}. A cold start takes {one.about['cold_s']:,.1f} s: {one.about['cold']}."
         for one in kinds
     ]
     rows.append(

@@ -264,7 +264,7 @@ def _cold_s(job: ServeJob, wishes: Wishes) -> tuple[float, str]:
     if wishes.cold_s is not None:
         return wishes.cold_s, "as you said"
     started = cold_start(job, storage=wishes.storage, start_s=wishes.boot_s)
-    return started.total_s, started.why
+    return started.total_s, started.why.removesuffix(".")
 
 
 def _bent(kind: Kind) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pytest
 from trimtab.core.errors import InputError
 from trimtab.plan import flops
 from trimtab.plan.architectures import architecture, architecture_from_shape, architectures, find_architecture
-from trimtab.plan.flops import convention_of, tokens_per_s, tokens_per_s_of_mfu, train_flops_per_token
+from trimtab.plan.flops import convention_of, tokens_per_s, train_flops_per_token
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "planner"
 
@@ -60,7 +60,6 @@ def test_rates_go_back_to_tokens():
     shape = architecture("llama-3.1-8b")
     each = train_flops_per_token(shape, 8192, "megatron")
     assert tokens_per_s(shape, 8192, 400e12, "megatron") == pytest.approx(400e12 / each)
-    assert tokens_per_s_of_mfu(shape, 8192, 0.4, 1e15, "megatron") == pytest.approx(400e12 / each)
 
 
 @pytest.mark.parametrize(

@@ -245,11 +245,6 @@ def tokens_per_s(architecture: Architecture, seq_tokens: int, flop_s: float, nam
     return flop_s / train_flops_per_token(architecture, seq_tokens, name)
 
 
-def tokens_per_s_of_mfu(architecture: Architecture, seq_tokens: int, mfu: float, peak_flop_s: float, name: str) -> float:
-    """Tokens/s of a device from a published MFU (0 to 1, HFU with an HFU convention) and the peak it was divided by. Raises InputError."""
-    return tokens_per_s(architecture, seq_tokens, mfu * peak_flop_s, name)
-
-
 def _weight_flops(architecture: Architecture, seq_tokens: int, chosen: Convention) -> float:
     if chosen.weights != "matrices":
         return 2.0 * chosen.passes * _counted_params(architecture, seq_tokens, chosen.weights)

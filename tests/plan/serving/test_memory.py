@@ -90,7 +90,7 @@ def test_memory_is_never_less_than_weights_and_the_budget_never_more_than_what_i
     memory = budget(asked)
     assert memory.total_bytes >= memory.weights_bytes
     assert tp * pp * memory.weights_bytes >= operators.weight_bytes(architecture, weights) * 0.999
-    assert memory.kv_used_bytes <= memory.kv_budget_bytes + 1
+    assert memory.kv_bytes_per_sequence * memory.max_concurrency <= memory.kv_budget_bytes + 1
     assert memory.weights_bytes + memory.kv_budget_bytes <= memory.memory_bytes or memory.kv_budget_bytes == 0
     larger = budget(replace(asked, device=replace(DEVICE, memory_bytes=gigabytes * 1e9 + 8e9)))
     assert larger.max_concurrency >= memory.max_concurrency

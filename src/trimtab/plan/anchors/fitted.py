@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.core.errors import InputError
-from trimtab.core.planning import Basis, Prediction, Unknown
+from trimtab.core.planning import Prediction, Unknown
 from trimtab.core.toml import to_toml
 from trimtab.plan.anchors.conformal import LEVEL, basis_of_prediction, calibrated
 from trimtab.plan.anchors.residual import fitted_with_rows
@@ -109,12 +109,4 @@ def prediction(
         low, value, high = (max(end, speed_of_light) if slower_is_larger else min(end, speed_of_light) for end in (low, value, high))
     return Prediction(
         quantity=quantity, value=value, low=low, high=high, unit=unit, basis=basis, why=why, level=LEVEL, speed_of_light=speed_of_light
-    )
-
-
-def at_speed_of_light(quantity: str, unit: str, value: float, why: str) -> Prediction:
-    """A bound by peak rates alone, for a user who asked for it where nothing was measured. It has no interval."""
-    basis: Basis = "speed-of-light"
-    return Prediction(
-        quantity=quantity, value=value, low=value, high=value, unit=unit, basis=basis, why=why, level=0.0, speed_of_light=value
     )

@@ -61,11 +61,6 @@ class ServeMemory:
     assumptions: tuple[str, ...]
 
     @property
-    def kv_used_bytes(self) -> float:
-        """At most concurrency."""
-        return self.kv_bytes_per_sequence * self.max_concurrency
-
-    @property
     def total_bytes(self) -> float:
         """Weights, work space, overhead and the smallest useful cache, one sequence: what the device must have at least."""
         return self.weights_bytes + self.activation_bytes + self.overhead_bytes + self.kv_bytes_per_sequence

@@ -70,6 +70,16 @@ def test_training_costs_what_its_time_costs(capsys: pytest.CaptureFixture[str]) 
     assert {row["name"] for row in document["what_if"]["rows"]} == {"8 × h100-sxm", "64 × h100-sxm"}
 
 
+def test_of_layouts_that_nothing_tells_apart_the_one_that_holds_least_is_first(capsys: pytest.CaptureFixture[str]) -> None:
+    _, document = plan(capsys, *TRAIN, "--tokens", "300B")
+    rows = [(row["numbers"]["duration_s"]["value"], row["numbers"]["peak_memory_bytes"]["value"]) for row in document["options"]]
+    fastest = min(seconds for seconds, _ in rows)
+    alike = [held for seconds, held in rows if seconds <= 1.01 * fastest]
+    assert len(alike) > 1
+    assert alike == sorted(alike)
+    assert [row[1] for row in rows][: len(alike)] == alike, "the others come behind"
+
+
 def test_a_pinned_layout_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     document = plan(capsys, *TRAIN, "--layout", "tp=4,pp=2,recompute=full")[1]
     assert {(row["layout"]["tp"], row["layout"]["pp"], row["layout"]["recompute"]) for row in document["options"]} == {(4, 2, 2)}

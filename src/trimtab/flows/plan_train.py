@@ -142,7 +142,8 @@ def _reasons(found: TrainSearch, ask: TrainAsk, layout: str, *, is_found: bool) 
     kept = f" and keep to {' and '.join(limits)}" if limits else ""
     words = {"time": "The fastest", "money": "The cheapest", "energy": "The thriftiest", "memory": "The leanest"}
     pinned = " that keep the layout as pinned" if layout else ""
-    return [f"{words[ask.objective]} of {count(found.n_allowed)} layouts{pinned} that fit the memory{kept}."]
+    leanest = "" if ask.objective == "memory" else "; of those within 1 % of it, the one that holds least"
+    return [f"{words[ask.objective]} of {count(found.n_allowed)} layouts{pinned} that fit the memory{kept}{leanest}."]
 
 
 def _question(ask: TrainAsk, model: str) -> dict[str, Any]:

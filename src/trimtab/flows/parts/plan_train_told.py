@@ -15,6 +15,8 @@ from trimtab.record.plan_view import amount, between
 
 MOST_POINTS = 60
 POWER_NOTE = "Rated power of the devices for all of the time, without hosts, network and cooling."
+ALIKE = 1.01
+"""Within a hundredth of the best: less than any prediction can tell."""
 FORWARD_SHARE = 1 / 3
 """Of a micro-batch's work; the backward pass multiplies twice as much."""
 
@@ -155,13 +157,22 @@ def losers(found: TrainSearch, best: TrainPlan, rival: Mapping[str, int]) -> lis
 
 
 def kept_by(found: TrainSearch, ask: TrainAsk) -> list[TrainPlan]:
-    """The ten best once published runs have corrected them: what then breaks a limit or the memory is gone, and the order is anew."""
+    """The ten best once published runs have corrected them: what then breaks a limit or the memory is gone, and the order is anew.
+
+    Those that no prediction tells from the best go by what they hold, so that the first has room to err.
+    """
     plans = list({key_of(plan): plan for plan in (*found.best, *(best_by_count(found) if found.best else ()))}.values())
     rows = [(plan, numbers_of(plan)) for plan in plans]
     kept = [(plan, numbers) for plan, numbers in rows if _keeps(plan, numbers, ask)]
     name = {"time": "duration_s", "money": "cost_usd", "energy": "energy_kwh", "memory": "peak_memory_bytes"}[ask.objective]
-    order = sorted(range(len(kept)), key=lambda place: (kept[place][1][name].get("value", math.inf), place))
-    return [kept[place][0] for place in order[:N_BEST]]
+    values = [numbers[name].get("value", math.inf) for _, numbers in kept]
+    alike = ALIKE * min(values, default=math.inf)
+
+    def key(place: int) -> tuple[float, float, int]:
+        held = kept[place][1]["peak_memory_bytes"].get("value", math.inf)
+        return (0.0, held, place) if values[place] <= alike < math.inf else (values[place], 0.0, place)
+
+    return [kept[place][0] for place in sorted(range(len(kept)), key=key)[:N_BEST]]
 
 
 def _keeps(plan: TrainPlan, numbers: Mapping[str, Number], ask: TrainAsk) -> bool:

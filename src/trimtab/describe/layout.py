@@ -73,6 +73,12 @@ def whole(values: Mapping[str, Any], *keys: str, default: int = 0) -> int:
     return default
 
 
+def text_part(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json with the keys of its text part on top, which is what counts of a multimodal one."""
+    inner = metadata.get("text_config")
+    return {**metadata, **inner} if isinstance(inner, dict) else metadata
+
+
 def per_layer(value: Any, n_layers: int, default: int) -> list[int]:
     """One number a layer from a number or an array; shorter arrays are repeated from their last entry."""
     if isinstance(value, (tuple, list)):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trimtab.describe.layout import Layer, Layout, bounded_layers, pattern_is_sliding, per_layer, whole
+from trimtab.describe.layout import Layer, Layout, bounded_layers, pattern_is_sliding, per_layer, text_part, whole
 from trimtab.describe.tensors import LayerTraits
 
 # Every N-th layer is full, where neither layer_types nor sliding_window_pattern says so; 0 = all layers slide.
@@ -51,8 +51,7 @@ KNOWN = frozenset(
 
 def hf_layout(metadata: Mapping[str, Any], architecture: str, traits: Mapping[int, LayerTraits]) -> Layout:
     """Layout of a Hugging Face model; the text part of a multimodal config is what counts."""
-    inner = metadata.get("text_config")
-    config: Mapping[str, Any] = {**metadata, **inner} if isinstance(inner, dict) else metadata
+    config = text_part(metadata)
     kind = config.get("model_type") if isinstance(config.get("model_type"), str) else architecture
     n_layers, notes = bounded_layers(whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"), list(traits))
     hidden = whole(config, "hidden_size", "n_embd", "d_model")

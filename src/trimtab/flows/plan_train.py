@@ -18,7 +18,7 @@ from trimtab.plan.quantities import device_counts, listed, money_usd, seconds_of
 from trimtab.plan.search import emit_train
 from trimtab.plan.search.feed import parse_supply
 from trimtab.plan.search.goodput import DEFAULT_RATE, DEFAULT_STORAGE, parse_failures, parse_storage
-from trimtab.plan.search.space import Space
+from trimtab.plan.search.space import Space, narrowed
 from trimtab.plan.search.train import Objective, TrainAsk, TrainPlan, TrainSearch, search
 from trimtab.plan.training.layouts import parse_layout
 from trimtab.plan.training.memory import MOMENTS
@@ -81,7 +81,7 @@ def plan_train(
         failures=parse_failures(failures),
         storage=parse_storage(checkpoint_storage),
         supply=parse_supply(data) if data else None,
-        space=Space(offload=(0, 1, 2)) if offload else Space(),
+        space=_space(offload=offload, ours=emit == "torchrun" or framework == "trimtab"),
     )
     found = search(ask)
     plans = kept_by(found, ask)
@@ -109,6 +109,12 @@ def plan_train(
         "what_if": what_if(shown) if options else None,
         "emitted": _emitted(emit, plans[0] if is_found else None, model),
     }
+
+
+def _space(*, offload: bool, ours: bool) -> Space:
+    """What may be tried. ours: only what trimtab's own trainer has."""
+    space = Space(offload=(0, 1, 2)) if offload else Space()
+    return narrowed(replace(space, zero_stage=emit_train.TRIMTAB_ZERO), dict.fromkeys(emit_train.TRIMTAB_SPLITS, 1)) if ours else space
 
 
 def _precisions(text: str, chosen: tuple[Device, ...]) -> tuple[str, ...]:

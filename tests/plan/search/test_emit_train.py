@@ -4,6 +4,7 @@ import argparse
 import shlex
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,6 @@ from trimtab.core.errors import InputError
 from trimtab.core.planning import Attention, Block, TrainJob
 from trimtab.plan.architectures import architecture
 from trimtab.plan.search.emit_train import (
-    OFFLOAD,
     RECOMPUTE,
     SHARDING,
     TORCHTITAN_MODELS,
@@ -23,6 +23,7 @@ from trimtab.plan.search.emit_train import (
 )
 from trimtab.plan.search.space import Space, enumerate_layouts
 from trimtab.plan.training.layouts import check, layouts
+from trimtab.train.config import config_of, read_config, resolved
 
 from .samples import GB80, dense, train_job
 
@@ -63,28 +64,53 @@ def torchrun_of(emitted: Emitted, name: str) -> tuple[argparse.Namespace, list[s
     return options, options.program + options.rest
 
 
-@pytest.mark.parametrize(("job", "layout"), CASES[::7], ids=lambda _: "")
-def test_trimtab(job: TrainJob, layout: dict[str, int]) -> None:
-    emitted = trimtab(job, layout, 'hf:org/a "name"\\é')
-    written = tomllib.loads(emitted.files["train.toml"])
-    assert written["model"]["source"] == 'hf:org/a "name"\\é'
-    train, degrees = written["train"], written["layout"]
-    back = {
-        **degrees,
-        "micro_batch": train["micro_batch_seqs"],
-        "grad_accum": train["grad_accum"],
-        "recompute": RECOMPUTE.index(train["recompute"]),
-        "offload": OFFLOAD.index(train["offload"]),
-        "grad_sync_each": train["grad_sync"] == "each",
-        "schedule": 0,
-        "flash_attention": 1,
-    }
-    assert back == layout
-    check(replace(job, global_batch_seqs=train["global_batch_seqs"], seq_tokens=train["seq_tokens"]), layouts(**back))
-    options, program = torchrun_of(emitted, "train.sh")
-    assert options.nnodes * options.nproc_per_node == job.n_devices
-    assert options.module
-    assert program == ["trimtab", "train", "train.toml"]
+OURS = Space(tp=(1,), pp=(1,), cp=(1,), ep=(1,), zero_stage=(0, 2, 3), micro_batch=(1, 4), offload=(0, 1, 2), recompute=(0, 1, 2))
+
+OURS_FIRST = enumerate_layouts(train_job(n=16), OURS).one(0)
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_trimtab_reads_what_is_emitted_for_it_as_that_layout(n: int, tmp_path: Path) -> None:
+    job = replace(train_job(n=n), optimizer="adamw-8bit")
+    many = enumerate_layouts(job, OURS)
+    for row in range(0, len(many), max(1, len(many) // 20)):
+        layout = many.one(row)
+        if layout["offload"] and not layout["zero_stage"]:
+            with pytest.raises(InputError, match="zero=0 with offload"):
+                trimtab(job, layout, "m")
+            continue
+        emitted = trimtab(job, layout, 'hf:org/a "name"\\é')
+        (tmp_path / "train.toml").write_text(emitted.files["train.toml"], encoding="utf-8")
+        config = resolved(read_config(tmp_path / "train.toml"), n)
+        assert config.model.source == 'hf:org/a "name"\\é'
+        back = {
+            **layout,
+            "dp": config.layout.dp,
+            "zero_stage": config.layout.zero_stage,
+            "micro_batch": config.train.micro_batch_seqs,
+            "grad_accum": config.train.grad_accum,
+            "recompute": RECOMPUTE.index(config.train.recompute),
+            "grad_sync_each": int(config.train.grad_sync == "each"),
+        }
+        assert back == layout
+        assert (config.train.offload, config.optimizer.name) == (layout["offload"] > 0, "adamw8bit")
+        assert any("moves weights and gradients" in note for note in emitted.notes) == (layout["offload"] == 1)
+        assert (config.train.tokens, config.train.precision) == (10**12, "bf16")
+        check(replace(job, global_batch_seqs=config.train.global_batch_seqs, seq_tokens=config.train.seq_tokens), layouts(**back))
+        options, program = torchrun_of(emitted, "train.sh")
+        assert options.nnodes * options.nproc_per_node == config.hardware["n_devices"] == n
+        assert options.module
+        assert program == ["trimtab.cli.train_worker", "train.toml"]
+
+
+@pytest.mark.parametrize("change", [{"tp": 2}, {"pp": 2}, {"cp": 2}, {"ep": 2}, {"zero_stage": 1}])
+def test_a_layout_that_trimtab_has_not_is_refused_with_who_has_it(change: dict[str, int], tmp_path: Path) -> None:
+    job, plain = train_job(n=16), OURS_FIRST
+    with pytest.raises(InputError, match="torchtitan or megatron"):
+        trimtab(job, plain | change, "m")
+    written = tomllib.loads(trimtab(job, plain, "m").files["train.toml"])
+    with pytest.raises(InputError, match="--emit torchtitan"):
+        config_of(written | {"layout": written["layout"] | change})
 
 
 @pytest.mark.parametrize(("job", "layout"), CASES, ids=lambda _: "")
@@ -212,8 +238,8 @@ def test_layers_of_several_kinds_have_no_plain_megatron_flags() -> None:
 
 def test_devices_that_are_no_whole_nodes_are_refused() -> None:
     with pytest.raises(InputError, match="plan for a multiple of 8"):
-        trimtab(train_job(n=12), CASES[0][1], "m")
-    small = trimtab(replace(train_job(n=4), device=GB80), CASES[0][1], "m")
+        trimtab(train_job(n=12), OURS_FIRST, "m")
+    small = trimtab(replace(train_job(n=4), device=GB80), OURS_FIRST, "m")
     assert "--nnodes=1 --nproc-per-node=4 --standalone" in small.files["train.sh"]
 
 

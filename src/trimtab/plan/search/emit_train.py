@@ -13,7 +13,6 @@ from trimtab.core.planning import Architecture, Attention, Device, Feedforward, 
 MOST_IN_A_HOST, IN_HOST_OF_A_DOMAIN = 16, 4
 """Boards of NVL72 racks and hosts of TPU pods have four."""
 RECOMPUTE = ("none", "selective", "full")
-OFFLOAD = ("none", "optimizer", "all")
 SHARDING = ("no_shard", "optim", "optim_grads", "optim_grads_params")
 """Of a ZeRO stage, in the words of Megatron-LM's `--data-parallel-sharding-strategy`."""
 
@@ -80,30 +79,53 @@ def torchrun(job: TrainJob, program: str) -> str:
     return f"torchrun --nnodes={nodes} --nproc-per-node={per_node} {where} {program}"
 
 
+TRIMTAB_SPLITS, TRIMTAB_ZERO = ("tp", "pp", "cp", "ep"), (0, 2, 3)
+TRIMTAB_PRECISIONS, TRIMTAB_OPTIMIZERS = ("bf16", "fp32"), {"adamw": "adamw", "adamw-8bit": "adamw8bit", "sgd": "sgd"}
+
+
 def trimtab(job: TrainJob, layout: Mapping[str, int], model: str) -> Emitted:
-    """train.toml for `trimtab train`, and the line that starts it. model: as `trimtab train` is to find it, e.g. `hf:org/name`."""
+    """train.toml of `trimtab train`'s worker, and the line that starts it. model: as the worker is to find it, e.g. `hf:org/name`.
+
+    Raises InputError for a layout, precision or optimizer that this trainer has not.
+    """
+    _check_trimtab(job, layout)
     tables: dict[str, dict[str, object]] = {
         "model": {"source": model},
+        "data": {"files": ["data/*.jsonl"]},
         "train": {
-            "tokens": float(job.tokens),
             "seq_tokens": job.seq_tokens,
             "global_batch_seqs": job.global_batch_seqs,
             "micro_batch_seqs": layout["micro_batch"],
             "grad_accum": layout["grad_accum"],
             "grad_sync": "each" if layout["grad_sync_each"] else "last",
+            **({"tokens": round(job.tokens)} if job.tokens else {"epochs": 1.0}),
             "precision": job.precision,
-            "optimizer": job.optimizer,
             "recompute": RECOMPUTE[layout["recompute"]],
-            "offload": OFFLOAD[layout["offload"]],
+            "offload": layout["offload"] > 0,
         },
-        "layout": {
-            **{name: layout[name] for name in ("dp", "tp", "pp", "vp", "cp", "ep", "zero_stage")},
-            "sequence_parallel": bool(layout["sequence_parallel"]),
-        },
+        "optimizer": {"name": TRIMTAB_OPTIMIZERS[job.optimizer]},
+        "layout": {"dp": layout["dp"], "zero_stage": 3 if layout["offload"] and layout["dp"] == 1 else layout["zero_stage"]},
         "hardware": {"device": job.device.name, "n_devices": job.n_devices},
     }
-    start = torchrun(job, "-m trimtab train train.toml")
-    return Emitted(files={"train.toml": toml_text(tables), "train.sh": start + "\n"})
+    notes = ["Fill in [data] files and [optimizer] lr: the plan does not know them."]
+    if layout["offload"] == 1:
+        notes.append("trimtab moves weights and gradients to the host too where it moves optimizer states: it will be slower than planned.")
+    start = torchrun(job, "-m trimtab.cli.train_worker train.toml")
+    return Emitted(files={"train.toml": toml_text(tables), "train.sh": start + "\n"}, notes=tuple(notes))
+
+
+def _check_trimtab(job: TrainJob, layout: Mapping[str, int]) -> None:
+    """InputError that says who trains so, and how to plan for what trimtab has."""
+    wrong = [f"{name}={layout[name]}" for name in TRIMTAB_SPLITS if layout[name] > 1]
+    wrong += [f"zero={layout['zero_stage']}"] if layout["zero_stage"] not in TRIMTAB_ZERO else []
+    wrong += ["zero=0 with offload"] if layout["offload"] and layout["zero_stage"] == 0 and layout["dp"] > 1 else []
+    wrong += [job.precision] if job.precision not in TRIMTAB_PRECISIONS else []
+    wrong += [job.optimizer] if job.optimizer not in TRIMTAB_OPTIMIZERS else []
+    if wrong:
+        raise InputError(
+            f"trimtab trains data-parallel (DDP, FSDP2) in bf16 or fp32, with adamw, adamw-8bit or sgd; for {', '.join(wrong)} emit for "
+            "torchtitan or megatron, or leave that open with --emit torchrun: it then plans what trimtab can run."
+        )
 
 
 def torchtitan(job: TrainJob, layout: Mapping[str, int], model: str = "") -> Emitted:

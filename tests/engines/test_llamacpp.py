@@ -19,7 +19,7 @@ import llama_cpp.llama_cpp as native
 
 from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.engines.llamacpp_score import trees_of
-from trimtab.engines.llamacpp_serve import pick
+from trimtab.engines.sampling import pick
 from trimtab.engines.tally import Tally, top_pairs
 
 pytestmark = pytest.mark.model

@@ -38,10 +38,11 @@ from trimtab.engines.base import (
 from trimtab.engines.least_tokens import byte_weights, least_tokens
 from trimtab.engines.llamacpp_adapters import open_adapters
 from trimtab.engines.llamacpp_draft import Drafter, check_vocabulary
-from trimtab.engines.llamacpp_json import Schemas
+from trimtab.engines.llamacpp_json import json_tokens
 from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES, forget_log, last_words, physical_cores, spellings, start
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
+from trimtab.engines.schemas import Schemas
 from trimtab.engines.tally import check
 
 DEFAULT_SLOTS = 4
@@ -280,7 +281,7 @@ class LlamaCppEngine(Engine):
 
     @cached_property
     def _schemas(self) -> Schemas:
-        return Schemas(self._vocab, self.vocab_size, self.end_ids)
+        return Schemas(lambda: json_tokens(self._vocab, self.end_ids), self.vocab_size, title="llama.cpp")
 
     @cached_property
     def _adapters(self) -> dict[str, Any]:

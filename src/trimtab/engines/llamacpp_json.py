@@ -1,66 +1,13 @@
-"""Answers of llama.cpp that are held to a JSON schema: before each token, which ones may come next, by llguidance.
-
-A text of the form `{"a": 1, "b": [1, 2]}`: one space after `:` and `,`, as models write JSON, and no other, so that none can fill an
-answer with spaces. The tables of a vocabulary take about a second to make, at the first request that needs them.
-"""
+"""llguidance's tokenizer of a llama.cpp vocabulary, by which answers are held to a JSON schema."""
 
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 
-from trimtab.core.errors import EngineRefused
+def json_tokens(vocab: int, end_ids: Sequence[int]) -> Any:
+    """vocab: llama_vocab pointer, which must live as long. Raises ImportError where llguidance is not installed."""
+    from llguidance.llamacpp import lltokenizer_from_vocab
 
-_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-
-class Schemas:
-    """Makes constraints for one vocabulary, which must live as long. vocab: llama_vocab pointer"""
-
-    def __init__(self, vocab: int, vocab_size: int, end_ids: Sequence[int]) -> None:
-        self._vocab, self._vocab_size, self._end_ids = vocab, vocab_size, list(end_ids)
-
-    @cached_property
-    def _tokens(self) -> Any:
-        try:
-            from llguidance.llamacpp import lltokenizer_from_vocab
-        except ImportError as error:
-            raise EngineRefused(f"llama.cpp needs llguidance for this (json_schema: {error}).") from error
-        with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):  # it uses a name that the binding calls old
-            return lltokenizer_from_vocab(self._vocab, eos_token=self._end_ids)
-
-    def begin(self, schema: str) -> "Constraint":
-        """The constraint of one answer. Raises EngineRefused for a schema that is wrong or that llguidance does not know."""
-        tokens = self._tokens
-        from llguidance import LLMatcher
-
-        try:
-            matcher = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(schema, defaults=_FORM), log_level=0)
-            why = matcher.get_error() if matcher.is_error() else ""
-        except ValueError as error:
-            why = str(error)
-        if why:
-            raise EngineRefused(f"llama.cpp cannot hold an answer to this schema (json_schema: {' '.join(why.split())}).")
-        return Constraint(matcher, self._vocab_size)
-
-
-class Constraint:
-    """Where one answer stands in its schema."""
-
-    def __init__(self, matcher: Any, vocab_size: int) -> None:
-        self._matcher = matcher
-        self._vocab_size = vocab_size
-
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next, [vocab_size]; end tokens among them where the answer may end. Raises EngineRefused."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        if self._matcher.is_error():
-            raise EngineRefused(f"The schema is too hard to follow ({' '.join(self._matcher.get_error().split())[:200]}).")
-        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
-
-    def take(self, token: int) -> None:
-        """Note the token that was chosen among the allowed ones."""
-        self._matcher.consume_token(token)
+    with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):  # it uses a name that the binding calls old
+        return lltokenizer_from_vocab(vocab, eos_token=list(end_ids))

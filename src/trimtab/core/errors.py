@@ -4,6 +4,7 @@ TrimtabError                70  our bug, when nothing below fits
 ├── InputError               2  the user's input is wrong: what, where, what to do
 │   └── TextTooLong              it has more tokens than fit
 ├── MissingError             3  the environment lacks something; the fix is named
+├── StoppedError           130  a person or the time limit stopped it; the same command goes on
 └── InfeasibleError          1  this deployment cannot run here; a result, not the end of a run
     ├── EngineCrashed            the worker process died (signal, exit code, last words)
     ├── EngineHung               the worker did not answer in time and was killed
@@ -47,6 +48,12 @@ class MissingError(TrimtabError):
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(f"{message} Fix: {fix}" if fix else message)
         self.fix = fix
+
+
+class StoppedError(TrimtabError):
+    """Stopped before its end, with what was done kept. The message says how it goes on."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class InfeasibleError(TrimtabError):

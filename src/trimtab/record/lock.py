@@ -38,6 +38,11 @@ class FolderLock:
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """To hand to a child process: the folder then stays locked until that one has ended too."""
+        return () if self._handle is None else (self._handle,)
+
     def release(self) -> None:
         """Give the folder free. Idempotent."""
         if self._handle is not None:

@@ -176,14 +176,14 @@ def _compress(recipe: Recipe, base: Path, out_dir: Path, calibration: Sequence[s
             packed = _compress_by_type(recipe, model, options) if parameters.get("tensors") else _pack(model, parameters["mode"], options)
     except (RuntimeError, ValueError, nncf.errors.ValidationError, nncf.errors.UnsupportedModelError) as error:
         raise InfeasibleError(f"NNCF cannot compress this model by recipe {recipe.name!r}: {_last_sentence(error)}.") from error
-    _name_by_place(packed, before)
+    name_by_place(packed, before)
     openvino.save_model(packed, str(out_dir / "openvino_model.xml"), compress_to_fp16=False)
     for path in base.iterdir():
         if path.is_file() and path.name not in (*MODEL_NAMES, PRODUCT_RECORD):
             shutil.copyfile(path, out_dir / path.name)
 
 
-def _name_by_place(model: Any, before: Collection[str]) -> None:
+def name_by_place(model: Any, before: Collection[str]) -> None:
     """Name by its place what packing added and OpenVINO named by a counter of the process.
 
     The counter depends on whether the fp16 directory was made in the same process, and with it the digest of the very same weights would.

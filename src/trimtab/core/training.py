@@ -123,15 +123,18 @@ class TrainLayout:
 class TrainObjective:
     """Table [objective].
 
-    kind: `next-token`: cross-entropy with the text; `distil`: KL divergence of the student from the teacher, token by token
+    kind: `next-token`: cross-entropy with the text; `distil`: KL divergence of the student from the teacher, token by token;
+        `paired`: rows two by two are one text about two groups (train/debias/pairing.py)
     teacher: its source; top_k: of its probabilities are kept a token, the rest is one class; 0 = it runs along and all count
     text_share: of the loss that is cross-entropy with the text, under `distil`
+    pair_weight: of the penalty on what a pair differs by, under `paired`
     """
 
-    kind: Literal["next-token", "distil"] = "next-token"
+    kind: Literal["next-token", "distil", "paired"] = "next-token"
     teacher: str = ""
     top_k: int = 0
     text_share: float = 0.0
+    pair_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

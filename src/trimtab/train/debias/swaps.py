@@ -73,7 +73,7 @@ def swap_gender(text: str) -> str:
 
 
 def swap_groups(text: str, groups: Mapping[str, str]) -> str:
-    """The text with the groups of some axes exchanged. groups: a group's adjective (`Muslim`) or the origin of names (`arabic`) to another."""
+    """The text with groups exchanged. groups: adjective (`Muslim`), or origin of names (`arabic`), to another of its kind."""
     lists = swap_lists()
     adjectives: dict[str, str] = {}
     nouns: dict[str, str] = {}

@@ -1,0 +1,125 @@
+"""Shards as a process reads them: brought here ahead of their use, checked, mapped, and let go when the order has passed them."""
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.core.errors import InputError
+from trimtab.core.files import sha256_file
+from trimtab.record.disk import sentences
+from trimtab.train.data import cache as caches
+from trimtab.train.data.local import LocalShard, write_local
+from trimtab.train.data.packing import Packing
+from trimtab.train.data.places import Place
+from trimtab.train.data.shards import Manifest, Shard, from_parquet
+
+FETCHERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A shard and where it lies."""
+
+    place: Place
+    manifest: Manifest
+    shard: Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open:
+    local: LocalShard
+    packing: Packing
+
+
+class Reader:
+    """Shards by number. `want` starts bringing them, `packing` waits for one, both from one thread at a time."""
+
+    def __init__(
+        self, sources: Sequence[Source], cache: Path, *, limit_bytes: int, seq_tokens: int, padded: bool, mask_documents: bool
+    ) -> None:
+        self._sources, self._cache, self._limit_bytes = sources, cache, limit_bytes
+        self._cut = {"seq_tokens": seq_tokens, "padded": padded, "mask_documents": mask_documents}
+        self._pool = ThreadPoolExecutor(max_workers=FETCHERS, thread_name_prefix="shards")
+        self._open: dict[int, Future[_Open]] = {}
+        self._lock = threading.Lock()
+        self.fetched_bytes = 0
+        self.fetch_s = 0.0
+
+    def want(self, now: Collection[int], next_: Collection[int]) -> None:
+        """Bring the shards of `now`, then those of `next_`; let go of all others."""
+        for number in [number for number in self._open if number not in now and number not in next_]:
+            _let_go(self._open.pop(number))
+        for number in (*now, *next_):
+            if number not in self._open:
+                self._open[number] = self._pool.submit(self._opened, number)
+
+    def packing(self, number: int) -> Packing:
+        """A shard that was wanted, cut into sequences. Raises InputError, MissingError."""
+        return self._open[number].result().packing
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for future in self._open.values():
+            _let_go(future)
+        self._open.clear()
+
+    def _opened(self, number: int) -> _Open:
+        source = self._sources[number]
+        path = self._cache / caches.SHARDS / f"{source.shard.content}.arrays"
+        local = LocalShard.opened(path, source.shard.content)
+        while local is None:
+            with caches.locked(path.with_name(f".{path.name}.lock")):
+                if not path.exists():
+                    self._make(source, path)
+            local = LocalShard.opened(path, source.shard.content)
+        return _Open(local=local, packing=Packing(local.arrays, **self._cut))  # type: ignore[arg-type]
+
+    def _make(self, source: Source, path: Path) -> None:
+        shard, where = source.shard, source.place.where(source.shard.name)
+        parquet = source.place.path(shard.name)
+        incoming = None if parquet else self._cache / caches.INCOMING / shard.sha256
+        if incoming:
+            self._download(source, incoming)
+        elif parquet and not parquet.is_file():
+            raise InputError(f"There is no {where}, which the manifest beside it names; copy it again, or prepare the data again.")
+        elif parquet and _sha256(parquet) != shard.sha256:
+            raise InputError(f"Shard {where} is damaged (its digest is not the manifest's); copy it again, or prepare the data again.")
+        arrays = from_parquet(incoming or parquet, source.manifest, shard, where)  # type: ignore[arg-type]
+        with sentences(path, "write"):
+            write_local(path, arrays)
+        if incoming:
+            incoming.unlink(missing_ok=True)
+        caches.clear(self._cache, self._limit_bytes)
+
+    def _download(self, source: Source, incoming: Path) -> None:
+        """Bring a shard's file whole; one that came damaged is brought once more from its beginning."""
+        shard, begun = source.shard, time.perf_counter()
+        with sentences(incoming, "write"):
+            incoming.parent.mkdir(parents=True, exist_ok=True)
+        had = incoming.stat().st_size if incoming.exists() else 0
+        for is_last in (False, True):
+            source.place.download(shard.name, incoming, shard.n_bytes)
+            if _sha256(incoming) == shard.sha256:
+                break
+            incoming.unlink()
+            if is_last:
+                raise InputError(
+                    f"Shard {source.place.where(shard.name)} does not have the digest that its manifest says; put it there again."
+                )
+        with self._lock:
+            self.fetched_bytes += max(0, shard.n_bytes - had)
+            self.fetch_s += time.perf_counter() - begun
+
+
+def _sha256(path: Path) -> str:
+    with sentences(path, "read"):
+        return sha256_file(path)
+
+
+def _let_go(future: "Future[_Open]") -> None:
+    if not future.cancel() and future.exception() is None:
+        future.result().local.close()

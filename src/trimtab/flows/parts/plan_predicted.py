@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.core.planning import ServeJob, Unknown
+from trimtab.core.planning import ServeJob, TrainJob, Unknown
 from trimtab.flows.parts.plan_told import Number, certain, told
 from trimtab.plan.anchors.fitted import prediction, shipped
 from trimtab.plan.anchors.measured import OWN, kept, with_own
@@ -23,7 +23,7 @@ from trimtab.plan.serving.features import features as serving_features
 from trimtab.plan.serving.rows import Case
 from trimtab.plan.serving.time import ServeTime, predict, speed_of_light
 from trimtab.plan.training.features import memory_features, time_features
-from trimtab.plan.training.layouts import layouts
+from trimtab.plan.training.layouts import Layouts, layouts
 from trimtab.plan.training.memory import peak
 from trimtab.plan.training.time import step
 from trimtab.record.home import state_dir
@@ -43,14 +43,19 @@ MEASUREMENTS = "planner/measurements.jsonl"
 
 def predict_train(plan: TrainPlan) -> tuple[Number, Number]:
     """Tokens a second and device, and the peak of the fullest device."""
-    job, many = plan.job, layouts(**plan.layout)
+    return predict_layout(plan.job, layouts(**plan.layout))
+
+
+def predict_layout(job: TrainJob, many: Layouts) -> tuple[Number, Number]:
+    """The same of the first of these layouts, also where it does not fit the memory."""
     took, held = step(job, many), peak(job, many)
-    light = plan.tok_s_per_device * plan.step_s / plan.light_s
-    speed = _rate("tok_s_per_device", plan.tok_s_per_device, _named(time_features(job, many, took), job.architecture.name), light)
+    speed_physics, memory_physics = float(took.tok_s_per_device[0]), float(held.total_bytes[0])
+    light = speed_physics * float(took.step_s[0]) / float(took.light_s[0])
+    speed = _rate("tok_s_per_device", speed_physics, _named(time_features(job, many, took), job.architecture.name), light)
     fit, seen = _fit("peak_memory_bytes", _named(memory_features(job, many, held), job.architecture.name))
-    memory = prediction(fit, "peak_memory_bytes", "bytes", plan.memory_bytes, seen)
+    memory = prediction(fit, "peak_memory_bytes", "bytes", memory_physics, seen)
     if isinstance(memory, Unknown):
-        return speed, certain(plan.memory_bytes, "bytes", f"Counted from the shape alone. {memory.why}")
+        return speed, certain(memory_physics, "bytes", f"Counted from the shape alone. {memory.why}")
     return speed, told(memory)
 
 

@@ -213,7 +213,7 @@ def _run(cells: dict[str, str]) -> Run:
         job=job,
         layout=layout,
         measured=measured,
-        setting=_setting(job, layout),
+        setting=setting_of(job, layout),
         release=cells.get("framework", ""),
         derived=derived,
         assumed=tuple(assumed),
@@ -225,7 +225,8 @@ def _family(model: str) -> str:
     return re.sub(r"\s*\(.*?\)", "", model).strip()
 
 
-def _setting(job: TrainJob, layout: Layouts) -> str:
+def setting_of(job: TrainJob, layout: Layouts) -> str:
+    """What repeats of one configuration share, as anchors name it."""
     degrees = layout.one(0)
     parts = [job.architecture.name, job.device.name, job.n_devices, job.seq_tokens, job.global_batch_seqs, job.precision, job.trains]
     parts += [*degrees.values()]

@@ -192,7 +192,7 @@ def _encoded(document: Document, tokenizer: Tokenizer, chat: bool) -> _Encoded:
         else:
             ids = [*tokenizer.encode(document.text), tokenizer.end_id]
     except InputError as error:
-        raise InputError(f"{document.where}: {error}") from error
+        raise InputError(f"{document.where}: {str(error).rstrip('.')}.") from error
     if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
         raise InputError(f"{document.where}: the tokenizer gives an id that its vocabulary of {tokenizer.vocab_size} has not; mend it.")
     return _Encoded(tokens=np.array(ids, dtype=np.uint32), learnt=learnt, weight=document.weight)

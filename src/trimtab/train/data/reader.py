@@ -53,7 +53,8 @@ class Reader:
         for number in [number for number in self._open if number not in now and number not in next_]:
             _let_go(self._open.pop(number))
         for number in (*now, *next_):
-            if number not in self._open:
+            known = self._open.get(number)
+            if known is None or (number in now and known.done() and known.exception() is not None):  # what failed ahead is tried again
                 self._open[number] = self._pool.submit(self._opened, number)
 
     def packing(self, number: int) -> Packing:

@@ -50,7 +50,7 @@ class Stream:
             mask_documents=data.mask_documents,
         )
         self._reading = threading.Lock()
-        self._stops: list[Callable[[], None]] = []
+        self._ahead: list[_Ahead] = []
         shards = [source.shard for source in sources]
         self.n_sequences = sum(counts)
         self.n_documents = sum(shard.n_documents for shard in shards)
@@ -88,13 +88,19 @@ class Stream:
         if self._data.prefetch_steps == 0:
             return made()
         ahead = _Ahead(made(), self._data.prefetch_steps)
-        self._stops.append(ahead.stop)
+        self._ahead.append(ahead)
         return ahead
+
+    def end(self, steps: Iterator[list[MicroBatch]]) -> None:
+        """End the thread of one iterator that `steps` gave."""
+        for ahead in [ahead for ahead in self._ahead if ahead is steps]:
+            ahead.stop()
+            self._ahead.remove(ahead)
 
     def close(self) -> None:
         """End the threads and let go of the files. Idempotent."""
-        for stop in self._stops:
-            stop()
+        for ahead in [*self._ahead]:
+            self.end(ahead)
         self._reader.close()
         while self._in_use:
             os.close(self._in_use.pop())

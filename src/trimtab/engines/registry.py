@@ -6,6 +6,7 @@ from trimtab.engines.base import CONTRACT_VERSION, Engine
 SHIPPED = {
     "llamacpp": "trimtab.engines.llamacpp:LlamaCppEngine",
     "openvino": "trimtab.engines.openvino:OpenVinoEngine",
+    "transformers": "trimtab.engines.transformers:TransformersEngine",
 }
 _ENGINES = Plugins(
     kind="engine",

@@ -54,18 +54,26 @@ def _byte_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def _bpe_vocabulary(writer: Any, pre: str) -> int:
-    """A byte-level BPE vocabulary of 256 bytes, learned merges and four markers. Returns its size."""
+MARKERS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+
+
+def bpe_tokens() -> tuple[list[str], list[tuple[str, str]]]:
+    """A byte-level BPE vocabulary: MARKERS, 256 bytes and what learned merges join; and these merges, in order."""
     letters = _byte_letters()
     words = [[letters[byte] for byte in (" " + word).encode()] for word in _TEXT.split()]
     merges = _merges(words, _N_MERGES)
-    markers = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
-    tokens = [*markers, *letters]
+    tokens = [*MARKERS, *letters]
     tokens += [joined for joined in dict.fromkeys("".join(pair) for pair in merges) if joined not in tokens]
+    return tokens, merges
+
+
+def _bpe_vocabulary(writer: Any, pre: str) -> int:
+    """The byte-level BPE vocabulary in a GGUF file. Returns its size."""
+    tokens, merges = bpe_tokens()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([_CONTROL if token in markers else _NORMAL for token in tokens])
+    writer.add_token_types([_CONTROL if token in MARKERS else _NORMAL for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)

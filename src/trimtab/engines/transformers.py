@@ -1,0 +1,305 @@
+"""Hugging Face directories in transformers: any causal language model that it knows, in the number format that a recipe names.
+
+No code of a repository runs, and weights are read from safetensors alone. Nothing here imports torch before a model is opened, so that a
+process that only asks what the engine may do stays quick.
+"""
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trimtab.core.deployment import EngineBuild, Settings
+from trimtab.core.errors import EngineRefused, MissingError
+from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines.affinity import refused_affinity
+from trimtab.engines.base import (
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    Purpose,
+    ScoreRequest,
+    ScoreResult,
+    TokenEvent,
+    refused_speculation,
+)
+from trimtab.engines.schemas import Schemas
+from trimtab.engines.tally import check
+from trimtab.engines.transformers_format import NumberFormat, read_format
+
+if TYPE_CHECKING:
+    from trimtab.engines.transformers_model import Model
+    from trimtab.engines.transformers_score import Scorer
+    from trimtab.engines.transformers_serve import Server
+    from trimtab.engines.transformers_text import TextModels
+
+LIBRARIES = ("torch", "transformers", "torchao", "safetensors", "tokenizers")
+DEFAULT_SLOTS = 8
+DEFAULT_BATCH_TOKENS = 2048
+CANNOT = {
+    "kv_type": "keys and values have the type that the model computes in; a recipe chooses it",
+    "microbatch_tokens": "transformers computes a whole batch at once",
+    "load_mode": "safetensors files are always mapped",
+    "prefix_cache": "it keeps no keys and values of earlier prompts",
+    "tensor_split": "it places a model on one device as a whole",
+    "compile_cache": "it compiles nothing from a model",
+    "speculation": "transformers proposes tokens for a lone request only, not for many that run together",
+    "draft": "transformers proposes tokens for a lone request only, not for many that run together",
+    "draft_tokens": "transformers proposes tokens for a lone request only, not for many that run together",
+    "ngram_tokens": "transformers proposes tokens for a lone request only, not for many that run together",
+}
+CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which transformers does not apply"}
+LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "max_sequence_length")
+"""Where configurations of transformers' model types hold the context."""
+
+
+class TransformersEngine(Engine):
+    """Hugging Face directories. See Engine for the contract.
+
+    Numeric settings: `threads`, `slots` and `batch_tokens` choose how sums are split and how many rows are multiplied together, which moves
+    log-probabilities within the rounding noise of the number format; `flash_attention` chooses between torch's fused attention and the
+    formula as it is written, `device_layers` between processor and accelerator.
+    """
+
+    name: ClassVar[str] = "transformers"
+    numeric_settings: ClassVar[frozenset[str]] = frozenset({"threads", "slots", "batch_tokens", "flash_attention", "device_layers"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "cpu_affinity"})
+    formats: ClassVar[frozenset[str]] = frozenset({"safetensors"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs", "json_schema"})
+
+    def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
+        why = self.refuses(snapshot, None, settings)
+        if why:
+            raise EngineRefused(f"transformers cannot open {snapshot.source}: {why}.")
+        self.snapshot = snapshot
+        self.settings = settings
+        self._purpose: Purpose | None = None
+        self._model: Model | None = None
+        self._text: TextModels | None = None
+        self._scorer: Scorer | None = None
+        self._server: Server | None = None
+
+    @classmethod
+    def build(cls) -> EngineBuild:
+        try:
+            versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise MissingError(f"The Transformers engine is not installed ({error}).", "pip install 'trimtab[transformers]'") from error
+        details = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "transformers")
+        return EngineBuild(engine=cls.name, version=versions["transformers"], details=details)
+
+    @classmethod
+    def refuses(cls, snapshot: Snapshot, header: ModelHeader | None, settings: Settings) -> str:
+        if snapshot.format not in cls.formats:
+            return f"it reads Hugging Face directories with safetensors, not {snapshot.format}"
+        if snapshot.adapters:
+            return f"it takes no adapters, {CANNOT_SERVE['adapter']}"
+        if header is not None and header.quantization != "none":
+            return (
+                f"its weights are packed by {header.quantization}; give the original weights, which recipes of this engine round themselves"
+            )
+        if header is not None and header.architecture == "adapter":
+            return "it is an adapter without the model that it belongs to"
+        for key, reason in CANNOT.items():
+            if getattr(settings, key) not in (None, "none") or getattr(settings, key) is False:
+                return f"{key} has no meaning here, {reason}"
+        if why := refused_speculation(snapshot, settings, ("none",)) or refused_affinity(settings):
+            return why
+        for key in ("threads", "slots", "batch_tokens", "context_tokens"):
+            value = getattr(settings, key)
+            if value is not None and value < 1:
+                return f"{key} must be at least 1"
+        return ""
+
+    def load(self, purpose: Purpose) -> None:
+        if purpose == self._purpose:
+            return
+        if self.n_running:
+            raise EngineRefused("transformers cannot change its purpose while requests run.")
+        self._scorer = self._server = self._purpose = None
+        model = self._opened
+        batch_tokens = self.settings.batch_tokens or DEFAULT_BATCH_TOKENS
+        if purpose == "score":
+            from trimtab.engines.transformers_score import Scorer
+
+            self._scorer = Scorer(model, batch_tokens=batch_tokens)
+        else:
+            from trimtab.engines.transformers_serve import Server
+
+            self._server = Server(
+                model,
+                end_ids=self.end_ids,
+                schemas=self._schemas,
+                slots=self.settings.slots or DEFAULT_SLOTS,
+                batch_tokens=batch_tokens,
+                context_tokens=self.context_tokens,
+            )
+        self._purpose = purpose
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            build=self.build(),
+            vocab_size=self.vocab_size,
+            context_tokens=self.context_tokens,
+            bos_id=self._texts.bos_id,
+            end_ids=self.end_ids,
+            settings=self._in_force(),
+            chat_template=self._texts.template,
+            cannot={**CANNOT, **CANNOT_SERVE},
+        )
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        return self._texts.tokenize([text], parse_special=parse_special)[0]
+
+    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        return self._texts.tokenize(texts, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        if any(not 0 <= token < self.vocab_size for token in ids):
+            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
+        return self._texts.detokenize(ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return self._texts.render(messages, tools)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        if self._scorer is None:
+            raise EngineRefused("transformers was not loaded to score.")
+        for request in requests:
+            check(request, self.vocab_size, self.context_tokens)
+        return self._scorer.score(requests)
+
+    def submit(self, request: GenerateRequest) -> None:
+        if self._server is None:
+            raise EngineRefused("transformers was not loaded to serve.")
+        self._server.submit(request)
+
+    def step(self) -> list[TokenEvent]:
+        return self._server.step() if self._server else []
+
+    def cancel(self, request_id: int) -> None:
+        if self._server:
+            self._server.cancel(request_id)
+
+    @property
+    def n_running(self) -> int:
+        return self._server.n_running if self._server else 0
+
+    def close(self) -> None:
+        self._scorer = self._server = self._purpose = self._model = self._text = None
+        for name in ("_config", "_schemas", "number_format"):
+            self.__dict__.pop(name, None)
+
+    # The model
+
+    @property
+    def _opened(self) -> "Model":
+        if self._model is None:
+            _import_torch()
+            from trimtab.engines.transformers_model import Model
+
+            flash = self.settings.flash_attention
+            self._model = Model(
+                self.snapshot.path,
+                self.snapshot.source,
+                self.number_format,
+                attention=None if flash is None else "sdpa" if flash else "eager",
+                threads=self.settings.threads,
+                device_layers=self.settings.device_layers,
+            )
+        return self._model
+
+    @property
+    def _texts(self) -> "TextModels":
+        if self._text is None:
+            _import_torch()
+            from trimtab.engines.transformers_text import TextModels
+
+            self._text = TextModels(self.snapshot.path, self.snapshot.source)
+        return self._text
+
+    @cached_property
+    def _schemas(self) -> Schemas:
+        return Schemas(lambda: self._texts.json_tokens(self.vocab_size, self.end_ids), self.vocab_size, title="transformers")
+
+    @cached_property
+    def number_format(self) -> NumberFormat:
+        """What the recipe asks for; the format of the checkpoint where there is none."""
+        return read_format(self.snapshot.path)
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        """config.json as the model type fills it in; of a model that also sees or hears, the part for text."""
+        _import_torch()
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(str(self.snapshot.path), local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            told = str(error).strip().partition("\n")[0].rstrip(".")[:300]
+            raise EngineRefused(f"transformers cannot open {self.snapshot.source}: {told}.") from error
+        found: Mapping[str, Any] = config.get_text_config(decoder=True).to_dict()
+        return found
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return int(self._config["vocab_size"])
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens one sequence may hold: as set, else what the model's files say."""
+        if self.settings.context_tokens is not None:
+            return self.settings.context_tokens
+        known = next((self._config[key] for key in LENGTH_KEYS if self._config.get(key)), None)
+        if known is None:
+            raise EngineRefused(f"{self.snapshot.source} does not say how long its context is; set context_tokens.")
+        return int(known)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a turn: as generation_config.json says, else config.json, else the tokenizer."""
+        for found in (_read_json(self.snapshot.path / "generation_config.json").get("eos_token_id"), self._config.get("eos_token_id")):
+            if found is not None:
+                return tuple(map(int, found)) if isinstance(found, list) else (int(found),)
+        return () if self._texts.end_id is None else (self._texts.end_id,)
+
+    def _in_force(self) -> dict[str, Any]:
+        """The settings in force; `compute_type` and `weights` come with the recipe."""
+        flash = self.settings.flash_attention
+        model = self._model
+        return {
+            "threads": self.settings.threads or "auto",
+            "slots": self.settings.slots or DEFAULT_SLOTS,
+            "batch_tokens": self.settings.batch_tokens or DEFAULT_BATCH_TOKENS,
+            "context_tokens": self.context_tokens,
+            "flash_attention": (flash if flash is not None else "auto") if model is None else model.attention == "sdpa",
+            "device_layers": ("auto" if self.settings.device_layers is None else self.settings.device_layers)
+            if model is None
+            else (0 if model.device.type == "cpu" else self._config.get("num_hidden_layers", 0)),
+            "cpu_affinity": self.settings.cpu_affinity or "all",
+            "compute_type": self.number_format.dtype or str(self._config.get("dtype") or self._config.get("torch_dtype") or "float32"),
+            "weights": self.number_format.weights or "as computed",
+        }
+
+
+def _import_torch() -> None:
+    """torch and torchao, without what they log of parts that this machine cannot use. Raises MissingError."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingError(f"The Transformers engine is not installed ({error}).", "pip install 'trimtab[transformers]'") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

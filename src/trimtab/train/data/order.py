@@ -9,6 +9,7 @@ library whose generators may change: a run goes on in the same order under anoth
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Order:
         self._firsts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
         self.n_sequences = int(self._firsts[-1])
         self._shuffle, self._seed = shuffle, seed
+        self._epochs: dict[int, tuple[Int64, Int64]] = {}
         self._windows: dict[tuple[int, int], _Window] = {}
 
     def locate(self, positions: Int64) -> tuple[Int64, Int64]:
@@ -74,24 +76,32 @@ class Order:
 
     def _epoch(self, epoch: int) -> tuple[Int64, Int64]:
         """The shards that hold anything, in the order of an epoch, and where its windows begin among its sequences, [windows + 1]."""
-        shards = np.flatnonzero(self._counts).astype(np.int64)
-        if self._shuffle:
-            shards = shards[permutation(len(shards), self._seed, f"shards/{epoch}")]
-        ends = np.cumsum(self._counts[shards])
-        last = [min(end, len(shards)) - 1 for end in range(WINDOW_SHARDS, len(shards) + WINDOW_SHARDS, WINDOW_SHARDS)]
-        return shards, np.concatenate([[0], ends[last]]).astype(np.int64)
+        if epoch not in self._epochs:
+            _make_room(self._epochs)
+            shards = np.flatnonzero(self._counts).astype(np.int64)
+            if self._shuffle:
+                shards = shards[permutation(len(shards), self._seed, f"shards/{epoch}")]
+            ends = np.cumsum(self._counts[shards])
+            last = [min(end, len(shards)) - 1 for end in range(WINDOW_SHARDS, len(shards) + WINDOW_SHARDS, WINDOW_SHARDS)]
+            self._epochs[epoch] = shards, np.concatenate([[0], ends[last]]).astype(np.int64)
+        return self._epochs[epoch]
 
     def _window(self, epoch: int, number: int) -> _Window:
         key = (epoch, number)
         if key not in self._windows:
-            while len(self._windows) >= 2:  # a step may lie across two
-                self._windows.pop(next(iter(self._windows)))
+            _make_room(self._windows)
             shards = np.asarray(_part(self._epoch(epoch)[0], number), dtype=np.int64)
             starts = np.concatenate([[0], np.cumsum(self._counts[shards])]).astype(np.int64)
             n = int(starts[-1])
             places = permutation(n, self._seed, f"sequences/{epoch}/{number}") if self._shuffle else np.arange(n, dtype=np.int64)
             self._windows[key] = _Window(shards=shards, starts=starts, places=places)
         return self._windows[key]
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    """A step may lie across two: the one after them takes the place of the older."""
+    while len(kept) >= 2:
+        kept.pop(next(iter(kept)))
 
 
 def _part(shards: Int64, number: int) -> tuple[int, ...]:

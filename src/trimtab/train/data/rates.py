@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimtab.core.training import StepRecord
+from trimtab.plan.search.feed import Supply
 from trimtab.train.data.stream import Stream
 
 LEAST_SHARE = 0.02
@@ -52,6 +53,16 @@ def stream_rate(
         fetch_bytes_s=n_bytes / fetch_s if fetch_s > 0 else 0.0,
         n_steps=n_steps,
         wall_s=wall_s,
+    )
+
+
+def supply_of(rate: StreamRate) -> Supply:
+    """A measured stream as the planner's data feed takes it, with one reader a device; see `plan.search.feed.feed`."""
+    return Supply(
+        bytes_per_token=rate.bytes_s / rate.tokens_s,
+        network_bytes_s=rate.fetch_bytes_s,
+        worker_tok_s=rate.tokens_s,
+        workers_per_device=1,
     )
 
 

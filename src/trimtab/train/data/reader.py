@@ -1,8 +1,9 @@
 """Shards as a process reads them: brought here ahead of their use, checked, mapped, and let go when the order has passed them."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(max_workers=FETCHERS, thread_name_prefix="shards")
         self._open: dict[int, Future[_Open]] = {}
         self._lock = threading.Lock()
+        self._n_fetching, self._fetching_since = 0, 0.0
         self.fetched_bytes = 0
         self.fetch_s = 0.0
 
@@ -98,12 +100,13 @@ class Reader:
 
     def _download(self, source: Source, incoming: Path) -> None:
         """Bring a shard's file whole; one that came damaged is brought once more from its beginning."""
-        shard, begun = source.shard, time.perf_counter()
+        shard = source.shard
         with sentences(incoming, "write"):
             incoming.parent.mkdir(parents=True, exist_ok=True)
         had = incoming.stat().st_size if incoming.exists() else 0
         for is_last in (False, True):
-            source.place.download(shard.name, incoming, shard.n_bytes)
+            with self._fetching():
+                source.place.download(shard.name, incoming, shard.n_bytes)
             if _sha256(incoming) == shard.sha256:
                 break
             incoming.unlink()
@@ -113,7 +116,21 @@ class Reader:
                 )
         with self._lock:
             self.fetched_bytes += max(0, shard.n_bytes - had)
-            self.fetch_s += time.perf_counter() - begun
+
+    @contextlib.contextmanager
+    def _fetching(self) -> Iterator[None]:
+        """Time by the clock in which at least one thread fetches."""
+        with self._lock:
+            if not self._n_fetching:
+                self._fetching_since = time.perf_counter()
+            self._n_fetching += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_fetching -= 1
+                if not self._n_fetching:
+                    self.fetch_s += time.perf_counter() - self._fetching_since
 
 
 def _sha256(path: Path) -> str:

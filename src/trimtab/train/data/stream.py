@@ -106,7 +106,7 @@ class Stream:
             os.close(self._in_use.pop())
 
     def fetched(self) -> tuple[int, float]:
-        """(bytes that came from behind addresses, seconds that the fetching threads were at it)."""
+        """(bytes that came from behind addresses, seconds in which any were being fetched)."""
         return self._reader.fetched_bytes, self._reader.fetch_s
 
     def _batches(self, batch: int, *, rank: int, world: int, micro_batch_seqs: int, grad_accum: int) -> list[MicroBatch]:

@@ -1,22 +1,51 @@
-"""`torchrun ... -m trimtab.cli.train_worker train.toml --out OUT`: one process of a training run."""
+"""`torchrun ... -m trimtab.cli.train_worker train.toml --out OUT`: one process of a training run.
+
+Exit codes are those of the command (0, 1, 2, 3, 70, 130). What ended the run is one JSON object in OUT/error.json, of the first process
+that knew.
+"""
 
 import argparse
+import os
 import sys
+import traceback
 from pathlib import Path
+
+from trimtab.core.errors import EXIT_BUG, TrimtabError
+from trimtab.core.files import canonical_json, write_once
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit code."""
     parser = argparse.ArgumentParser(prog="trimtab.cli.train_worker", description="One process of a training run.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("config", type=Path, help="train.toml")
+    parser.add_argument("--out", type=Path, required=True, help="the run folder; a run that is there goes on")
     told = parser.parse_args(arguments)
-    from trimtab.train.config import read_config
-    from trimtab.train.worker import run
+    try:
+        from trimtab.train.config import read_config
+        from trimtab.train.worker import run
 
-    run(read_config(told.config), told.out)
+        if os.environ.get("RANK", "0") == "0":
+            (told.out / "error.json").unlink(missing_ok=True)
+        run(read_config(told.config), told.out)
+    except TrimtabError as error:
+        print(error, file=sys.stderr, flush=True)
+        _tell(told.out, type(error).__name__, str(error), error.exit_code)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        _tell(told.out, type(error).__name__, f"{type(error).__name__}: {error}", EXIT_BUG)
+        return EXIT_BUG
     return 0
 
 
+def _tell(out: Path, kind: str, message: str, exit_code: int) -> None:
+    write_once(out / "error.json", (canonical_json({"kind": kind, "message": message, "exit_code": exit_code}) + "\n").encode())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # No interpreter shutdown: threads of a checkpoint or of a stream may wait for processes that have gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,8 +1,8 @@
 """Cross-entropy of a language model's head without ever holding all logits.
 
-For a vocabulary of V and n tokens the plain way holds three arrays of n x V: logits, their log-softmax, their gradient. Here the head's product, the
-loss and both gradients are made for a slice of tokens at a time, in one buffer, while the forward pass runs: the same number of
-multiplications, no recomputation (Hsu et al. 2024, arXiv:2410.10989, section 3.2, describe the same for GPUs).
+For a vocabulary of V and n tokens the plain way holds three arrays of n x V: logits, their log-softmax, their gradient. Here the head's
+product, the loss and both gradients are made for a slice of tokens at a time, while the forward pass runs: the same number of
+multiplications, no recomputation (Hsu et al. 2024, arXiv:2410.10989, describe the same for GPUs).
 """
 
 from typing import Any

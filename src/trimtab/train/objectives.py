@@ -75,9 +75,9 @@ def to_device(batch: "MicroBatch", device: torch.device) -> TorchBatch:
 def hidden_states(model: nn.Module, batch: TorchBatch) -> torch.Tensor:
     """[B,T,width] of a causal language model before its head.
 
-    A token sees its own document only: the architecture's own code builds the mask, sliding windows and all, from positions that begin anew.
-    Padding needs no mask: it stands behind the text, where no token that counts looks. With one document a sequence there is no mask at all
-    and the fast causal kernels run.
+    A token sees its own document only: the architecture's own code builds the mask, sliding windows and all, from positions that begin
+    anew. Padding needs no mask: it stands behind the text, where no token that counts looks. With one document a sequence there is no mask
+    at all and the fast causal kernels run.
     """
     hidden: torch.Tensor = model.get_decoder()(input_ids=batch.input_ids, use_cache=False, **_positions(batch)).last_hidden_state
     return hidden

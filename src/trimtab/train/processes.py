@@ -5,6 +5,7 @@ through gloo on processors and NCCL on CUDA devices; small numbers and offloaded
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,16 +41,26 @@ class Processes:
             self.gathered([0.0])
 
 
-def start_processes() -> Processes:
-    """Join the processes that torchrun started, or be the only one."""
+def start_processes(*, alone_too: bool = False) -> Processes:
+    """Join the processes that torchrun started, or be the only one. alone_too: a single process is a group as well, for shards of one."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    if (world > 1 or alone_too) and not dist.is_initialized():
+        store = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **store)
     return Processes(rank=rank, world=world, device=device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held: resident on a processor, allocated on an accelerator."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def stop_processes() -> None:

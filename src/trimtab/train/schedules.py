@@ -9,8 +9,8 @@ def lr_at(step: int, total_steps: int, choice: TrainOptimizer) -> float:
     """Learning rate of step `step` (from 0) of `total_steps`.
 
     Warm-up rises linearly and reaches `lr` on its last step. Then `cosine` follows half a cosine (Loshchilov and Hutter 2017,
-    arXiv:1608.03983), `wsd` stays and falls linearly over the last `decay_share` of the run (Hu et al. 2024, arXiv:2404.06395) and `constant`
-    stays. Both falls reach `lr * end_lr_share` on the last step.
+    arXiv:1608.03983), `wsd` stays and falls linearly over the last `decay_share` of the run (Hu et al. 2024, arXiv:2404.06395) and
+    `constant` stays. Both falls reach `lr * end_lr_share` on the last step.
     """
     if step < choice.warmup_steps:
         return choice.lr * (step + 1) / choice.warmup_steps

@@ -25,8 +25,8 @@ _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """Everything that training changes, by name; the live tensors, not copies. Raises EngineRefused for a state that is no tensor.
 
-    torchao's 8-bit states cannot be cut along a dimension once they are packed, so each process's part goes by itself, under the name of the
-    state, the part (`@1of2`) and the field (`@codes`).
+    torchao's 8-bit states cannot be cut along a dimension once they are packed, so each process's part goes by itself, under the name of
+    the state, the part (`@1of2`) and the field (`@codes`).
     """
     found = {f"model.{name}": tensor for name, tensor in _trained(model).items()}
     packed = type(optimizer).__module__.startswith("torchao")

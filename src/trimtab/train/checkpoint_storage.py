@@ -1,9 +1,9 @@
 """How torch.distributed.checkpoint (DCP) writes and reads checkpoints here: safetensors and JSON in place of its pickled metadata.
 
-DCP plans who writes which part of which tensor and who reads what on another number of processes; these two classes are its storage. Its own
-FileSystemWriter keeps the metadata as a pickle, which runs code when it is read, and its writer of safetensors holds a second copy of
-everything in memory and no checksums. Here each process writes one file (https://huggingface.co/docs/safetensors, section Format), taking
-sha256 on the way; when all have, process 0 writes the manifest and renames the folder: a checkpoint is whole or it has a hidden name.
+DCP plans who writes which part of which tensor and who reads what on another number of processes; these two classes are its storage. Its
+own FileSystemWriter keeps the metadata as a pickle, which runs code when it is read, and its writer of safetensors holds a second copy
+of everything in memory and no checksums. Here each process writes one file (https://huggingface.co/docs/safetensors, section Format),
+taking sha256 on the way; when all have, process 0 writes the manifest and renames the folder: a checkpoint is whole or its name is hidden.
 """
 
 import hashlib

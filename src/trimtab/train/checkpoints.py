@@ -1,7 +1,7 @@
 """Checkpoints of a run: written behind the training, whole or absent, loaded on any number of processes.
 
-Guarantees (docs/train-checkpoints.md): a folder with a checkpoint's name holds all of it, whenever the run was killed; a damaged one is never
-loaded, the one before is; the newest good one is never removed.
+Guarantees (docs/train-checkpoints.md): a folder with a checkpoint's name holds all of it, whenever the run was killed; a damaged one is
+never loaded, the one before is; the newest good one is never removed.
 """
 
 import errno
@@ -33,8 +33,8 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Checkpoints:
     """The checkpoints of one run in one folder; every process has one of these and all call the same methods in the same order.
 
-    folder: shared by all processes; note: (kind, text) for events.jsonl, called on process 0 only. With `choice.background` a save copies the
-    tensors and returns; what went wrong behind the training comes out of the next `save` or `wait`.
+    folder: shared by all processes; note: (kind, text) for events.jsonl, called on process 0 only. With `choice.background` a save copies
+    the tensors and returns; what went wrong behind the training comes out of the next `save` or `wait`.
     """
 
     def __init__(self, folder: Path, choice: TrainCheckpoints, *, rank: int, world: int, note: Callable[[str, str], None]) -> None:
@@ -102,9 +102,8 @@ class Checkpoints:
         for path in step_folders(self._folder).values():
             whole = path == newest or _looks_whole(path)
             kept += whole
-            if not whole or kept > max(1, self._choice.keep):
-                if path != newest:
-                    self._set_aside(path)
+            if path != newest and (not whole or kept > max(1, self._choice.keep)):
+                self._set_aside(path)
         for path in self._folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -1,8 +1,8 @@
 """Losses that are no longer a training's: not a number, or far above where the last steps were heading, and still there a step later.
 
 How far is far: the residuals of the last losses around their median line (Theil 1950, Sen 1968: the median of the slopes of all pairs), in
-standard deviations, robust (1.4826 times their median absolute value) or plain, whichever is larger. One loss far above is an odd batch; two
-in a row are a model that was hurt. How often that is wrong on losses that only fluctuate, and how often a planted spike is found, is
+standard deviations, robust (1.4826 times their median absolute value) or plain, whichever is larger. One loss far above is an odd batch;
+two in a row are a model that was hurt. How often that is wrong on losses that only fluctuate, and how often a planted spike is found, is
 measured in docs/train-checkpoints.md.
 """
 

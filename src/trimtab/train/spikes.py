@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from trimtab.core.training import TrainWatch
+from trimtab.train.data.order import batch_of_step
 
 Verdict = Literal["fine", "suspect", "spike", "nan"]
 
@@ -67,16 +68,6 @@ def deviations_above(loss: float, before: Collection[float]) -> float:
     spread = max(1.4826 * float(np.median(np.abs(residuals))), float(np.std(residuals)))
     expected = max(level + slope * len(known), float(known.min()))
     return (loss - expected) / max(spread, _LEAST_DEVIATION * abs(expected), 1e-12)
-
-
-def batch_of_step(step: int, leave_out: Collection[int]) -> int:
-    """Position, in the order of whole batches, of the batch that a step (both from 0) takes when these positions are skipped."""
-    position = step
-    for skipped in sorted(set(leave_out)):
-        if skipped > position:
-            break
-        position += 1
-    return position
 
 
 def batches_to_leave_out(verdict: Verdict, step: int, leave_out: Collection[int]) -> list[int]:

@@ -34,7 +34,7 @@ from trimtab.train.processes import Processes, peak_memory_bytes, start_processe
 from trimtab.train.run_files import RunFiles
 from trimtab.train.schedules import lr_at
 from trimtab.train.sharding import lay_out, sharded
-from trimtab.train.spikes import SpikeWatch, batch_of_step
+from trimtab.train.spikes import SpikeWatch, Verdict, batches_to_leave_out
 from trimtab.train.steps import Gradient, Stepper
 
 DATA_BOUND_STEPS = 50
@@ -89,6 +89,7 @@ class _Training:
         self.checkpoints = Checkpoints(folder, config.checkpoint, rank=processes.rank, world=processes.world, note=files.note)
         self.step, self.seen, self.resumed, self.rollbacks = 0, 0, 0, 0
         self.left_out: list[int] = []
+        self.watch = SpikeWatch(config.watch)
         self.losses: list[float] = []
         self.recent: list[StepRecord] = []
         self.peak_bytes = 0
@@ -128,7 +129,7 @@ class _Training:
 
     def _until_trouble(self) -> None:
         """Steps until the last one, or until one went wrong and the run has gone back."""
-        watch = SpikeWatch(self.config.watch, self.losses)
+        save_due = False
         batches = self.stream.steps(
             first_step=self.step,
             rank=self.processes.rank,
@@ -143,7 +144,7 @@ class _Training:
             batch = next(batches)
             wait_s = time.perf_counter() - waited_s
             gradient = self.stepper.gradient(batch, ask=(wait_s, peak_memory_bytes(self.processes.device), float(bool(self.stop))))
-            verdict = watch.judge(gradient.loss, gradient.norm)
+            verdict = self.watch.judge(gradient.loss, gradient.norm)
             if verdict in ("spike", "nan"):
                 self._go_back(verdict, gradient)
                 return
@@ -155,8 +156,10 @@ class _Training:
             if gradient.agreed[2]:
                 self._stop()
             every = self.config.checkpoint.every_steps
-            if every and self.step % every == 0 and verdict == "fine":
+            save_due = save_due or (every > 0 and self.step % every == 0)
+            if save_due and verdict == "fine":
                 self._save()
+                save_due = False
 
     def _done(self, gradient: Gradient, lr: float, step_s: float) -> None:
         """One step more."""
@@ -196,6 +199,7 @@ class _Training:
             "rollbacks": self.rollbacks,
             "resumed": self.resumed,
             "peak_memory_bytes": self.peak_bytes,
+            "fine_losses": self.watch.fine_losses,
         }
         self.checkpoints.save(self.step, self.model, self.stepper.optimizer, extra)
         self.back_before = None
@@ -203,6 +207,8 @@ class _Training:
     def _load(self) -> bool:
         """Weights, optimizer and counts of the newest whole checkpoint; False if there is none."""
         found = self.checkpoints.load_latest(self.model, self.stepper.optimizer, before=self.back_before)
+        if found is None and self.back_before is not None:
+            found = self.checkpoints.load_latest(self.model, self.stepper.optimizer)
         if found is None:
             if self.step == 0:
                 self.files.keep_steps(0)
@@ -212,11 +218,12 @@ class _Training:
         self.left_out = sorted({*self.left_out, *extra["left_out"]})
         self.rollbacks, self.resumed = max(self.rollbacks, extra["rollbacks"]), max(self.resumed, extra["resumed"])
         self.losses = self.files.keep_steps(self.step)
+        self.watch = SpikeWatch(self.config.watch, extra["fine_losses"])
         self.processes.wait_for_all()
         return True
 
-    def _go_back(self, verdict: str, gradient: Gradient) -> None:
-        """Leave out the batch whose gradient was not applied, and go on from the newest checkpoint, or from here if there is none yet.
+    def _go_back(self, verdict: Verdict, gradient: Gradient) -> None:
+        """Leave out what may have hurt the model, and go on from the newest checkpoint, or from here if there is none yet.
 
         A second time without a checkpoint between goes one further back: the weights may have been hurt before it showed.
         """
@@ -229,12 +236,15 @@ class _Training:
                 "The newest checkpoint is good."
             )
         self.rollbacks += 1
-        position = batch_of_step(self.step, self.left_out)
-        self.left_out = sorted([*self.left_out, position])
+        positions = batches_to_leave_out(verdict, self.step, self.left_out)
         failed = self.step + 1
         loaded = self._load()
+        if not loaded:  # the batches before it have been learnt from and do not come again
+            positions = positions[-1:]
+        self.left_out = sorted({*self.left_out, *positions})
         self.back_before = self.step if loaded else None
-        self.files.note("rollback", f"Back to step {self.step}, without the batch of step {failed}.", step=self.step, leave_out=position)
+        without = f"batch of step {failed}" if len(positions) == 1 else f"batches of steps {failed - len(positions) + 1} to {failed}"
+        self.files.note("rollback", f"Back to step {self.step}, without the {without}.", step=self.step, leave_out=positions)
 
     def _stop(self) -> None:
         self._save()

@@ -23,17 +23,21 @@ SOAK_ARGS ?=
 PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
+QUICK = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not model" $(TEST_ARGS)
 
 .PHONY: demo test quick check bench plan-accuracy soak image clean setup
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
+# The quick ones side by side, then those that start engines or take long, one after another: they measure, and fill all cores themselves.
+# 5: none was selected by TEST_ARGS.
 test: .venv/.ready-for-tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(QUICK) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "slow or model" $(TEST_ARGS) || [ $$? = 5 ]
 
 quick: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow and not model" $(TEST_ARGS)
+	$(QUICK)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

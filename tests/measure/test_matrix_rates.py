@@ -1,4 +1,4 @@
-"""Matrix rates through torch's own names: a torch of numpy stands in for it, with types that it refuses and two kinds of GPU."""
+"""Matrix rates through torch's own names: a torch without arithmetic stands in for it, with types that it refuses and two kinds of GPU."""
 
 import types
 from typing import Any
@@ -12,15 +12,27 @@ from trimtab.measure.matrix_rates import cpu_matmul_flop_s, cuda_devices
 
 
 class Tensor:
-    def __init__(self, values: Any) -> None:
-        self.values = values
+    def __init__(self, values: Any, dtype: str = "") -> None:
+        self.values, self.dtype = values, dtype
 
     def copy_(self, other: "Tensor") -> None:
-        np.copyto(self.values, other.values)
+        CLOCK.now_s += len(self.values) * 1e-10
 
 
-def a_torch(names: tuple[str, ...] = (), refused: tuple[str, ...] = ("float16",)) -> Any:
-    """As much of torch as is used. Types of `refused` cannot be multiplied; tf32 is as fast as fp32."""
+class Clock:
+    """Time that passes only where products and copies say so."""
+
+    now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+CLOCK = Clock()
+
+
+def a_torch(names: tuple[str, ...] = (), refused: tuple[str, ...] = ("float16",), emulated: str = "") -> Any:
+    """As much of torch as is used. Types of `refused` cannot be multiplied, one takes long; tf32 is as fast as fp32."""
     waited: list[str] = []
 
     def ones(size: int, dtype: str, device: str) -> Tensor:
@@ -29,12 +41,13 @@ def a_torch(names: tuple[str, ...] = (), refused: tuple[str, ...] = ("float16",)
         return Tensor(np.ones(size, dtype=np.uint8))
 
     def matmul(left: Tensor, right: Tensor) -> Tensor:
-        return Tensor(left.values @ right.values)
+        CLOCK.now_s += len(left.values) ** 3 * (1e-8 if left.dtype == emulated else 1e-10)
+        return left
 
     def randn(size: tuple[int, int], dtype: str, device: str) -> Tensor:
         if dtype in refused:
             raise RuntimeError(f"not implemented for {dtype}")
-        return Tensor(np.random.default_rng(0).random(size, dtype=np.float32))
+        return Tensor(np.zeros(size, dtype=np.uint8), dtype)
 
     return types.SimpleNamespace(
         ones=ones,
@@ -56,6 +69,7 @@ def a_torch(names: tuple[str, ...] = (), refused: tuple[str, ...] = ("float16",)
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_rates, "time", CLOCK)
     monkeypatch.setattr(matrix_rates, "CUDA_SIZES", (64, 128))
     monkeypatch.setattr(matrix_rates, "CPU_SIZES", (64,))
     monkeypatch.setattr(matrix_rates, "COPY_BYTES", 1 << 16)
@@ -67,6 +81,10 @@ def test_types_that_are_refused_are_left_out() -> None:
     assert set(rates) == {"fp32", "bf16"}
     assert all(rate > 1e6 for rate in rates.values())
     assert torch.waited == []
+
+
+def test_emulated_types_are_left_out() -> None:
+    assert set(cpu_matmul_flop_s(a_torch(refused=(), emulated="bfloat16"), seconds=0.01)) == {"fp32", "fp16"}
 
 
 def test_each_kind_of_gpu_is_measured_once_and_waited_for() -> None:

@@ -12,6 +12,9 @@ CPU_SIZES = (1024,)
 COPY_BYTES = 1 << 30
 TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LEAST_RUNS = 3
+PROBE_SIZE = 512
+EMULATED_SHARE = 0.25
+"""Of the float32 rate: a type below it is emulated: one large product takes seconds, and no device is planned for by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +70,18 @@ def cuda_devices(torch: Any, seconds: float = 2.0) -> tuple[CudaDevice, ...]:
 
 
 def _matmul_flop_s(torch: Any, where: str, types: tuple[str, ...], sizes: tuple[int, ...], seconds: float) -> dict[str, float]:
-    """Best over sizes of the median rate; n x n products count 2 n^3. Types that the device refuses are left out."""
+    """Best over sizes of the median rate; n x n products count 2 n^3. Types that the device refuses or emulates are left out."""
     rates: dict[str, float] = {}
+    float32_s = _product_s(torch, where, "fp32", PROBE_SIZE, 0.0)
     share = seconds / len(types) / len(sizes)
     allowed = torch.backends.cuda.matmul.allow_tf32
     for dtype in types:
         torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
         try:
+            if _product_s(torch, where, dtype, PROBE_SIZE, 0.0) * EMULATED_SHARE > float32_s:
+                continue
             for size in sizes:
-                # Random numbers: a chip that multiplies ones draws less power and clocks higher.
-                left = torch.randn((size, size), dtype=getattr(torch, TYPES[dtype]), device=where)
-                took_s = _median_s(torch, where, lambda left=left: torch.matmul(left, left), share)  # type: ignore[misc]
-                rates[dtype] = max(rates.get(dtype, 0.0), 2 * size**3 / took_s)
+                rates[dtype] = max(rates.get(dtype, 0.0), 2 * size**3 / _product_s(torch, where, dtype, size, share))
         except RuntimeError:  # not implemented for this type, or no room
             continue
         finally:
@@ -86,6 +89,13 @@ def _matmul_flop_s(torch: Any, where: str, types: tuple[str, ...], sizes: tuple[
     if rates.get("tf32", 0.0) < 1.5 * rates.get("fp32", 0.0):
         rates.pop("tf32", None)  # a device without it does plain fp32
     return rates
+
+
+def _product_s(torch: Any, where: str, dtype: str, size: int, seconds: float) -> float:
+    """Median time of one product. Raises RuntimeError for a type that the device does not multiply."""
+    # Random numbers: a chip that multiplies ones draws less power and clocks higher.
+    left = torch.randn((size, size), dtype=getattr(torch, TYPES[dtype]), device=where)
+    return _median_s(torch, where, lambda: torch.matmul(left, left), seconds)
 
 
 def _copy_bytes_s(torch: Any, where: str, name: str, seconds: float) -> float:

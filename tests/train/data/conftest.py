@@ -1,13 +1,16 @@
 """A tokenizer of bytes, and text files."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trimtab.core.errors import InputError
+from trimtab.core.training import TrainData
+from trimtab.train.data import prepare
+from trimtab.train.data.stream import Stream, open_stream
 
 
 class ByteTokenizer:
@@ -47,3 +50,24 @@ def write_lines(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 400 tokens: a few kilobytes of text make more than one window of them."""
+    monkeypatch.setattr(prepare, "SHARD_TOKENS", 400)
+
+
+@pytest.fixture
+def opened(tmp_path: Path, tokenizer: ByteTokenizer) -> Iterator[Callable[..., Stream]]:
+    """Opens streams of files with any of [data], and closes them."""
+    streams = []
+
+    def open_(*files: str, seq_tokens: int = 16, seed: int = 3, cache: Path | None = None, by: Any = tokenizer, **data: Any) -> Stream:
+        told = TrainData(files=files, **data)
+        streams.append(open_stream(told, seq_tokens=seq_tokens, seed=seed, tokenizer=by, cache_dir=cache or tmp_path / "cache"))
+        return streams[-1]
+
+    yield open_
+    for stream in streams:
+        stream.close()

@@ -57,6 +57,7 @@ class LocalShard:
     def close(self) -> None:
         """Idempotent. Arrays that somebody still holds stay valid."""
         if self._handle is not None:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # the mapping has a handle of its own on the same lock
             os.close(self._handle)
             self._handle = None
 

@@ -98,9 +98,9 @@ def _build(sources: Sequence[tuple[Text, int, str]], data: TrainData, tokenizer:
             path = _local(text, cache)
             for document in documents(path, text.where, chat=data.chat, weight=data.weight):
                 writer.add(_encoded(document, tokenizer, data.chat))
-        manifest = writer.done([{"name": text.name, "n_bytes": n_bytes, "sha256": sha256} for text, n_bytes, sha256 in sources])
-        if not manifest.n_tokens:
+        if writer.is_empty:
             raise InputError(f"There is no text in {', '.join(text.where for text, _, _ in sources[:3])}; give files that hold some.")
+        manifest = writer.done([{"name": text.name, "n_bytes": n_bytes, "sha256": sha256} for text, n_bytes, sha256 in sources])
         with sentences(folder, "write"):
             sync_folder(part)
             part.rename(folder)
@@ -111,7 +111,8 @@ def _build(sources: Sequence[tuple[Text, int, str]], data: TrainData, tokenizer:
     for text, _, _ in sources:
         if text.identity:
             _incoming(text, cache).unlink(missing_ok=True)
-    say(f"{manifest.n_tokens:,} tokens of {manifest.n_documents:,} documents in {time.perf_counter() - begun:.1f} s")
+    took_s = time.perf_counter() - begun
+    say(f"{manifest.n_tokens:,} tokens of {manifest.n_documents:,} documents in {took_s:.1f} s; the shards are in {folder}")
 
 
 class _Writer:
@@ -133,6 +134,10 @@ class _Writer:
                 self._flush()
             self._waiting.append(piece)
             self._n_waiting += len(piece.tokens)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting and not self._shards
 
     def _flush(self) -> None:
         lengths = np.array([len(item.tokens) for item in self._waiting], dtype=np.int64)

@@ -84,6 +84,16 @@ OWN_OF_PARTS = {
         "measure": {"disk", "for"},
         "check": {"leave_out"},
     },
+    "train": {
+        "finetune": {
+            *("data", "config", "out", "tokens", "steps", "epochs", "seq", "batch", "micro_batch", "lr", "lora", "precision", "chat"),
+            *("from_scratch", "processes", "tensorboard", "mlflow", "price_per_hour", "region", "no_plan", "fresh"),
+        },
+        "heal": {"candidate", "tokens", "data", "lr", "policy", "suite", "processes", "out", "no_judge", "fresh"},
+        "debias": {
+            *("suite", "method", "data", "tokens", "strength", "lora", "lr", "policy", "against", "processes", "out", "no_judge", "fresh"),
+        },
+    },
     "keys": {"add": {"models", "verbs", "rpm", "tokens_per_day", "expires"}, "list": {"all"}, "rotate": {"overlap"}, "revoke": set()},
     "verify": {
         "log": {"anchor", "key"},

@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": ("trimtab.cli.evaluate", "How good, fair and safe a model is on suites of items, with intervals."),
     "certify": ("trimtab.cli.certify", "The full gate on what a run chose, and what that shows."),
     "check": ("trimtab.cli.check", "Is what we deploy still what was certified, and still no worse?"),
+    "train": ("trimtab.cli.train", "Train a model further, heal what compression broke, or make it fairer."),
     "fairness": ("trimtab.cli.fairness", "Are decisions alike for every group? Of any model, or of the data before training."),
     "serve": ("trimtab.cli.serve", "Answer requests: an OpenAI-compatible server for what was certified."),
     "export": ("trimtab.cli.export", "What was certified as an artifact, an image, a bundle, a manifest or a card."),

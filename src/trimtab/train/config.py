@@ -182,7 +182,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
             "[train] offload needs [layout] zero_stage 2 or 3: only shards are kept on the host.",
         ),
         (distil and not objective.teacher.strip(), "[objective] kind = distil needs a teacher."),
-        (not distil and bool(objective.teacher), "[objective] teacher is given, but kind is next-token; take kind = distil."),
-        (not distil and objective.top_k > 0, "[objective] top_k is of a teacher; take kind = distil."),
-        (not distil and objective.text_share > 0, "[objective] text_share mixes with a teacher; take kind = distil."),
+        *(
+            (not distil and bool(getattr(objective, key)), f"[objective] {key} is of a teacher; take kind = distil, or leave it out.")
+            for key in ("teacher", "top_k", "text_share")
+        ),
+        (objective.kind != "paired" and objective.pair_weight > 0, "[objective] pair_weight is of pairs; take kind = paired."),
     ]

@@ -1,0 +1,142 @@
+"""`trimtab train finetune`: plan, train, hold the plan against the run, and write the document and the page (schema trimtab.training/1)."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trimtab.core.errors import InputError
+from trimtab.core.files import canonical_json, parsed_json, to_plain, write_atomic
+from trimtab.core.training import StepRecord, TrainConfig, TrainResult
+from trimtab.flows.parts.plan_model import plan_model
+from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
+from trimtab.flows.parts.train_files import read_events, read_steps
+from trimtab.flows.parts.train_launch import Follow, launch
+from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
+from trimtab.record.disk import sentences
+from trimtab.record.lock import FolderLock
+from trimtab.record.train_report import write_train_report
+from trimtab.train.meters import mfu, pace
+
+SCHEMA = "trimtab.training/1"
+DOCUMENT, PAGE = "train.json", "report.html"
+
+
+def train_finetune(
+    config: TrainConfig,
+    *,
+    out: Path,
+    processes: int = 1,
+    kind: str = "finetune",
+    plan: bool = True,
+    fresh: bool = False,
+    offline: bool = False,
+    price_per_hour: float | None = None,
+    region: str = "",
+    time_limit_s: float | None = None,
+    on_planned: Callable[[Planned], None] = lambda _: None,
+    follow: Callable[[Follow], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train `config` in `processes` processes of this machine in the folder `out`; returns train.json as JSON types.
+
+    kind: what the page is called by, `finetune` or `pretrain`; plan: refuse what cannot fit the memory; fresh: an older run is moved aside
+    on_planned: called before the first step. Raises InputError, MissingError, InfeasibleError; StoppedError where it was stopped.
+    """
+    if fresh:
+        move_aside(out)
+    planned = plan_run(config, plan_model(config.model.source, offline=offline), processes)
+    on_planned(planned)
+    if plan:
+        check_memory(planned)
+    meter, began = EnergyMeter(), time.monotonic()
+
+    def heard(news: Follow) -> None:
+        meter.sample()
+        follow(news)
+
+    result = launch(config, out, processes=processes, time_limit_s=time_limit_s, follow=heard)
+    meter.sample(now=True)
+    spent = cost(meter, time.monotonic() - began, price_per_hour=price_per_hour, region=region)
+    return _kept(out, config, planned, result, kind=kind, spent=cost_row(spent))
+
+
+def move_aside(out: Path) -> None:
+    """Make room for a new run: the old one becomes `<name>.old-<time>`. Raises InputError if it is running."""
+    if not out.exists():
+        return
+    if any(out.iterdir()) and not (out / "train.toml").exists():
+        raise InputError(f"{out} holds something that is no training; choose another folder.")
+    lock = FolderLock(out)
+    try:
+        with sentences(out, "move"):
+            out.rename(out.with_name(f"{out.name}.old-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"))
+    finally:
+        lock.release()
+
+
+def _kept(out: Path, config: TrainConfig, planned: Planned, result: TrainResult, *, kind: str, spent: Mapping[str, Any]) -> dict[str, Any]:
+    """The document and the page of a finished run. What a run measured is kept for the planner once, when it ends."""
+    before = _before(out)
+    steps = read_steps(out)
+    n_learnt = before["planned"]["n_learnt"] if before else remember_run(planned, steps)
+    document = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "out": str(out),
+        "model_folder": str(out / result.model),
+        "config": to_plain(config),
+        "processes": result.world,
+        "result": to_plain(result),
+        "pace": _pace_row(planned, steps),
+        "planned": _planned_row(planned, steps, n_learnt),
+        "cost": before["cost"] if before else dict(spent),
+        "events": read_events(out),
+        "run": _json(out / "run.json"),
+        "report": str(out / PAGE),
+    }
+    with sentences(out, "write"):
+        write_atomic(out / DOCUMENT, canonical_json(document) + "\n")
+    write_train_report(out / PAGE, document, steps)
+    return document
+
+
+def _before(out: Path) -> dict[str, Any] | None:
+    """The document of a run that had ended already: asking again for it costs no energy and teaches the planner nothing."""
+    found = _json(out / DOCUMENT)
+    return found if found.get("schema") == SCHEMA else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = parsed_json(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _pace_row(planned: Planned, steps: list[StepRecord]) -> dict[str, Any]:
+    """Of the whole run but its first two steps."""
+    late = steps[2:] or steps
+    found = pace(late, planned.job.seq_tokens * planned.job.global_batch_seqs, window_steps=len(late) or 1)
+    if found is None:
+        return {}
+    share = mfu(found.computed_tok_s, planned.flops_per_token, planned.peak_flop_s)
+    return {
+        **to_plain(found),
+        "mfu": share,
+        "mfu_convention": planned.convention,
+        "flops_per_token": planned.flops_per_token,
+        "peak_flop_s": planned.peak_flop_s,
+    }
+
+
+def _planned_row(planned: Planned, steps: list[StepRecord], n_learnt: int) -> dict[str, Any]:
+    return {
+        "device": planned.job.device.name,
+        "numbers": dict(planned.numbers),
+        "why_not": planned.why_not,
+        "notes": list(planned.notes),
+        "met": to_plain(met(planned, steps)),
+        "n_learnt": n_learnt,
+    }

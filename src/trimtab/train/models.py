@@ -206,6 +206,9 @@ def _add_adapters(model: PreTrainedModel, choice: TrainModel) -> None:
     targets = list(choice.lora_targets or linear)
     adapters = LoraConfig(r=choice.lora_rank, lora_alpha=choice.lora_alpha, target_modules=targets, bias="none")  # type: ignore[arg-type]
     inject_adapter_in_model(adapters, model, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    for name, part in model.named_modules():
+        if ".lora_" in name:
+            part.to(model.dtype)  # PEFT makes them float32
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from trimtab.core.errors import EngineRefused, MissingError
@@ -19,7 +20,9 @@ def open_optimizer(model: nn.Module, choice: TrainOptimizer, run: TrainRun) -> O
     """
     groups = _groups([parameter for parameter in model.parameters() if parameter.requires_grad], choice.weight_decay)
     if choice.name == "sgd":
-        return torch.optim.SGD(groups, lr=choice.lr, fused=True)
+        # torch 2.13 has no fused SGD for shards.
+        in_shards = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        return torch.optim.SGD(groups, lr=choice.lr, **({"foreach": True} if in_shards else {"fused": True}))
     if choice.name == "adamw8bit":
         return _adamw8bit(groups, choice, run)
     return torch.optim.AdamW(groups, lr=choice.lr, betas=(choice.beta1, choice.beta2), eps=choice.eps, fused=True)

@@ -4,6 +4,7 @@ Each transformer block is one unit: it is recomputed, compiled and sharded as a 
 block (the embedding, the last norm, the head) is the root unit.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -78,7 +79,10 @@ def lay_out(
     if split:
         shard(learner, reshard_after_forward=False)
     elif processes.world > 1:
-        return DistributedDataParallel(learner, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # The word that torch 2.13 has for this instead is unknown to the versions before.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            return DistributedDataParallel(learner, broadcast_buffers=False, gradient_as_bucket_view=True)
     return learner
 
 

@@ -9,9 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch import nn
 
 from trimtab.core.errors import InfeasibleError, StoppedError
 from trimtab.core.files import digest_of
-from trimtab.core.training import StepRecord, TrainConfig, TrainModel, TrainResult
+from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.record.home import cache_dir
 from trimtab.train.checkpoints import Checkpoints
 from trimtab.train.config import resolved
@@ -28,7 +26,7 @@ from trimtab.train.data.rates import data_bound
 from trimtab.train.data.stream import Stream, open_stream
 from trimtab.train.data.tokenizers import HuggingFaceTokenizer
 from trimtab.train.models import export_model, load_model, weights_of
-from trimtab.train.objectives import Objective, hidden_states, next_token
+from trimtab.train.objectives import Objective, next_token
 from trimtab.train.optimizers import open_optimizer
 from trimtab.train.processes import Processes, peak_memory_bytes, start_processes, stop_processes
 from trimtab.train.run_files import RunFiles
@@ -106,9 +104,12 @@ class _Training:
         self.checkpoints.wait()
         if self.config.model.grid:
             from trimtab.train.heal import fake_quant
+            from trimtab.train.heal.codes_file import write_codes
 
-            fake_quant.bake(self.model)
+            codes = fake_quant.bake(self.model)
         export_model(self.model, self.folder, self.files.out / "model")
+        if self.config.model.grid and self.processes.first:
+            write_codes(self.files.out / "model", codes)
         result = TrainResult(
             steps=self.step,
             tokens_seen=self.seen,
@@ -269,8 +270,9 @@ def model_for(config: TrainConfig, processes: Processes) -> nn.Module:
     model = load_model(config, Path(config.model.source), processes.device, meta=meta)
     if config.model.grid:
         from trimtab.train.heal import fake_quant
+        from trimtab.train.heal.codes_file import read_codes
 
-        fake_quant.apply(model, config.model.grid, config.model.tensors)
+        fake_quant.apply(model, config.model.grid, config.model.tensors, start=read_codes(Path(config.model.source)))
     return model
 
 
@@ -295,11 +297,11 @@ def objective_of(config: TrainConfig, processes: Processes) -> Objective:
 
         return Paired(identity_ids(HuggingFaceTokenizer(Path(config.model.source)).encode), chosen.pair_weight)
     if chosen.kind == "distil":
-        from trimtab.train.heal.distil import distil, head_of
+        from trimtab.train.heal.distil import distil
+        from trimtab.train.heal.teacher import open_teacher
 
-        alone = replace(config, model=TrainModel(source=chosen.teacher))
-        teacher = load_model(alone, Path(chosen.teacher), processes.device, meta=False).eval().requires_grad_(False)
-        return distil(partial(hidden_states, teacher), head_of(teacher).weight, text_share=chosen.text_share)
+        teacher = open_teacher(Path(chosen.teacher), config.train.precision, processes.device)
+        return distil(teacher.hidden, teacher.head, text_share=chosen.text_share)
     return next_token
 
 

@@ -1,8 +1,8 @@
 """KL divergence of a student from its teacher, token by token, as an objective of the trainer.
 
 With all of the teacher's probabilities, both heads' logits are made for a slice of tokens at a time and never held whole, as in
-train/head_loss.py: the gradient by the student's hidden states is (q - p) @ head, made in the forward pass. With the K most likely tokens of a
-cache, the rest is one class of its own (so the divergence is a lower bound of the whole one: data processing inequality).
+train/head_loss.py: the gradient by the student's hidden states is (q - p) @ head, made in the forward pass. With the K most likely tokens
+of a cache, the rest is one class of its own (so the divergence is a lower bound of the whole one: data processing inequality).
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
 """Linear layers whose weights see a grid of compress/grids.py in the forward pass, while the gradient passes straight through.
 
-What is trained is a weight in units of its block's scale: level, minimum and zero point apart. The forward pass rounds it to the nearest level
-that the grid has (the straight-through estimator of Bengio et al. 2013, arXiv:1308.3432) and multiplies with the scale as the file will hold it.
-One learning rate then means the same for all blocks, in levels a step. Scales may be trained too, by the gradient of LSQ (Esser et al. 2020,
-arXiv:1902.08153) with respect to their logarithm; they are always seen rounded to 16 bits. `bake` ends it: the layers become plain ones, and
-their weights are, bit for bit, the numbers that the engine will compute from the exported file.
+What is trained is a weight in units of its block's scale: level, minimum and zero point apart. The forward pass rounds it to the nearest
+level that the grid has (the straight-through estimator of Bengio et al. 2013, arXiv:1308.3432) and multiplies with the scale as the file
+will hold it. One learning rate then means the same for all blocks, in levels a step. Scales may be trained too, by the gradient of LSQ
+(Esser et al. 2020, arXiv:1902.08153) with respect to their logarithm; they are always seen rounded to 16 bits. `bake` ends it: the layers
+become plain ones, and their weights are, bit for bit, the numbers that the engine will compute from the exported file.
 """
 
 import re
@@ -29,7 +29,9 @@ class GridLinear(nn.Module):
     scales: [rows, groups] float32, signed, each a 16-bit float; offsets: minima or zero points [rows, groups], or None
     """
 
-    def __init__(self, codes: Codes, weight: torch.Tensor | None, bias: nn.Parameter | None, *, train_scales: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, codes: Codes, weight: torch.Tensor | None, bias: nn.Parameter | None, *, train_scales: bool, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.grid: Grid = grid_named(codes.grid)
         self.out_features, self.in_features = codes.shape
@@ -167,8 +169,8 @@ def apply(
     grid: of all weights that no pattern of `tensors` finds; tensors: regular expressions, searched for in names such as
         `model.layers.3.mlp.down_proj.weight`, to grids or `keep`
     start: codes to begin with, by weight (a quantiser's that chose better than plain rounding); else `compress.grids.quantize`'s
-    Everything but the weights on a grid is frozen. Raises InputError for an unknown grid, rows that its groups do not divide, a pattern that
-    finds nothing, and patterns that disagree.
+    Everything but the weights on a grid is frozen. Raises InputError for an unknown grid, rows that its groups do not divide, a pattern
+    that finds nothing, and patterns that disagree.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {f"{name}.weight": (name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head}

@@ -1,0 +1,165 @@
+"""Where the training of weights on a grid begins: scales that suit the inputs, and rounding whose error the columns to come make good.
+
+A layer's error on its own inputs is (w - q) H (w - q)' for each row, with H the mean of x x' over calibration text. Columns are rounded
+one by one, and what each is off by is taken out of the columns after it along H's inverse (GPTQ, Frantar et al. 2022, arXiv:2210.17323,
+there for layers one after another; here all layers see the inputs of the unharmed model, so that one pass over the text is enough).
+Scales of symmetric grids are searched first, so that the error weighted with H's diagonal is least, as llama.cpp does with an importance
+matrix.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from trimtab.compress.grids import Codes, grid_named, quantize
+from trimtab.core.errors import InfeasibleError
+
+FACTORS = (1.0, 0.98, 0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.76, 0.72, 1.03, 1.07)
+"""Of the scale that just holds the extreme weight; each is tried with either sign."""
+DAMPING = 0.01
+"""Of the mean of H's diagonal, added to it."""
+COLUMNS_AT_ONCE = 64
+
+
+class InputProducts:
+    """Means of x x' of the inputs of linear layers. Layers that share their input (query, key and value) share one.
+
+    products: by the name of the first layer of those that share it, float32 [columns, columns]; first: by layer, that name
+    """
+
+    def __init__(self) -> None:
+        self.products: dict[str, torch.Tensor] = {}
+        self.first: dict[str, str] = {}
+        self.n_rows: dict[str, int] = {}
+        self._last: tuple[int, int, str] | None = None
+
+    def add(self, name: str, inputs: torch.Tensor) -> None:
+        """Inputs [..., columns] of one call of a layer."""
+        seen = (id(inputs), inputs._version)
+        if self._last is not None and self._last[:2] == seen:
+            self.first[name] = self._last[2]
+            return
+        self._last = (*seen, name)
+        self.first[name] = name
+        flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        with torch.autocast(inputs.device.type, enabled=False):  # 16 bits would leave no inverse: some inputs are a thousand times others
+            product = torch.mm(flat.t(), flat)
+        if name in self.products:
+            self.products[name] += product
+        else:
+            self.products[name] = product
+        self.n_rows[name] = self.n_rows.get(name, 0) + len(flat)
+
+    def of(self, name: str) -> torch.Tensor:
+        """The mean of x x' of a layer's inputs."""
+        first = self.first[name]
+        return self.products[first] / self.n_rows[first]
+
+
+@contextmanager
+def watched(layers: Mapping[str, nn.Module], products: InputProducts) -> Iterator[None]:
+    """While it lasts, calls of these layers are added to `products`."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _, inputs: products.add(name, inputs[0])
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def input_products(model: nn.Module, layers: Mapping[str, nn.Module], sequences: Sequence[torch.Tensor]) -> InputProducts:
+    """Over sequences [B,T] of token ids, one forward pass each; matrix products in bfloat16."""
+    found = InputProducts()
+    decoder = model.get_decoder()
+    with watched(layers, found), torch.autocast("cpu", torch.bfloat16):
+        for ids in sequences:
+            decoder(input_ids=ids, use_cache=False)
+    return found
+
+
+@torch.no_grad()
+def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple[torch.Tensor, Codes]:
+    """A matrix [rows, columns] as it is to be rounded plainly, and the codes that this gives.
+
+    product: mean of x x' of its inputs, [columns, columns]. Raises InputError as `quantize` does, InfeasibleError for products that are not
+    finite.
+    """
+    if not torch.isfinite(product).all():
+        raise InfeasibleError("The inputs of a layer are not finite on the calibration text; nothing can be fitted to them.")
+    held = grid_named(grid)
+    codes = quantize(weight.numpy(), grid)
+    if held.offset == "none" and not held.table:
+        codes = replace(codes, scales=_searched_scales(weight.numpy(), codes, product.diagonal().numpy()))
+    rows, columns = weight.shape
+    n_groups = codes.scales.shape[1]
+    group = columns // n_groups
+    scales = torch.from_numpy(codes.scales.astype(np.float32))
+    safe = torch.where(scales == 0, torch.ones(()), scales)
+    offsets = torch.zeros_like(scales) if codes.offsets is None else torch.from_numpy(codes.offsets.astype(np.float32))
+    table = torch.tensor(held.table, dtype=torch.float32) if held.table else None
+    upper = _inverse_factor(product)
+    left = weight.float().clone()
+    wanted = torch.empty_like(left)
+    units = torch.empty_like(left)
+    for start in range(0, columns, COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, columns)
+        errors = torch.empty(rows, end - start)
+        for column in range(start, end):
+            now = left[:, column]
+            scale, offset = safe[:, column // group], offsets[:, column // group]
+            latent = (now - offset) / scale if held.offset == "minimum" else now / scale + offset
+            if table is None:
+                level = torch.round(latent).clamp_(held.low, held.high)
+                latent = latent.clamp(held.low - 0.49, held.high + 0.49)
+            else:
+                level = table[torch.bucketize(latent, (table[1:] + table[:-1]) / 2)]
+            value = level * scale + offset if held.offset == "minimum" else (level - offset) * scale
+            value = torch.where(scales[:, column // group] == 0, offset if held.offset == "minimum" else torch.zeros(()), value)
+            wanted[:, column] = latent * scale + offset if held.offset == "minimum" else (latent - offset) * scale
+            units[:, column] = level
+            error = (now - value) / upper[column, column]
+            errors[:, column - start] = error
+            left[:, column:end] -= error[:, None] * upper[column, column:end]
+        left[:, end:] -= errors @ upper[start:end, end:]
+    levels = torch.searchsorted(table, units.contiguous()) if table is not None else units
+    kind = np.uint8 if held.low == 0 else np.int8
+    return wanted, replace(codes, levels=levels.numpy().astype(kind))
+
+
+def _inverse_factor(product: torch.Tensor) -> torch.Tensor:
+    """Upper U with U' U = inverse of the damped product. Inputs that are always 0 count as independent."""
+    damped = product.double().clone()
+    diagonal = damped.diagonal()
+    diagonal += DAMPING * diagonal.mean().clamp_min(1e-12)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def _searched_scales(weight: np.ndarray, codes: Codes, importance: np.ndarray) -> np.ndarray:
+    """Of FACTORS times the given scale, with either sign, the one with the least weighted squared error in each block, 16-bit floats."""
+    held = grid_named(codes.grid)
+    rows, n_groups = codes.scales.shape
+    blocks = torch.from_numpy(weight).reshape(rows, n_groups, -1)
+    weights = torch.from_numpy(importance.astype(np.float32)).reshape(1, n_groups, -1)
+    best = torch.full((rows, n_groups), float("inf"))
+    chosen = torch.from_numpy(codes.scales.astype(np.float32))
+    given = chosen.clone()
+    for factor in FACTORS:
+        for sign in (1.0, -1.0):
+            scale = (given * (factor * sign)).half().float()
+            safe = torch.where(scale == 0, torch.ones(()), scale)[..., None]
+            error = blocks - torch.round(blocks / safe).clamp_(held.low, held.high).mul_(scale[..., None])
+            loss = error.square_().mul_(weights).sum(-1)
+            better = loss < best
+            best = torch.where(better, loss, best)
+            chosen = torch.where(better, scale, chosen)
+    return chosen.numpy().astype(np.float16)

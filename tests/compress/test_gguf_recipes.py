@@ -99,8 +99,8 @@ def test_unknown_parameters_are_refused(tmp_path: Path, tiny: Snapshot, paramete
 
 
 def test_sources_that_cannot_be_converted(tmp_path: Path, tiny: Snapshot) -> None:
-    folder = Snapshot(source="folder", format="safetensors", root=tiny.root, files=tiny.files)
-    with pytest.raises(InfeasibleError, match="safetensors"):
+    folder = Snapshot(source="folder", format="openvino", root=tiny.root, files=tiny.files)
+    with pytest.raises(InfeasibleError, match="openvino"):
         family.build(recipe_of("Q8_0"), folder, tmp_path)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny.path.read_bytes()[:2000])

@@ -24,7 +24,12 @@ from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import canonical_json, digest_of, sha256_file, sync_folder, write_atomic
 from trimtab.core.model import Snapshot, SnapshotFile, SnapshotFormat
 
-FAMILIES = {"gguf": "trimtab.compress.gguf", "openvino": "trimtab.compress.openvino"}
+FAMILIES = {
+    "gguf": "trimtab.compress.gguf",
+    "huggingface": "trimtab.compress.huggingface",
+    "openvino": "trimtab.compress.openvino",
+    "transformers": "trimtab.compress.transformers",
+}
 RECIPES_FOLDER = Path(__file__).parent.parent / "catalog" / "recipes"
 PRODUCT_SCHEMA = 1
 

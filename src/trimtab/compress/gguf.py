@@ -1,5 +1,8 @@
 """Recipes of family `gguf`: llama.cpp's own quantiser, always from the source, with or without an importance matrix.
 
+A Hugging Face directory is first written as a GGUF file with its weights as they are stored (see compress/gguf_from_hf.py), a product of
+its own that all recipes share.
+
 Parameters: `type` (a key of TYPES, or as-shipped); `calibration = true` computes an importance matrix from the calibration texts, of
 `calibration_tokens` tokens at most (a list of suites instead of true: with their identity-swapped twins, see flows/parts/calibration.py);
 `imatrix` names a file with a given one instead. Where the source is quantised itself its weights are expanded to 32-bit floats first, so
@@ -27,6 +30,7 @@ import numpy.typing as npt
 from trimtab.compress import imatrix
 from trimtab.compress.base import Progress, is_as_shipped, make, needs_calibration, snapshot_of
 from trimtab.compress.gguf_tensors import KEEP, check_tensors, types_by_weight
+from trimtab.compress.safetensors import read_tensors
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -55,12 +59,19 @@ PARAMETERS = ("type", "tensors", "calibration", "calibration_tokens", "imatrix")
 DEFAULT_CALIBRATION_TOKENS = 8192
 IMATRIX = "imatrix"
 """The type whose product is the importance matrix alone."""
+AS_STORED = "as-stored"
+"""The type whose product is a Hugging Face directory as a GGUF file, nothing rounded."""
+FORM = "form 1"
+"""Changes when the same directory becomes another file as stored."""
+FROM_HUGGINGFACE = Recipe(name="gguf-as-stored", family="gguf", engine="llamacpp", parameters={"type": AS_STORED})
 LOG_ERROR = 4
 
 
 def version(recipe: Recipe) -> str:
     """See RecipeBuilder. A given importance matrix counts by its bytes, not its name."""
     given = recipe.parameters.get("imatrix")
+    if recipe.parameters.get("type") == AS_STORED:
+        return f"gguf {importlib.metadata.version('gguf')}; {FORM}"
     parts = [importlib.metadata.version("llama-cpp-python"), native.llama_version().decode()]
     return " ".join([*parts, sha256_file(_imatrix_path(recipe))] if given else parts)
 
@@ -69,15 +80,26 @@ def product_bytes(recipe: Recipe, source: Snapshot) -> int:
     """See RecipeBuilder. Rows that a K type does not divide fall back to wider types, so less than 8.5 bits a weight is not promised."""
     if recipe.parameters.get("type") == IMATRIX:
         return 2**28
+    if source.format == "safetensors":
+        return _bytes_of_folder(recipe, source)
     params = native.llama_model_default_params()
     params.no_alloc = True
     params.load_mode = native.LLAMA_LOAD_MODE_NONE  # llama.cpp aborts on no_alloc with mmap
-    with _quiet() as lines:
+    with quiet() as lines:
         model = native.llama_model_load_from_file(str(source.path).encode(), params)
     if not model:
         raise InfeasibleError(f"llama.cpp cannot open {source.path}: {_reason(lines)}.")
     n_params = int(native.llama_model_n_params(model))
     native.llama_model_free(model)
+    return int(n_params * max(recipe.bits_per_weight, 8.5) / 8) + 2**25
+
+
+def _bytes_of_folder(recipe: Recipe, source: Snapshot) -> int:
+    """Of a product made from a Hugging Face directory. The file as stored is a product of its own: only vectors grow in it."""
+    tensors = read_tensors(source).values()
+    if recipe.parameters.get("type") == AS_STORED:
+        return source.size_bytes + sum(each.size_bytes for each in tensors if len(each.shape) == 1) + 2**25
+    n_params = sum(int(np.prod(each.shape)) for each in tensors)
     return int(n_params * max(recipe.bits_per_weight, 8.5) / 8) + 2**25
 
 
@@ -88,9 +110,15 @@ def build(
     if is_as_shipped(recipe):
         return source
     _check(recipe, source)
+    if recipe.parameters["type"] == AS_STORED:
+        from trimtab.compress.gguf_from_hf import write_gguf_of
+
+        write_gguf_of(source, out_dir / "model.gguf", progress=progress)
+        return snapshot_of(out_dir, ["model.gguf"], like=source, recipe=recipe, fmt="gguf")
+    weights = make(FROM_HUGGINGFACE, source, out_dir.parent, progress=progress) if source.format == "safetensors" else source
     if recipe.parameters["type"] == IMATRIX:
-        with _quiet():
-            matrix = imatrix.measure(source.path, calibration, max_tokens=_calibration_tokens(recipe), progress=progress)
+        with quiet():
+            matrix = imatrix.measure(weights.path, calibration, max_tokens=_calibration_tokens(recipe), progress=progress)
         imatrix.write_importance(out_dir / "imatrix.gguf", matrix, dataset="calibration texts of trimtab")
         return snapshot_of(out_dir, ["imatrix.gguf"], like=source, recipe=recipe, fmt="gguf")
     importance = {}
@@ -107,11 +135,11 @@ def build(
         importance = imatrix.read_importance(made.path).means()
     elif "imatrix" in recipe.parameters:
         importance = imatrix.read_importance(_imatrix_path(recipe)).means()
-    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", source.path.name)  # a split source becomes one file
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", weights.path.name)  # a split source becomes one file
     type_name = str(recipe.parameters["type"])
-    own = types_by_weight(recipe, source.path, rest=type_name if type_name in (KEEP, *FLOATS) else "")
+    own = types_by_weight(recipe, weights.path, rest=type_name if type_name in (KEEP, *FLOATS) else "")
     name = f"{stem}.{'mixed' if own else type_name}.gguf"
-    quantize(source.path, out_dir / name, type_name, importance, own=own, progress=progress)
+    quantize(weights.path, out_dir / name, type_name, importance, own=own, progress=progress)
     return snapshot_of(out_dir, [name], like=source, recipe=recipe, fmt="gguf")
 
 
@@ -145,7 +173,7 @@ def quantize(
         entry.size = len(values)
     if importance:
         params.imatrix = entries
-    with _quiet(progress, f"quantising to {type_name}") as lines:
+    with quiet(progress, f"quantising to {type_name}") as lines:
         code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
         if shutil.disk_usage(target.parent).free < 2**20:
@@ -162,10 +190,12 @@ def _check(recipe: Recipe, source: Snapshot) -> None:
         if key not in PARAMETERS:
             raise InputError(f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family gguf knows {', '.join(PARAMETERS)}.")
     check_tensors(recipe)
-    if recipe.parameters.get("type") not in (*TYPES, IMATRIX, *([KEEP] if recipe.parameters.get("tensors") else [])):
+    if recipe.parameters.get("type") not in (*TYPES, IMATRIX, AS_STORED, *([KEEP] if recipe.parameters.get("tensors") else [])):
         raise InputError(f"Recipe {recipe.name!r} asks for type {recipe.parameters.get('type')!r}; the types are {', '.join(TYPES)}.")
-    if source.format != "gguf":
-        raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")
+    if source.format not in ("gguf", "safetensors"):
+        raise InfeasibleError(
+            f"Recipe {recipe.name!r} starts from a GGUF file or a Hugging Face directory, and {source.source} is {source.format}."
+        )
 
 
 def _imatrix_path(recipe: Recipe) -> Path:
@@ -176,7 +206,7 @@ def _imatrix_path(recipe: Recipe) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet(progress: Progress | None = None, what: str = "") -> Iterator[list[str]]:
+def quiet(progress: Progress | None = None, what: str = "") -> Iterator[list[str]]:
     """Take llama.cpp's log for a while: its error lines into the list, its `[ 12/ 272]` lines as progress; then give the log back."""
     lines: list[str] = []
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start gdb, and hide its own sentence

@@ -1,7 +1,8 @@
 """What one weight is called in a Hugging Face directory, a GGUF file and an OpenVINO model, and how its numbers lie in each.
 
-GGUF files of architecture `llama` hold the rows of query and key heads in another order (their rotary halves interleaved), those of
-Gemma hold the norms with 1 added, as llama.cpp multiplies by them alone. OpenVINO's reader puts rows back as Hugging Face has them.
+GGUF files of architecture `llama` (and `deci`, a Llama with layers of different widths) hold the rows of query and key heads in another
+order, their rotary halves interleaved; those of Gemma hold the norms with 1 added, as llama.cpp multiplies by them alone. OpenVINO's
+reader puts rows back as Hugging Face has them.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ class Names:
 
     def order_in_gguf(self, name: str, n_rows: int) -> npt.NDArray[np.int64] | None:
         """For each row of the GGUF tensor the row of the Hugging Face parameter `name`; None where they lie alike."""
-        if self.architecture != "llama" or not re.search(r"\.self_attn\.[qk]_proj\.", name):
+        if self.architecture not in ("llama", "deci") or not re.search(r"\.self_attn\.[qk]_proj\.", name):
             return None
         if n_rows % self.head_size or self.head_size % 2:
             raise InputError(f"{name} has {n_rows} rows, no whole number of heads of {self.head_size}.")

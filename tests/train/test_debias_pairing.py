@@ -52,7 +52,8 @@ def test_the_target_is_shared_but_for_tokens_that_name_somebody() -> None:
 
 def test_tokens_that_name_somebody_are_single_tokens() -> None:
     vocabulary = {" she": 5, "He": 6, " Muslim": 7}
-    assert identity_ids(lambda text: [vocabulary[text]] if text in vocabulary else [1, 2]) == [5, 6, 7]
+    assert identity_ids(lambda text: [vocabulary[text]] if text in vocabulary else [1, 2] * bool(text)) == [5, 6, 7]
+    assert identity_ids(lambda text: [0, vocabulary[text]] if text in vocabulary else [0, *[1, 2] * bool(text)]) == [5, 6, 7]
 
 
 def _model(adapters: bool = True):

@@ -6,7 +6,7 @@ with what is asked later. Pure.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -80,7 +80,7 @@ def _slot(kind: Kind) -> str:
     return "who" if kind == "one" else kind
 
 
-def _in_turns(things: Sequence[Any], random: Random) -> Iterable[Any]:
+def _in_turns(things: Sequence[Any], random: Random) -> Iterator[Any]:
     while True:
         yield from random.sample(list(things), len(things))
 

@@ -100,7 +100,10 @@ def independence_weights(cells: Sequence[tuple[str, str, str]]) -> list[float]:
 
 
 def own_texts(rows: Iterable[tuple[str, Mapping[str, Any]]], seed: int) -> list[PersonText]:
-    """Texts of the user's. rows: (where, object with `text`, and for `reweigh` `group` and `attribute`). Raises InputError with the place."""
+    """Texts of the user's. rows: (where, object with `text`, and for `reweigh` `group` and `attribute`).
+
+    Raises InputError with the place.
+    """
     random, found = Random(seed), []
     for where, row in rows:
         text = row.get("text")

@@ -63,7 +63,8 @@ def identity_ids(encode: Callable[[str], Sequence[int]]) -> list[int]:
     words |= {name for axis in lists.axes.values() for name in axis["adjectives"]}
     words |= {name for axis in lists.axes.values() for row in axis.get("nouns", ()) for name in row}
     forms = {form for word in words for form in (word, word[:1].upper() + word[1:])}
-    found = (encode(lead + form) for form in forms for lead in ("", " "))
+    n_before = len(encode(""))  # what some tokenizers put before every text
+    found = (encode(lead + form)[n_before:] for form in forms for lead in ("", " "))
     return sorted({ids[0] for ids in found if len(ids) == 1})
 
 

@@ -15,7 +15,7 @@ from trimtab.core.model import Snapshot
 class Recipe:
     """How weights are changed before an engine opens them. One TOML each in catalog/recipes.
 
-    family: file of the compress room that builds it: `gguf` or `openvino`
+    family: file of the compress room that builds it: `gguf`, `openvino` ...
     engine: the engine that its product is for
     parameters: what the family's builder reads, e.g. {"type": "Q8_0"} or {"mode": "int8_asym"}
     bits_per_weight: nominal, for the prior only; decisions use actual bytes

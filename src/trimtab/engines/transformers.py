@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trimtab.core.deployment import EngineBuild, Settings
-from trimtab.core.errors import EngineRefused, MissingError
+from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.core.number_format import NumberFormat, read_format
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
     Engine,
@@ -28,7 +29,6 @@ from trimtab.engines.base import (
 )
 from trimtab.engines.schemas import Schemas
 from trimtab.engines.tally import check
-from trimtab.engines.transformers_format import NumberFormat, read_format
 
 if TYPE_CHECKING:
     from trimtab.engines.transformers_model import Model
@@ -228,7 +228,10 @@ class TransformersEngine(Engine):
     @cached_property
     def number_format(self) -> NumberFormat:
         """What the recipe asks for; the format of the checkpoint where there is none."""
-        return read_format(self.snapshot.path)
+        try:
+            return read_format(self.snapshot.path)
+        except InputError as error:
+            raise EngineRefused(str(error)) from error
 
     @cached_property
     def _config(self) -> Mapping[str, Any]:

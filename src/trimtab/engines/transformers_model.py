@@ -15,9 +15,9 @@ import transformers
 from transformers.utils import logging as transformers_log
 
 from trimtab.core.errors import EngineRefused
+from trimtab.core.number_format import NumberFormat
 from trimtab.engines.tally import Logits
 from trimtab.engines.transformers_cache import new_cache
-from trimtab.engines.transformers_format import NumberFormat
 
 PADDED_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "dummy")
 """Kinds of layers for which left padding is exact and that keep one tensor of keys and one of values."""
@@ -83,7 +83,9 @@ class Model:
     def call(self, call: Call) -> Logits:
         """Logits of the last `keep` columns in float32, [rows, keep, vocab_size]. Raises EngineRefused if torch cannot compute them."""
         self._use_threads()
-        given: dict[str, Any] = {"input_ids": call.ids, "attention_mask": call.mask, "use_cache": call.cache is not None}
+        given: dict[str, Any] = {"input_ids": call.ids, "use_cache": call.cache is not None}
+        if self.batches:  # else there is no padding, and models with a state multiply theirs with a mask of the prompt's shape
+            given["attention_mask"] = call.mask
         if call.cache is not None:
             given[self._cache_name] = call.cache
         if self._takes_positions:
@@ -196,8 +198,8 @@ def _check_share(net: Any, kinds: Mapping[int, NumberFormat], head: Any, source:
     every = sum(weight.numel() for weight in net.parameters() if weight.ndim > 1 and id(weight) not in outer)
     if sum(inner.values()) < LEAST_SHARE * every:
         raise EngineRefused(
-            f"torchao can quantise {sum(inner.values()) / max(every, 1):.0%} of the weights of {source} only: the others do not lie in linear "
-            "layers of torch."
+            f"torchao can quantise {sum(inner.values()) / max(every, 1):.0%} of the weights of {source} only: the others do not lie in "
+            "linear layers of torch."
         )
 
 

@@ -1,6 +1,6 @@
-"""The number format in which the Transformers engine computes: a small file beside the weights, written by a recipe.
+"""The number format in which transformers computes: a small file beside the weights, written by a recipe and read by the engine.
 
-A recipe for this engine changes no weight on disk. Its product is the source's files with one more, and the engine rounds when it opens
+A recipe for that engine changes no weight on disk. Its product is the source's files with one more, and the engine rounds when it opens
 them: the same rounding for scoring and for serving, since there is one model for both.
 """
 
@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trimtab.core.errors import EngineRefused, InputError
+from trimtab.core.errors import InputError
 
 FORMAT_FILE = "number_format.json"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,7 +51,7 @@ class NumberFormat:
 
 
 def read_format(folder: Path) -> NumberFormat:
-    """The format that lies beside weights; as shipped where none does. Raises EngineRefused for a file that is none."""
+    """The format that lies beside weights; as shipped where none does. Raises InputError for a file that is none."""
     path = folder / FORMAT_FILE
     if not path.is_file():
         return NumberFormat()
@@ -61,4 +61,4 @@ def read_format(folder: Path) -> NumberFormat:
             raise ValueError("its schema is not 1")
         return NumberFormat(**values)
     except (OSError, ValueError, TypeError, AttributeError, InputError) as error:
-        raise EngineRefused(f"{path} tells no number format: {error}") from error
+        raise InputError(f"{path} tells no number format: {error}") from error

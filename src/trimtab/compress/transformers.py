@@ -1,0 +1,68 @@
+"""Recipes of family `transformers`: the number format in which transformers opens a Hugging Face directory.
+
+Parameters: `dtype` (float32, bfloat16, float16); `weights` (int8 or int4 in linear layers, by torchao), `activations` (int8, with weights
+in int8), `group_size` (of int4). The product holds links to the source's files and one file more, which names the format: no weight is
+rounded before the engine opens it, and no byte of weights is written twice.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trimtab.compress.base import Progress
+from trimtab.core.deployment import Recipe
+from trimtab.core.errors import InfeasibleError, InputError
+from trimtab.core.files import sha256_file
+from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.number_format import FORMAT_FILE, NumberFormat
+
+PARAMETERS = ("dtype", "weights", "activations", "group_size")
+PRODUCT_BYTES = 1 << 20
+
+
+def build(
+    recipe: Recipe, source: Snapshot, out_dir: Path, *, calibration: Sequence[str] = (), progress: Progress | None = None
+) -> Snapshot:
+    """See RecipeBuilder."""
+    number_format = format_of(recipe)
+    if source.format != "safetensors":
+        raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories, not for {source.format} weights.")
+    for file in source.files:
+        if file.name == FORMAT_FILE:
+            continue
+        place = out_dir / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to((source.root / file.name).absolute())
+    path = out_dir / FORMAT_FILE
+    path.write_text(number_format.written(), encoding="utf-8")
+    own = SnapshotFile(name=FORMAT_FILE, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+    files = (*(file for file in source.files if file.name != FORMAT_FILE), own)
+    return Snapshot(
+        source=source.source,
+        format="safetensors",
+        root=out_dir,
+        files=files,
+        revision=source.revision,
+        made_by=f"{recipe.name} {source.digest}",
+    )
+
+
+def version(recipe: Recipe) -> str:
+    """Nothing but the recipe and the source counts: torchao rounds when the engine opens the product, and is named by its build."""
+    return ""
+
+
+def product_bytes(recipe: Recipe, source: Snapshot) -> int:
+    return PRODUCT_BYTES
+
+
+def format_of(recipe: Recipe) -> NumberFormat:
+    """What the parameters name. Raises InputError."""
+    for key in recipe.parameters:
+        if key not in PARAMETERS:
+            raise InputError(f"Recipe {recipe.name!r} has an unknown parameter {key!r}; family transformers knows {', '.join(PARAMETERS)}.")
+    if not recipe.parameters.get("dtype"):
+        raise InputError(f"Recipe {recipe.name!r} lacks dtype.")
+    try:
+        return NumberFormat(**recipe.parameters)
+    except InputError as error:
+        raise InputError(f"Recipe {recipe.name!r}: {error}") from error

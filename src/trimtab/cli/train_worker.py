@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trimtab.core.errors import EXIT_BUG, TrimtabError
 from trimtab.core.files import canonical_json, write_once
+from trimtab.record.disk import disk_error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr, flush=True)
         _tell(told.out, type(error).__name__, str(error), error.exit_code)
         return error.exit_code
+    except OSError as error:
+        found = disk_error(Path(error.filename or told.out), error, "use")
+        traceback.print_exc()
+        _tell(told.out, type(found).__name__, str(found), found.exit_code)
+        return found.exit_code
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()

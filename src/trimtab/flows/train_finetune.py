@@ -13,12 +13,15 @@ from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
 from trimtab.flows.parts.train_files import read_events, read_steps
-from trimtab.flows.parts.train_launch import Follow, launch
+from trimtab.flows.parts.train_launch import Follow, differing, launch
 from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
 from trimtab.record.disk import sentences
 from trimtab.record.lock import FolderLock
 from trimtab.record.train_report import write_train_report
+from trimtab.train.config import read_config
+from trimtab.train.data import inputs
 from trimtab.train.meters import mfu, pace
+from trimtab.train.source import with_folders
 
 SCHEMA = "trimtab.training/1"
 DOCUMENT, PAGE = "train.json", "report.html"
@@ -46,7 +49,12 @@ def train_finetune(
     """
     if fresh:
         move_aside(out)
-    planned = plan_run(config, plan_model(config.model.source, offline=offline), processes)
+    source, config = config.model.source, with_folders(config, offline=offline)
+    known = _before(out)
+    if known is not None and not differing(config, read_config(out / "train.toml")):
+        return known
+    inputs.resolved(config.data.files)
+    planned = plan_run(config, plan_model(config.model.source, offline=True), processes)
     on_planned(planned)
     if plan:
         check_memory(planned)
@@ -59,7 +67,7 @@ def train_finetune(
     result = launch(config, out, processes=processes, time_limit_s=time_limit_s, follow=heard)
     meter.sample(now=True)
     spent = cost(meter, time.monotonic() - began, price_per_hour=price_per_hour, region=region)
-    return _kept(out, config, planned, result, kind=kind, spent=cost_row(spent))
+    return _kept(out, source, config, planned, result, kind=kind, spent=cost_row(spent))
 
 
 def move_aside(out: Path) -> None:
@@ -76,22 +84,23 @@ def move_aside(out: Path) -> None:
         lock.release()
 
 
-def _kept(out: Path, config: TrainConfig, planned: Planned, result: TrainResult, *, kind: str, spent: Mapping[str, Any]) -> dict[str, Any]:
-    """The document and the page of a finished run. What a run measured is kept for the planner once, when it ends."""
-    before = _before(out)
+def _kept(
+    out: Path, source: str, config: TrainConfig, planned: Planned, result: TrainResult, *, kind: str, spent: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document and the page of a run that has just ended; what it measured is kept for the planner."""
     steps = read_steps(out)
-    n_learnt = before["planned"]["n_learnt"] if before else remember_run(planned, steps)
     document = {
         "schema": SCHEMA,
         "kind": kind,
+        "model": source,
         "out": str(out),
         "model_folder": str(out / result.model),
         "config": to_plain(config),
         "processes": result.world,
         "result": to_plain(result),
         "pace": _pace_row(planned, steps),
-        "planned": _planned_row(planned, steps, n_learnt),
-        "cost": before["cost"] if before else dict(spent),
+        "planned": _planned_row(planned, steps, remember_run(planned, steps)),
+        "cost": dict(spent),
         "events": read_events(out),
         "run": _json(out / "run.json"),
         "report": str(out / PAGE),
@@ -103,7 +112,7 @@ def _kept(out: Path, config: TrainConfig, planned: Planned, result: TrainResult,
 
 
 def _before(out: Path) -> dict[str, Any] | None:
-    """The document of a run that had ended already: asking again for it costs no energy and teaches the planner nothing."""
+    """The document of a run that has ended: asking again for it costs no energy and teaches the planner nothing."""
     found = _json(out / DOCUMENT)
     return found if found.get("schema") == SCHEMA else None
 

@@ -67,13 +67,18 @@ def curves(steps: Sequence[StepRecord], events: Sequence[Plain]) -> list[dict[st
     ]
     numbers = [step.step for step in steps]
     return [
-        {"title": title, "svg": curve(numbers, values, at, name=f"curve-{name}", title=title, smooth=smooth)}
+        {
+            "title": title,
+            "svg": curve(numbers, values, at, name=f"curve-{name}", title=title, smooth=smooth, from_zero=name not in ("loss", "norm")),
+        }
         for name, title, values, smooth in told
         if any(math.isfinite(value) for value in values)
     ]
 
 
-def curve(numbers: Sequence[int], values: Sequence[float], events: Mapping[int, str], *, name: str, title: str, smooth: bool) -> str:
+def curve(
+    numbers: Sequence[int], values: Sequence[float], events: Mapping[int, str], *, name: str, title: str, smooth: bool, from_zero: bool
+) -> str:
     """One number over the steps, with its running mean and a line at each event. Returns SVG."""
     figure, axes = blank_figure(WIDTH_PX, HEIGHT_PX, left=58, bottom=40)
     thin = max(1, -(-len(numbers) // MOST_POINTS))
@@ -86,7 +91,7 @@ def curve(numbers: Sequence[int], values: Sequence[float], events: Mapping[int, 
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known), max(known)
     pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    axes.set_ylim(max(0.0, low - pad) if low >= 0 else low - pad, high + pad)
+    axes.set_ylim(0.0 if from_zero else low - pad, high + pad)
     value_axes(axes, "x")
     _few_ticks(axes)
     axes.set_xlabel("step", color=MUTED)
@@ -163,11 +168,11 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def cost_rows(cost: Plain) -> list[tuple[str, str]]:
-    """Energy, money and CO2; what was not measured says so."""
+    """Energy; money and CO2 where a price or a region was told. What was not measured says so."""
+    told = [("money", cost["usd"], "USD"), ("CO2", cost["g_co2"], "g")]
     return [
         ("energy", phrases.with_unit(cost["kwh"], "kWh")),
-        ("money", phrases.with_unit(cost["usd"], "USD")),
-        ("CO2", phrases.with_unit(cost["g_co2"], "g")),
+        *((name, phrases.with_unit(value, unit)) for name, value, unit in told if value is not None),
     ]
 
 

@@ -50,7 +50,7 @@ def run(config: TrainConfig, out: Path, *, data: Callable[[TrainConfig], Stream]
     processes = start_processes(alone_too=config.train.offload)
     try:
         with _stop_asked() as stop:
-            config = resolved(config, processes.world)
+            config = with_folders(resolved(config, processes.world))
             files = RunFiles(out, writes=processes.first)
             done = files.result()
             if done is not None:

@@ -20,6 +20,7 @@ from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.train_ended import last_words, why_it_died
 from trimtab.flows.parts.train_files import Lines, kept_steps, read_result, step_record, told_error
 from trimtab.record.disk import sentences
+from trimtab.record.lock import NAME as LOCK
 from trimtab.record.lock import FolderLock
 
 WORKER = "trimtab.cli.train_worker"
@@ -86,6 +87,8 @@ def _prepare(config: TrainConfig, out: Path) -> TrainResult | None:
     from trimtab.train.config import config_text, read_config
 
     path = out / "train.toml"
+    if not path.exists() and any(one.name != LOCK for one in out.iterdir()):
+        raise InputError(f"{out} holds something that is no training; choose another folder with --out.")
     if path.exists() and (out / "steps.jsonl").exists():
         changed = differing(read_config(path), config)
         if changed:

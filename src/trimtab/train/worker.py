@@ -32,6 +32,7 @@ from trimtab.train.processes import Processes, peak_memory_bytes, start_processe
 from trimtab.train.run_files import RunFiles
 from trimtab.train.schedules import lr_at
 from trimtab.train.sharding import lay_out, sharded
+from trimtab.train.source import with_folders
 from trimtab.train.spikes import SpikeWatch, Verdict, batches_to_leave_out
 from trimtab.train.steps import Gradient, Stepper
 

@@ -68,7 +68,7 @@ def is_exact(student: Student, healed: Path, model: Path) -> bool:
     """Whether each trained weight of the healed file stands, bit for bit, for the number in the trained Hugging Face directory `model`."""
     from safetensors import safe_open
 
-    values = _read_back(student, healed)
+    values = read_back(student, healed)
     files = [safe_open(path, framework="np") for path in sorted(model.glob("*.safetensors")) if path.name != "grid.safetensors"]
     trained = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     same = (
@@ -78,7 +78,7 @@ def is_exact(student: Student, healed: Path, model: Path) -> bool:
     return all(same)
 
 
-def _read_back(student: Student, healed: Path) -> Mapping[str, Floats]:
+def read_back(student: Student, healed: Path) -> Mapping[str, Floats]:
     """By Hugging Face name, the numbers that the engine computes with."""
     if student.base.format == "gguf":
         import gguf

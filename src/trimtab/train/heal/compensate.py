@@ -23,6 +23,8 @@ FACTORS = (1.0, 0.98, 0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.76, 0.72, 1.03, 1.07)
 DAMPING = 0.01
 """Of the mean of H's diagonal, added to it."""
 COLUMNS_AT_ONCE = 64
+EDGE = 0.49
+"""Beyond the outermost levels a weight goes no further than this, so that training can bring it back."""
 
 
 class InputProducts:
@@ -90,8 +92,8 @@ def input_products(model: nn.Module, layers: Mapping[str, nn.Module], sequences:
 def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple[torch.Tensor, Codes]:
     """A matrix [rows, columns] as it is to be rounded plainly, and the codes that this gives.
 
-    product: mean of x x' of its inputs, [columns, columns]. Raises InputError as `quantize` does, InfeasibleError for products that are not
-    finite.
+    product: mean of x x' of its inputs, [columns, columns]. Rows do not depend on each other: layers with the same inputs may be given as
+    one. Raises InputError as `quantize` does, InfeasibleError for products that are not finite.
     """
     if not torch.isfinite(product).all():
         raise InfeasibleError("The inputs of a layer are not finite on the calibration text; nothing can be fitted to them.")
@@ -99,40 +101,51 @@ def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple
     codes = quantize(weight.numpy(), grid)
     if held.offset == "none" and not held.table:
         codes = replace(codes, scales=_searched_scales(weight.numpy(), codes, product.diagonal().numpy()))
-    rows, columns = weight.shape
-    n_groups = codes.scales.shape[1]
-    group = columns // n_groups
-    scales = torch.from_numpy(codes.scales.astype(np.float32))
-    safe = torch.where(scales == 0, torch.ones(()), scales)
-    offsets = torch.zeros_like(scales) if codes.offsets is None else torch.from_numpy(codes.offsets.astype(np.float32))
-    table = torch.tensor(held.table, dtype=torch.float32) if held.table else None
+    grids = _ByColumn(codes)
     upper = _inverse_factor(product)
-    left = weight.float().clone()
-    wanted = torch.empty_like(left)
-    units = torch.empty_like(left)
+    left = weight.float().t().contiguous()  # [columns, rows]: a column is read and written as a whole
+    wanted, levels = torch.empty_like(left), torch.empty_like(left)
+    columns, rows = left.shape
     for start in range(0, columns, COLUMNS_AT_ONCE):
         end = min(start + COLUMNS_AT_ONCE, columns)
-        errors = torch.empty(rows, end - start)
+        errors = torch.empty(end - start, rows)
         for column in range(start, end):
-            now = left[:, column]
-            scale, offset = safe[:, column // group], offsets[:, column // group]
-            latent = (now - offset) / scale if held.offset == "minimum" else now / scale + offset
-            if table is None:
-                level = torch.round(latent).clamp_(held.low, held.high)
-                latent = latent.clamp(held.low - 0.49, held.high + 0.49)
-            else:
-                level = table[torch.bucketize(latent, (table[1:] + table[:-1]) / 2)]
-            value = level * scale + offset if held.offset == "minimum" else (level - offset) * scale
-            value = torch.where(scales[:, column // group] == 0, offset if held.offset == "minimum" else torch.zeros(()), value)
-            wanted[:, column] = latent * scale + offset if held.offset == "minimum" else (latent - offset) * scale
-            units[:, column] = level
-            error = (now - value) / upper[column, column]
-            errors[:, column - start] = error
-            left[:, column:end] -= error[:, None] * upper[column, column:end]
-        left[:, end:] -= errors @ upper[start:end, end:]
-    levels = torch.searchsorted(table, units.contiguous()) if table is not None else units
+            levels[column], wanted[column], value = grids.rounded(left[column], column)
+            errors[column - start] = (left[column] - value) / upper[column, column]
+            left[column + 1 : end] -= upper[column, column + 1 : end, None] * errors[column - start]
+        left[end:] -= upper[start:end, end:].t() @ errors
     kind = np.uint8 if held.low == 0 else np.int8
-    return wanted, replace(codes, levels=levels.numpy().astype(kind))
+    return wanted.t().contiguous(), replace(codes, levels=np.ascontiguousarray(levels.t().numpy()).astype(kind))
+
+
+class _ByColumn:
+    """Rounding of one column at a time, with the scales and offsets of its blocks."""
+
+    def __init__(self, codes: Codes) -> None:
+        self.held = grid_named(codes.grid)
+        self.group = codes.shape[1] // codes.scales.shape[1]
+        self.scales = torch.from_numpy(codes.scales.astype(np.float32)).t().contiguous()
+        self.safe = torch.where(self.scales == 0, torch.ones(()), self.scales)
+        offsets = torch.zeros(()) if codes.offsets is None else torch.from_numpy(codes.offsets.astype(np.float32))
+        self.offsets = offsets.expand(codes.scales.shape).t().contiguous()
+        self.table = torch.tensor(self.held.table, dtype=torch.float32) if self.held.table else None
+
+    def rounded(self, values: torch.Tensor, column: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Levels, the values themselves as far as the grid reaches, and what the levels stand for. All [rows]."""
+        place = column // self.group
+        scale, safe, offset = self.scales[place], self.safe[place], self.offsets[place]
+        is_minimum = self.held.offset == "minimum"
+        latent = (values - offset) / safe if is_minimum else values / safe + offset
+        if self.table is None:
+            levels = torch.round(latent).clamp_(self.held.low, self.held.high)
+            latent = latent.clamp(self.held.low - EDGE, self.held.high + EDGE)
+            units = levels
+        else:
+            levels = torch.bucketize(latent, (self.table[1:] + self.table[:-1]) / 2).float()
+            units = self.table[levels.long()]
+        if is_minimum:
+            return levels, latent * scale + offset, units * scale + offset
+        return levels, (latent - offset) * scale, (units - offset) * scale
 
 
 def _inverse_factor(product: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,19 @@ def write_start(
     ids = torch.tensor(np.array(sequences, np.int64))
     products = input_products(model, layers, list(ids.split(SEQUENCES_AT_ONCE)))
     codes: dict[str, Codes] = {}
-    for count, (name, layer) in enumerate(layers.items()):
-        weight, codes[f"{name}.weight"] = compensated(layer.weight.detach(), grids[f"{name}.weight"], products.of(name))
-        layer.weight.data.copy_(weight)
-        progress((count + 1) / len(layers))
+    together: dict[tuple[str, str], list[str]] = {}
+    for name in layers:
+        together.setdefault((products.first[name], grids[f"{name}.weight"]), []).append(name)
+    for count, ((first, grid), names) in enumerate(together.items()):
+        weight, found = compensated(torch.cat([layers[name].weight.detach() for name in names]), grid, products.of(first))
+        row = 0
+        for name in names:
+            rows = slice(row, row + layers[name].out_features)
+            row = rows.stop
+            layers[name].weight.data.copy_(weight[rows])
+            offsets = None if found.offsets is None else found.offsets[rows]
+            codes[f"{name}.weight"] = replace(found, levels=found.levels[rows], scales=found.scales[rows], offsets=offsets)
+        progress((count + 1) / len(together))
     _replace(model, kept)
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""A tiny candidate is healed: the divergence falls, the exported file holds the trained weights, and a killed healing goes on."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("llama_cpp")
+
+sys.path.insert(0, str(Path(__file__).parent / "parts"))
+
+from healing import packed, text_file, tiny_model
+
+from trimtab.core.errors import InfeasibleError
+from trimtab.core.training import (
+    TrainCheckpoints,
+    TrainConfig,
+    TrainData,
+    TrainLayout,
+    TrainModel,
+    TrainObjective,
+    TrainOptimizer,
+    TrainRun,
+)
+from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed
+from trimtab.train.heal.codes_file import read_codes
+from trimtab.train.heal.divergence import divergences
+from trimtab.train.heal.start import first_sequences, write_start
+from trimtab.train.worker import run
+
+SEQ_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder, student, reference and the directory that the training begins at."""
+    folder = tmp_path_factory.mktemp("heal")
+    source, reference = tiny_model(folder)
+    text = text_file(folder / "text.txt")
+    student = student_of(packed(source, folder), reference.root)
+    write_start(
+        reference.root,
+        folder / "start",
+        grids=student.grids,
+        kept=student.kept,
+        sequences=first_sequences(reference.root, [str(text)], SEQ_TOKENS, 16),
+    )
+    return folder, student, reference.root
+
+
+def config_of(folder: Path, student: Student, reference: Path, *, start: Path | None = None, steps: int = 40) -> TrainConfig:
+    return TrainConfig(
+        model=TrainModel(source=str(start or folder / "start"), grid=student.grid),
+        data=TrainData(files=(str(folder / "text.txt"),), mask_documents=False),
+        train=TrainRun(seq_tokens=SEQ_TOKENS, global_batch_seqs=4, micro_batch_seqs=4, steps=steps),
+        optimizer=TrainOptimizer(lr=0.02, clip_norm=0.0, warmup_steps=2),
+        layout=TrainLayout(zero_stage=0),
+        objective=TrainObjective(kind="distil", teacher=str(reference)),
+        checkpoint=TrainCheckpoints(every_steps=10, background=False),
+    )
+
+
+def test_a_healed_candidate_is_nearer_its_reference_at_the_same_bits(tiny) -> None:
+    folder, student, reference = tiny
+    result = run(config_of(folder, student, reference), folder / "run")
+    model = folder / "run" / result.model
+    healed = write_healed(student, read_codes(model), folder / "healed")
+    assert healed.stat().st_size == pytest.approx(student.base.path.stat().st_size, rel=0.01)
+    assert is_exact(student, healed, model)
+
+    held_out = first_sequences(reference, [str(text_file(folder / "other.txt", 4000))], SEQ_TOKENS, 8)
+    write_start(reference, folder / "naive", grids={}, kept=_dequantized(student), sequences=held_out)
+    naive = np.mean(divergences(reference, folder / "naive", held_out))
+    before = np.mean(divergences(reference, folder / "start", held_out))
+    after = np.mean(divergences(reference, model, held_out))
+    assert after < 0.5 * naive
+    assert after < before
+
+
+def test_one_changed_level_is_noticed(tiny) -> None:
+    folder, student, _ = tiny
+    codes = read_codes(folder / "start")
+    write_healed(student, codes, folder / "whole")
+    name = next(iter(codes))
+    levels = codes[name].levels.copy()
+    levels[0, 0] = -levels[0, 0] - 1
+    changed = write_healed(student, {**codes, name: replace(codes[name], levels=levels)}, folder / "changed")
+    baked = folder / "baked"
+    _write_model(baked, student, codes)
+    assert is_exact(student, folder / "whole" / changed.name, baked)
+    assert not is_exact(student, changed, baked)
+
+
+def test_a_stopped_healing_goes_on_to_the_same_weights(tiny) -> None:
+    folder, student, reference = tiny
+    config = config_of(folder, student, reference, steps=12)
+    whole = run(config, folder / "whole-run")
+    run(replace(config, train=replace(config.train, steps=12)), folder / "twice")
+    first, second = (read_codes(folder / name / "model") for name in ("whole-run", "twice"))
+    assert whole.steps == 12
+    for name, codes in first.items():
+        assert np.array_equal(codes.levels, second[name].levels)
+
+
+def test_a_candidate_on_no_grid_is_refused(tmp_path: Path) -> None:
+    source, reference = tiny_model(tmp_path)
+    with pytest.raises(InfeasibleError, match="lies on a grid"):
+        student_of(packed(source, tmp_path, "F16"), reference.root)
+
+
+def _dequantized(student: Student) -> dict[str, np.ndarray]:
+    """The candidate's own numbers by Hugging Face name."""
+    from trimtab.flows.parts.heal_student import read_back
+
+    return {**student.kept, **read_back(student, student.base.path)}
+
+
+def _write_model(folder: Path, student: Student, codes) -> None:
+    from safetensors.numpy import save_file
+
+    from trimtab.compress.grids import dequantize
+
+    folder.mkdir()
+    save_file({name: dequantize(each) for name, each in codes.items()}, folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""A tiny training as the worker runs it, in forked processes that are killed with -9: after a time, or inside the writing of a checkpoint."""
+"""A tiny training as the worker runs it, in forked processes killed with -9: after a time, or inside the writing of a checkpoint."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401 (loaded once here rather than by each process)
+import pyarrow.parquet  # noqa: F401
 import torch
 from transformers import LlamaConfig
 
@@ -65,7 +67,7 @@ class Logged:
         for step, batches in enumerate(self._stream.steps(first_step=first_step, **more), first_step):
             taken = [int(one) for batch in batches if batch.sequence_ids is not None for one in batch.sequence_ids]
             with self._path.open("a") as file:
-                file.write(f"{json.dumps([step, taken])}\n")
+                file.write(f"{json.dumps([step, int(os.environ.get('ATTEMPT', '0')), taken])}\n")
             yield batches
 
 
@@ -79,6 +81,7 @@ def prepare(folder: Path) -> TrainConfig:
     LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
     ).save_pretrained(folder / "model")
+    (folder / "model" / "tokenizer.json").write_text("{}")  # looked for, not used: see Characters
     return TrainConfig(
         model=TrainModel(source=str(folder / "model"), init="random"),
         data=TrainData(files=(str(folder / "text.txt"),)),
@@ -99,7 +102,8 @@ def attempt(config: TrainConfig, out: Path, world: int, kill: Kill | None) -> bo
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     out.mkdir(parents=True, exist_ok=True)
-    children = [_forked(config, out, rank, world, port, kill) for rank in range(world)]
+    began = time.monotonic_ns()
+    children = [_forked(config, out, rank, world, port, began, kill) for rank in range(world)]
     ends = time.monotonic() + (kill.after_s if kill and not kill.point else 120.0)
     codes: dict[int, int] = {}
     while len(codes) < world and time.monotonic() < ends and not any(codes.values()):
@@ -111,12 +115,13 @@ def attempt(config: TrainConfig, out: Path, world: int, kill: Kill | None) -> bo
         if child not in codes:
             os.kill(child, signal.SIGKILL)  # as torchrun does when one has died
             codes[child] = os.waitpid(child, 0)[1]
-    if any(os.WIFEXITED(code) and os.WEXITSTATUS(code) for code in codes.values()):
+    # A process whose neighbour was killed may fail before it is killed too.
+    if any(codes.values()) and not any(os.WIFSIGNALED(code) for code in codes.values()):
         raise RuntimeError(f"a run failed by itself: {(out / 'said').read_text()[-2000:]}")
     return not any(codes.values())
 
 
-def _forked(config: TrainConfig, out: Path, rank: int, world: int, port: int, kill: Kill | None) -> int:
+def _forked(config: TrainConfig, out: Path, rank: int, world: int, port: int, began: int, kill: Kill | None) -> int:
     child = os.fork()
     if child:
         return child
@@ -125,7 +130,7 @@ def _forked(config: TrainConfig, out: Path, rank: int, world: int, port: int, ki
         said = os.open(out / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        names = {"ATTEMPT": began, "RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in names.items()})
         torch.set_num_threads(1)
         if kill and kill.point and rank == (world - 1 if kill.nth % 2 and kill.point == POINTS[0] else 0):
@@ -215,14 +220,14 @@ def losses_of(out: Path) -> dict[int, float]:
 
 
 def order_of(out: Path) -> dict[int, list[int]]:
-    """Sequences of each step (from 0), over all processes; the last time that it was taken."""
-    found: dict[int, dict[str, list[int]]] = {}
+    """Sequences of each step (from 0) over all processes, of the attempt that took it last."""
+    found: dict[int, dict[int, list[int]]] = {}
     for path in out.glob("order-*.jsonl"):
         for line in path.read_text().splitlines():
             if line.endswith("]]"):
-                step, taken = json.loads(line)
-                found.setdefault(step, {})[path.name] = taken
-    return {step: sorted(one for taken in parts.values() for one in taken) for step, parts in found.items()}
+                step, began, taken = json.loads(line)
+                found.setdefault(step, {}).setdefault(began, []).extend(taken)
+    return {step: sorted(attempts[max(attempts)]) for step, attempts in found.items()}
 
 
 def weights_of(out: Path) -> bytes:

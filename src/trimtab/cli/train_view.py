@@ -54,6 +54,7 @@ class View:
             self.console.print(Text(text, style="dim"), soft_wrap=True)
 
     def __call__(self, news: Follow) -> None:
+        self.total = news.total_steps or self.total
         for step in news.steps:
             self.steps = [one for one in self.steps if one.step < step.step] if self._goes_back(step) else self.steps
             self.steps.append(step)
@@ -72,7 +73,6 @@ class View:
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         kind, text = str(event.get("kind", "note")), phrases.line(event.get("text", ""))
-        self.total = int(event["total_steps"]) if phrases.is_number(event.get("total_steps")) else self.total
         self.console.print(Text.assemble((f"{kind:<10} ", STYLES.get(kind, "dim")), text), soft_wrap=True)
 
     def block(self) -> RenderableType:

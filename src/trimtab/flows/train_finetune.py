@@ -2,22 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
-from trimtab.core.files import canonical_json, parsed_json, to_plain, write_atomic
+from trimtab.core.files import canonical_json, sha256_file, to_plain, write_atomic
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
-from trimtab.flows.parts.train_files import read_events, read_steps
+from trimtab.flows.parts.train_files import read_about, read_events, read_steps
 from trimtab.flows.parts.train_launch import Follow, differing, launch
 from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
 from trimtab.record.disk import sentences
+from trimtab.record.home import cache_dir
 from trimtab.record.lock import FolderLock
 from trimtab.record.train_report import write_train_report
+from trimtab.sources.open import open_source
 from trimtab.train.config import read_config
 from trimtab.train.data import inputs
 from trimtab.train.meters import mfu, pace
@@ -93,6 +94,7 @@ def _kept(
         "schema": SCHEMA,
         "kind": kind,
         "model": source,
+        "model_sha256": model_digest(Path(config.model.source)),
         "out": str(out),
         "model_folder": str(out / result.model),
         "config": to_plain(config),
@@ -102,7 +104,7 @@ def _kept(
         "planned": _planned_row(planned, steps, remember_run(planned, steps)),
         "cost": dict(spent),
         "events": read_events(out),
-        "run": _json(out / "run.json"),
+        "run": read_about(out / "run.json"),
         "report": str(out / PAGE),
     }
     with sentences(out, "write"):
@@ -111,17 +113,17 @@ def _kept(
     return document
 
 
+def model_digest(folder: Path) -> str:
+    """Of the files that were trained from; of the shape alone where there are no weights."""
+    if any(folder.glob("*.safetensors")):
+        return open_source(str(folder), cache_dir=cache_dir(), offline=True).digest
+    return sha256_file(folder / "config.json")
+
+
 def _before(out: Path) -> dict[str, Any] | None:
     """The document of a run that has ended: asking again for it costs no energy and teaches the planner nothing."""
-    found = _json(out / DOCUMENT)
+    found = read_about(out / DOCUMENT)
     return found if found.get("schema") == SCHEMA else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        found = parsed_json(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def _pace_row(planned: Planned, steps: list[StepRecord]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def cost_rows(cost: Plain) -> list[tuple[str, str]]:
 def identity(document: Plain) -> list[tuple[str, str]]:
     """What the run was made of: digests and versions, as process 0 wrote them in run.json."""
     run = document["run"]
-    rows = [("folder", str(document["out"])), ("model made", str(document["model_folder"]))]
+    rows = [("folder", str(document["out"])), ("model made", str(document["model_folder"])), ("model", str(document["model_sha256"]))]
     for table in ("digests", "versions"):
         rows += [(str(name), str(value)) for name, value in sorted((run.get(table) or {}).items())]
     rows += [("seed", str(document["config"]["train"]["seed"]))]

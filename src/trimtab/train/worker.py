@@ -20,6 +20,7 @@ from trimtab.core.errors import InfeasibleError, StoppedError
 from trimtab.core.files import digest_of
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.record.home import cache_dir
+from trimtab.train.boards import open_boards
 from trimtab.train.checkpoints import Checkpoints
 from trimtab.train.config import resolved
 from trimtab.train.data.rates import data_bound
@@ -75,8 +76,15 @@ class _Training:
         self.config, self.files, self.processes, self.stream, self.stop = config, files, processes, stream, stop
         self.folder = Path(config.model.source)
         self.total = total_steps(config, stream.n_sequences)
+        self.boards = open_boards(config.watch, files.out, files.note) if processes.first else []
         files.begin(
-            {"seed": config.train.seed, "world": processes.world, "device": processes.device.type, "threads": torch.get_num_threads()},
+            {
+                "seed": config.train.seed,
+                "world": processes.world,
+                "device": processes.device.type,
+                "threads": torch.get_num_threads(),
+                "total_steps": self.total,
+            },
             {
                 "data": stream.digest,
                 "settings": digest_of([config.model, config.objective, config.optimizer, config.train.seed, self.total]),
@@ -125,6 +133,8 @@ class _Training:
             rollbacks=self.rollbacks,
             notes=tuple(self.files.noted),
         )
+        for board in self.boards:
+            board.close()
         self.files.end(result)
         self.processes.wait_for_all()
         return result
@@ -183,6 +193,8 @@ class _Training:
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         self.files.add_step(record)
+        for board in self.boards:
+            board.step(record)
         self._look_at_waits(record)
 
     def _look_at_waits(self, record: StepRecord) -> None:

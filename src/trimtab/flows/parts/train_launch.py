@@ -18,7 +18,7 @@ from trimtab.core.errors import TrimtabError as Bug
 from trimtab.core.files import write_atomic
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.train_ended import last_words, why_it_died
-from trimtab.flows.parts.train_files import Lines, kept_steps, read_result, step_record, told_error
+from trimtab.flows.parts.train_files import Lines, kept_steps, read_about, read_result, step_record, told_error
 from trimtab.record.disk import sentences
 from trimtab.record.lock import NAME as LOCK
 from trimtab.record.lock import FolderLock
@@ -45,7 +45,7 @@ class Follow:
 
     steps, events: lines of steps.jsonl and events.jsonl since the last call; the first call brings what an earlier start left
     phase: `starting` until the first step of this start; silent_s: since the last sign of life
-    hung: nothing came for far longer than a step takes
+    hung: nothing came for far longer than a step takes; total_steps: of the whole run, None until the data have been counted
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -53,6 +53,7 @@ class Follow:
     phase: Literal["starting", "training", "stopping"] = "starting"
     silent_s: float = 0.0
     hung: bool = False
+    total_steps: int | None = None
 
 
 def launch(
@@ -145,6 +146,8 @@ class _Run:
 
     def __init__(self, out: Path, process: "subprocess.Popen[bytes]") -> None:
         self.process = process
+        self.about = out / "run.json"
+        self.total_steps: int | None = None
         self.steps, self.events = Lines(out / "steps.jsonl"), Lines(out / "events.jsonl")
         self.phase: Literal["starting", "training", "stopping"] = "starting"
         self.heard = time.monotonic()
@@ -193,7 +196,21 @@ class _Run:
             self.last_step = steps[-1].step if steps else self.last_step
         silent = now - self.heard
         usual = max(HUNG_AFTER_S, HUNG_STEPS * statistics.median(self.took)) if self.phase == "training" and self.took else HUNG_START_S
-        return Follow(steps=steps, events=events, phase=self.phase, silent_s=silent, hung=silent > usual and self.phase != "stopping")
+        return Follow(
+            steps=steps,
+            events=events,
+            phase=self.phase,
+            silent_s=silent,
+            hung=silent > usual and self.phase != "stopping",
+            total_steps=self.total(),
+        )
+
+    def total(self) -> int | None:
+        """As process 0 wrote it in run.json."""
+        if self.total_steps is None:
+            found = read_about(self.about).get("total_steps")
+            self.total_steps = found if isinstance(found, int) else None
+        return self.total_steps
 
     def stop(self, why: str) -> str:
         """Ask every worker, not torchrun, which would wait for half a minute only."""

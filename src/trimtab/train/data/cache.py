@@ -50,6 +50,23 @@ def is_at(handle: int, path: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep a file, empty if it is not there, from being cleared."""
+    while True:
+        with sentences(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if is_at(handle, path):
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def use(folder: Path) -> int | None:
     """Lock prepared data against clearing (shared) until the handle is closed, and note the use. None if they are gone."""
     try:

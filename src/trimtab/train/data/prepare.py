@@ -4,6 +4,7 @@ Of several processes that want the same, one works and the others wait. What is 
 appears under its key when everything in it is on the disk.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -73,18 +74,18 @@ def prepare(texts: Sequence[tuple[Place, str]], data: TrainData, tokenizer: Toke
     key = digest_of([*rules, *([sha256, Path(text.name).suffix] for text, _, sha256 in sources)])
     folder = cache / caches.PREPARED / key
     while True:
-        if (handle := caches.use(folder)) is not None:
-            if (folder / MANIFEST).is_file():
-                return folder, handle
-            os.close(handle)
-            shutil.rmtree(folder, ignore_errors=True)
-        with caches.locked(folder.with_name(f".{key}.lock")):
-            if not folder.exists():
+        if (folder / MANIFEST).is_file() and (handle := caches.use(folder)) is not None:
+            return folder, handle
+        with caches.locked(folder.with_name(f".{key}.lock")), contextlib.ExitStack() as kept:
+            if not (folder / MANIFEST).is_file():
+                for text in found:
+                    if text.identity:
+                        kept.enter_context(caches.held(_incoming(text, cache)))
                 _build(sources, data, tokenizer, folder, cache, say)
 
 
 def _build(sources: Sequence[tuple[Text, int, str]], data: TrainData, tokenizer: Tokenizer, folder: Path, cache: Path, say: Say) -> None:
-    for half in folder.parent.glob(f".{folder.name}.part-*"):
+    for half in [folder, *folder.parent.glob(f".{folder.name}.part-*")]:
         shutil.rmtree(half, ignore_errors=True)  # left by a process that was killed: the lock is ours
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     megabytes = sum(n_bytes for _, n_bytes, _ in sources) / 1e6
@@ -101,6 +102,8 @@ def _build(sources: Sequence[tuple[Text, int, str]], data: TrainData, tokenizer:
         if writer.is_empty:
             raise InputError(f"There is no text in {', '.join(text.where for text, _, _ in sources[:3])}; give files that hold some.")
         manifest = writer.done([{"name": text.name, "n_bytes": n_bytes, "sha256": sha256} for text, n_bytes, sha256 in sources])
+        if [_digest(text, cache) for text, _, _ in sources] != [(n_bytes, sha256) for _, n_bytes, sha256 in sources]:
+            raise InputError("A file of text changed while it was tokenised; wait until it is complete and try again.")
         with sentences(folder, "write"):
             sync_folder(part)
             part.rename(folder)
@@ -214,21 +217,22 @@ def _digest(text: Text, cache: Path) -> tuple[int, str]:
     if not text.identity:
         return file_sha256(_local(text, cache), cache)
     note = cache / "digests" / text.identity
-    known = note.read_text().split() if note.is_file() else []
-    if len(known) == 2:
-        return int(known[0]), known[1]
-    n_bytes, sha256 = file_sha256(_local(text, cache), cache)
-    with sentences(note, "write"):
-        write_atomic(note, f"{n_bytes} {sha256}")
+    with caches.locked(note.with_name(f".{note.name}.lock")):
+        known = note.read_text().split() if note.is_file() else []
+        if len(known) == 2:
+            return int(known[0]), known[1]
+        with caches.held(_incoming(text, cache)):
+            n_bytes, sha256 = file_sha256(_local(text, cache), cache)
+        with sentences(note, "write"):
+            write_atomic(note, f"{n_bytes} {sha256}")
     return n_bytes, sha256
 
 
 def _local(text: Text, cache: Path) -> Path:
+    """Where a file of text lies on this disk, brought here if need be. One process at a time."""
     path = text.place.path(text.name)
-    if path is not None:
-        return path
-    path = _incoming(text, cache)
-    with caches.locked(path.with_name(f".{path.name}.lock")):
+    if path is None:
+        path = _incoming(text, cache)
         text.place.download(text.name, path, -1)
     return path
 

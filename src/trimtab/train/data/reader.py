@@ -1,6 +1,7 @@
 """Shards as a process reads them: brought here ahead of their use, checked, mapped, and let go when the order has passed them."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -22,11 +23,12 @@ FETCHERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A shard and where it lies."""
+    """A shard and where it lies; remedy: what to do if it is damaged."""
 
     place: Place
     manifest: Manifest
     shard: Shard
+    remedy: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,42 +80,43 @@ class Reader:
             with caches.locked(path.with_name(f".{path.name}.lock")):
                 if not path.exists():
                     self._make(source, path)
-            local = LocalShard.opened(path, source.shard.content)
+                local = LocalShard.opened(path, source.shard.content)
+            caches.clear(self._cache, self._limit_bytes)
         return _Open(local=local, packing=Packing(local.arrays, **self._cut))  # type: ignore[arg-type]
 
     def _make(self, source: Source, path: Path) -> None:
         shard, where = source.shard, source.place.where(source.shard.name)
         parquet = source.place.path(shard.name)
-        incoming = None if parquet else self._cache / caches.INCOMING / shard.sha256
-        if incoming:
-            self._download(source, incoming)
-        elif parquet and not parquet.is_file():
-            raise InputError(f"There is no {where}, which the manifest beside it names; copy it again, or prepare the data again.")
-        elif parquet and _sha256(parquet) != shard.sha256:
-            raise InputError(f"Shard {where} is damaged (its digest is not the manifest's); copy it again, or prepare the data again.")
-        arrays = from_parquet(incoming or parquet, source.manifest, shard, where)  # type: ignore[arg-type]
+        if parquet is None:
+            incoming = self._cache / caches.INCOMING / shard.sha256
+            with caches.held(incoming):
+                self._download(source, incoming, where)
+                self._expand(source, incoming, where, path)
+                incoming.unlink(missing_ok=True)
+        else:
+            if not parquet.is_file():
+                raise InputError(f"There is no {where}, which the manifest beside it names; {source.remedy}.")
+            if _sha256(parquet) != shard.sha256:
+                raise InputError(f"Shard {where} is damaged (its digest is not the manifest's); {source.remedy}.")
+            self._expand(source, parquet, where, path)
+
+    def _expand(self, source: Source, parquet: Path, where: str, path: Path) -> None:
+        arrays = from_parquet(parquet, source.manifest, source.shard, where)
         with sentences(path, "write"):
             write_local(path, arrays)
-        if incoming:
-            incoming.unlink(missing_ok=True)
-        caches.clear(self._cache, self._limit_bytes)
 
-    def _download(self, source: Source, incoming: Path) -> None:
+    def _download(self, source: Source, incoming: Path, where: str) -> None:
         """Bring a shard's file whole; one that came damaged is brought once more from its beginning."""
         shard = source.shard
-        with sentences(incoming, "write"):
-            incoming.parent.mkdir(parents=True, exist_ok=True)
-        had = incoming.stat().st_size if incoming.exists() else 0
+        had = incoming.stat().st_size
         for is_last in (False, True):
             with self._fetching():
                 source.place.download(shard.name, incoming, shard.n_bytes)
             if _sha256(incoming) == shard.sha256:
                 break
-            incoming.unlink()
+            os.truncate(incoming, 0)
             if is_last:
-                raise InputError(
-                    f"Shard {source.place.where(shard.name)} does not have the digest that its manifest says; put it there again."
-                )
+                raise InputError(f"Shard {where} does not have the digest that its manifest says; put it there again.")
         with self._lock:
             self.fetched_bytes += max(0, shard.n_bytes - had)
 

@@ -153,9 +153,9 @@ def from_parquet(source: Path, manifest: Manifest, shard: Shard, where: str) -> 
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120].rstrip(".")
-        raise InputError(f"Shard {where} cannot be read ({reason}); copy it again, or prepare the data again.") from None
+        raise InputError(f"Shard {where} cannot be read ({reason}); make it and its manifest again.") from None
     if content_digest(arrays) != shard.content:
-        raise InputError(f"Shard {where} does not hold what its manifest says; copy it again, or prepare the data again.")
+        raise InputError(f"Shard {where} does not hold what its manifest says; make it and its manifest again.")
     return arrays
 
 

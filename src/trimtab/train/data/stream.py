@@ -206,7 +206,10 @@ def open_stream(
         for place in places:
             manifest = parsed_manifest(place.read(MANIFEST), place.where(MANIFEST))
             _check(manifest, data, tokenizer, place.where(""))
-            sources += [Source(place=place, manifest=manifest, shard=shard) for shard in manifest.shards]
+            remedy = (
+                "copy the folder again" if place in inputs.prepared else "remove its folder and start again: the text is tokenised anew"
+            )
+            sources += [Source(place=place, manifest=manifest, shard=shard, remedy=remedy) for shard in manifest.shards]
             counts += _counts(manifest, place, data.layout, seq_tokens)
         n_tokens = sum(source.shard.n_tokens for source in sources)
         if sum(counts) == 0 or (data.layout == "packed" and n_tokens <= seq_tokens):

@@ -225,8 +225,9 @@ def _plain(name: str) -> str:
 def _empty(value: torch.Tensor | None) -> torch.Tensor | None:
     if value is None:
         return None
-    empty = torch.empty_like(value, device="cpu")
-    return nn.Parameter(empty) if isinstance(value, nn.Parameter) else empty
+    if isinstance(value, nn.Parameter):  # drawn in float32 whatever it will be, so that a precision changes no weight
+        return nn.Parameter(torch.empty_like(value, device="cpu", dtype=torch.float32))
+    return torch.empty_like(value, device="cpu")
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:

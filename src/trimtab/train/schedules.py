@@ -24,5 +24,5 @@ def lr_at(step: int, total_steps: int, choice: TrainOptimizer) -> float:
         return choice.lr
     share = min(1.0, (step - first) / max(1, total_steps - 1 - first))
     if choice.schedule == "wsd":
-        return choice.lr + (end - choice.lr) * share
+        return end + (choice.lr - end) * (1.0 - share)
     return end + (choice.lr - end) * (1.0 + math.cos(math.pi * share)) / 2.0

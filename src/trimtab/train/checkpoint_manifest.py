@@ -99,9 +99,9 @@ def manifest_text(manifest: Manifest) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises Damaged when it is missing, unreadable or does not agree with its own checksum."""
     try:
-        found = parsed_json((folder / NAME).read_text(encoding="utf-8"))
-        body = found["body"]
-        if digest_of(body) != found["sha256"]:
+        text = (folder / NAME).read_text(encoding="utf-8")
+        body = parsed_json(text)["body"]
+        if text != canonical_json({"body": body, "sha256": digest_of(body)}):
             raise Damaged(f"{NAME} does not agree with its own checksum")
         if body["schema"] != SCHEMA:
             raise Damaged(f"{NAME} has schema {body['schema']}, this trimtab reads {SCHEMA}")

@@ -3,6 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from trimtab.compress.grids import Codes, check_codes
 from trimtab.core.errors import InputError
@@ -15,7 +18,7 @@ def write_codes(folder: Path, codes: Mapping[str, Codes]) -> None:
     """Write the codes by weight, whole or not at all. Raises OSError."""
     from safetensors.numpy import save
 
-    tensors = {}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     for name, each in codes.items():
         tensors[f"{name}:levels"], tensors[f"{name}:scales"] = each.levels, each.scales
         if each.offsets is not None:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from trimtab.compress.grids import Codes, grid_named, quantize
+from trimtab.compress.grids import Codes, Floats, Halves, grid_named, quantize
 from trimtab.core.errors import InfeasibleError
 
 FACTORS = (1.0, 0.98, 0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.76, 0.72, 1.03, 1.07)
@@ -37,15 +38,14 @@ class InputProducts:
         self.products: dict[str, torch.Tensor] = {}
         self.first: dict[str, str] = {}
         self.n_rows: dict[str, int] = {}
-        self._last: tuple[int, int, str] | None = None
+        self._last: tuple[torch.Tensor, str] | None = None
 
     def add(self, name: str, inputs: torch.Tensor) -> None:
         """Inputs [..., columns] of one call of a layer."""
-        seen = (id(inputs), inputs._version)
-        if self._last is not None and self._last[:2] == seen:
-            self.first[name] = self._last[2]
+        if self._last is not None and self._last[0] is inputs:
+            self.first[name] = self._last[1]
             return
-        self._last = (*seen, name)
+        self._last = (inputs, name)
         self.first[name] = name
         flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         with torch.autocast(inputs.device.type, enabled=False):  # 16 bits would leave no inverse: some inputs are a thousand times others
@@ -114,8 +114,8 @@ def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple
             errors[column - start] = (left[column] - value) / upper[column, column]
             left[column + 1 : end] -= upper[column, column + 1 : end, None] * errors[column - start]
         left[end:] -= upper[start:end, end:].t() @ errors
-    kind = np.uint8 if held.low == 0 else np.int8
-    return wanted.t().contiguous(), replace(codes, levels=np.ascontiguousarray(levels.t().numpy()).astype(kind))
+    found = np.ascontiguousarray(levels.t().numpy()).astype(np.uint8 if held.low == 0 else np.int8)
+    return wanted.t().contiguous(), replace(codes, levels=found)
 
 
 class _ByColumn:
@@ -157,7 +157,7 @@ def _inverse_factor(product: torch.Tensor) -> torch.Tensor:
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 
-def _searched_scales(weight: np.ndarray, codes: Codes, importance: np.ndarray) -> np.ndarray:
+def _searched_scales(weight: Floats, codes: Codes, importance: Floats) -> Halves:
     """Of FACTORS times the given scale, with either sign, the one with the least weighted squared error in each block, 16-bit floats."""
     held = grid_named(codes.grid)
     rows, n_groups = codes.scales.shape
@@ -175,4 +175,5 @@ def _searched_scales(weight: np.ndarray, codes: Codes, importance: np.ndarray) -
             better = loss < best
             best = torch.where(better, loss, best)
             chosen = torch.where(better, scale, chosen)
-    return chosen.numpy().astype(np.float16)
+    halves: npt.NDArray[np.float16] = chosen.numpy().astype(np.float16)
+    return halves

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -94,7 +95,7 @@ def top_targets(teacher: Teacher, batch: TorchBatch, top_k: int) -> tuple[torch.
     return torch.cat([part.indices for part in parts]).reshape(shape), torch.cat([part.values for part in parts]).reshape(shape)
 
 
-def _mapped(path: Path, kind: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+def _mapped(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
     """The array in a file, made empty (0 everywhere, a hole on the disk) if it is not there or of another shape."""
     if path.exists():
         held = np.load(path, mmap_mode="r+")

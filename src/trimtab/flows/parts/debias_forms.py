@@ -22,8 +22,8 @@ def check_form(opened: Opened) -> None:
     """Raise InputError for a source that cannot be trained and brought back."""
     if opened.snapshot.format not in TRAINED or opened.snapshot.format not in EXACT:
         raise InputError(
-            f"{opened.snapshot.source} holds {opened.snapshot.format} weights, which cannot be trained and brought back; give the GGUF file "
-            "or the Hugging Face directory that it was made from."
+            f"{opened.snapshot.source} holds {opened.snapshot.format} weights, which cannot be trained and brought back; give the GGUF "
+            "file or the Hugging Face directory that it was made from."
         )
 
 

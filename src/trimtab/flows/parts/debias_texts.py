@@ -85,7 +85,7 @@ async def _ended(session: Session, model: Candidate, cases: Sequence[Case]) -> l
 
     key = [model.deployment.digest, [[case.begin, case.twin, ENDING_TOKENS[case.kind]] for case in cases], session.seed]
     found = []
-    for case, (begin, twin, written) in zip(cases, await session.once("debias endings", key, compute), strict=True):
+    for case, (begin, twin, written) in zip(cases, await session.once("endings", key, compute), strict=True):
         ending = clean_ending(written)
         if not ending:
             continue

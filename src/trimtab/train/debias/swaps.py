@@ -214,7 +214,7 @@ def _articles(text: str) -> str:
     """`a` and `an` before groups' adjectives, which may have changed places: the first letter decides, for all that are in the lists."""
 
     def fitting(match: re.Match[str]) -> str:
-        article = "an" if match["group"][0].lower() in "aei" else "a"
+        article = "an" if match["group"][0].lower() in "aeio" else "a"
         return _cased(article, match["article"]) + match["gap"] + match["group"]
 
     return _adjective_after_article().sub(fitting, text)

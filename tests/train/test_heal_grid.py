@@ -5,13 +5,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn
+from torch import nn  # noqa: E402
 
-from trimtab.compress.grids import GRIDS, Codes, dequantize, quantize
-from trimtab.core.errors import InputError
-from trimtab.train.heal import fake_quant
-from trimtab.train.heal.codes_file import NAME, read_codes, write_codes
-from trimtab.train.heal.compensate import compensated
+from trimtab.compress.grids import GRIDS, Codes, dequantize, quantize  # noqa: E402
+from trimtab.core.errors import InputError  # noqa: E402
+from trimtab.train.heal import fake_quant  # noqa: E402
+from trimtab.train.heal.codes_file import NAME, read_codes, write_codes  # noqa: E402
+from trimtab.train.heal.compensate import compensated  # noqa: E402
 
 PLAIN = [name for name in GRIDS if not name.startswith("IQ")]
 

@@ -12,14 +12,14 @@ pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parent / "parts"))
 
-from healing import text_file, tiny_model
-from transformers import AutoModelForCausalLM
+from healing import text_file, tiny_model  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
-from trimtab.core.errors import InputError
-from trimtab.train.heal.divergence import divergences
-from trimtab.train.heal.low_rank import break_even_rank, factored
-from trimtab.train.heal.prune import Cut, look, mask, pruned, write_pruned
-from trimtab.train.heal.start import first_sequences
+from trimtab.core.errors import InputError  # noqa: E402
+from trimtab.train.heal.divergence import divergences  # noqa: E402
+from trimtab.train.heal.low_rank import break_even_rank, factored  # noqa: E402
+from trimtab.train.heal.prune import Cut, look, mask, pruned, write_pruned  # noqa: E402
+from trimtab.train.heal.start import first_sequences  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A tiny candidate is healed: the divergence falls, the exported file holds the trained weights, and a killed healing goes on."""
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ pytest.importorskip("llama_cpp")
 
 sys.path.insert(0, str(Path(__file__).parent / "parts"))
 
-from healing import packed, text_file, tiny_model
+from healing import packed, text_file, tiny_model  # noqa: E402
 
-from trimtab.core.errors import InfeasibleError
-from trimtab.core.training import (
+from trimtab.core.errors import InfeasibleError, StoppedError  # noqa: E402
+from trimtab.core.training import (  # noqa: E402
     TrainCheckpoints,
     TrainConfig,
     TrainData,
@@ -25,11 +26,12 @@ from trimtab.core.training import (
     TrainOptimizer,
     TrainRun,
 )
-from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed
-from trimtab.train.heal.codes_file import read_codes
-from trimtab.train.heal.divergence import divergences
-from trimtab.train.heal.start import first_sequences, write_start
-from trimtab.train.worker import run
+from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed  # noqa: E402
+from trimtab.train.heal.codes_file import read_codes  # noqa: E402
+from trimtab.train.heal.divergence import divergences  # noqa: E402
+from trimtab.train.heal.start import first_sequences, write_start  # noqa: E402
+from trimtab.train.schedules import lr_at  # noqa: E402
+from trimtab.train.worker import run  # noqa: E402
 
 SEQ_TOKENS = 64
 
@@ -94,13 +96,23 @@ def test_one_changed_level_is_noticed(tiny) -> None:
     assert not is_exact(student, changed, baked)
 
 
-def test_a_stopped_healing_goes_on_to_the_same_weights(tiny) -> None:
+def test_a_stopped_healing_goes_on_to_the_same_weights(tiny, monkeypatch) -> None:
     folder, student, reference = tiny
     config = config_of(folder, student, reference, steps=12)
-    whole = run(config, folder / "whole-run")
-    run(replace(config, train=replace(config.train, steps=12)), folder / "twice")
-    first, second = (read_codes(folder / name / "model") for name in ("whole-run", "twice"))
-    assert whole.steps == 12
+    run(config, folder / "whole-run")
+
+    def stopping(step: int, total: int, choice: TrainOptimizer) -> float:
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return lr_at(step, total, choice)
+
+    monkeypatch.setattr("trimtab.train.worker.lr_at", stopping)
+    with pytest.raises(StoppedError):
+        run(config, folder / "stopped")
+    monkeypatch.undo()
+    result = run(config, folder / "stopped")
+    assert result.resumed == 1
+    first, second = (read_codes(folder / name / "model") for name in ("whole-run", "stopped"))
     for name, codes in first.items():
         assert np.array_equal(codes.levels, second[name].levels)
 

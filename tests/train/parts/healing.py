@@ -8,10 +8,11 @@ from trimtab.core.model import Snapshot
 from trimtab.sources.open import open_source
 from trimtab.testing.tiny_models import write_tiny_gguf
 
-WORDS = (
+TEXT = (
     "the small boat turned slowly into the wind and the old sailor watched the water near the shore while the children on the beach were "
     "counting the waves and the birds that came from the north with the first cold days of the year when the harbour is quiet again"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def tiny_model(folder: Path) -> tuple[Snapshot, Snapshot]:

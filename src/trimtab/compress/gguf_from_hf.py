@@ -7,6 +7,7 @@ so is a tokenizer that llama.cpp would follow otherwise (see compress/vocabulary
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def chat_template_of(folder: Path) -> str:
     return str(held)
 
 
+def licence_of(folder: Path) -> str:
+    """The licence that the front matter of README.md names, empty if none."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.search(r"^license:[ \t]*([^\s#]+)", text.split("\n---", 1)[0], re.MULTILINE) if text.startswith("---") else None
+    return found[1] if found else ""
+
+
 def _gguf_name(names: Names, name: str, source: Snapshot) -> str:
     try:
         return names.gguf(name)
@@ -102,6 +111,9 @@ def _gguf_name(names: Names, name: str, source: Snapshot) -> str:
 def _add_metadata(writer: Any, metadata: dict[str, Any], config: dict[str, Any], source: Snapshot) -> None:
     writer.add_type("model")
     writer.add_name(str(config.get("_name_or_path") or source.root.name))
+    licence = licence_of(source.root)
+    if licence:
+        writer.add_license(licence)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
     for key, value in metadata.items():

@@ -81,13 +81,19 @@ def build(
 
     write_tensors(out_dir / "model.safetensors", {hf_name: shapes[name] for name, hf_name in kept.items()}, type_name, values())
     others = {
-        "config.json": config | {"torch_dtype": recipe.parameters["dtype"]} | _token_ids(vocabulary),
+        "config.json": {"_name_or_path": metadata.get("general.name", "")}
+        | config
+        | {"torch_dtype": recipe.parameters["dtype"]}
+        | _token_ids(vocabulary),
         "generation_config.json": _generation(vocabulary),
         "tokenizer.json": to_tokenizer_json(vocabulary),
         "tokenizer_config.json": _tokenizer_config(vocabulary, metadata, config),
     }
     for name, content in others.items():
         write_atomic(out_dir / name, json.dumps(content, indent=2, ensure_ascii=False))
+    if metadata.get("general.license"):
+        others["README.md"] = ""
+        write_atomic(out_dir / "README.md", f"---\nlicense: {metadata['general.license']}\n---\n")
     from trimtab.compress.vocabulary_check import check_vocabulary
 
     check_vocabulary(source.path, out_dir, vocabulary)

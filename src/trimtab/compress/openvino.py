@@ -1,5 +1,7 @@
 """Recipes of family `openvino`: OpenVINO directories from GGUF files, and NNCF's weight compression of them.
 
+A Hugging Face directory is written as a GGUF file first (see compress/gguf_from_hf.py); only `gguf` and `gguf-exact` ask for a real one.
+
 Parameter `mode`:
 - `gguf`: what OpenVINO GenAI's own reader makes of the file as shipped; an OpenVINO directory is left as it is
 - `gguf-exact`: the same, with the zero points of Q4_1 blocks as the file has them (see compress/openvino_q4_1.py)
@@ -42,6 +44,7 @@ DEFAULT_CALIBRATION_TOKENS = 4096
 CALIBRATION_WINDOW_TOKENS = 256
 MODEL_NAMES = ("openvino_model.bin", "openvino_model.xml")
 PRODUCT_RECORD = "product.json"
+CHECKED_FIRST = "what the reader would ignore is refused"
 NAMED_BY_PLACE = "operations that packing adds are named by their place"
 F16 = Recipe(name="llamacpp-f16", family="gguf", engine="llamacpp", parameters={"type": "F16"}, bits_per_weight=16.0)
 Q8_0 = Recipe(name="llamacpp-q8_0", family="gguf", engine="llamacpp", parameters={"type": "Q8_0"}, bits_per_weight=8.5)
@@ -63,16 +66,17 @@ def version(recipe: Recipe) -> str:
         raise MissingError(
             f"Recipe {recipe.name!r} needs a library that is not installed ({error}).", "pip install 'trimtab[openvino]'"
         ) from error
-    return f"{libraries}; {NAMED_BY_PLACE}" if packed else libraries
+    return "; ".join([libraries, CHECKED_FIRST, *([NAMED_BY_PLACE] if packed else [])])
 
 
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:
     """See RecipeBuilder. What a recipe is built from is a product of its own and is not counted here."""
-    if recipe.parameters.get("mode") in GGUF_MODES or source.format != "gguf":
+    if recipe.parameters.get("mode") in GGUF_MODES or source.format == "openvino":
         return 2 * source.size_bytes + 2**25
     from trimtab.compress import gguf
 
-    return gguf.product_bytes(F16, source)
+    copies = 2 if source.format == "safetensors" else 1  # the reader may need a copy of what it reads
+    return copies * gguf.product_bytes(F16, source)
 
 
 def build(
@@ -83,8 +87,9 @@ def build(
     mode = recipe.parameters["mode"]
     if source.format == "openvino" and mode == "gguf":
         return source
-    if source.format != ("openvino" if source.format == "openvino" and mode in NNCF_MODES else "gguf"):
-        raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file, and {source.source} is {source.format}.")
+    if source.format not in _formats(mode):
+        also = " or a Hugging Face directory" if "safetensors" in _formats(mode) else ""
+        raise InfeasibleError(f"Recipe {recipe.name!r} starts from a GGUF file{also}, and {source.source} is {source.format}.")
     import_openvino()
     if mode in NNCF_MODES:
         base = source if source.format == "openvino" else make(FP16, source, out_dir.parent, progress=progress)
@@ -101,6 +106,13 @@ def build(
             restore_zero_points(out_dir / "openvino_model.xml", weights.path)
     others = sorted(path.name for path in out_dir.iterdir() if path.name not in MODEL_NAMES)
     return snapshot_of(out_dir, [*MODEL_NAMES, *others], like=source, recipe=recipe, fmt="openvino")
+
+
+def _formats(mode: str) -> tuple[str, ...]:
+    """The formats of what a mode starts from. The reader keeps the types of a GGUF file only where it is fed with one."""
+    if mode in GGUF_MODES:
+        return ("gguf",)
+    return ("gguf", "safetensors", "openvino") if mode in NNCF_MODES else ("gguf", "safetensors")
 
 
 def _changed(recipe: Recipe) -> Recipe | None:
@@ -126,12 +138,15 @@ def read_gguf(path: Path, folder: Path) -> None:
     """Let GenAI's reader turn a GGUF file into an OpenVINO directory. It writes beside the file it is given, so it gets a link there.
 
     The reader drops how long the model's context is; a config.json keeps it, under the name it has in Hugging Face's.
-    Raises InfeasibleError with the reader's sentence.
+    Raises InfeasibleError with the reader's sentence, and for what it would ignore (see compress/openvino_reader.py).
     """
     import openvino_genai
 
+    from trimtab.compress.openvino_reader import readable
+
     link = folder / "model.gguf"
-    link.symlink_to(path.resolve())
+    given = readable(path, folder)
+    link.symlink_to(given.resolve())
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
@@ -139,6 +154,8 @@ def read_gguf(path: Path, folder: Path) -> None:
         raise InfeasibleError(f"OpenVINO GenAI cannot read {path.name}: {_last_sentence(error)}.") from error
     finally:
         link.unlink()
+        if given != path:
+            given.unlink()
     context = _context_tokens(path)
     if context is not None:
         write_atomic(folder / "config.json", json.dumps({"max_position_embeddings": context}))

@@ -172,7 +172,7 @@ def vocabulary_of_folder(folder: Path, n_tokens: int) -> Vocabulary:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     special = _special_of(folder, {token: number for number, token in tokens.items()}, model.get("unk_token"))
     types = [
-        (UNKNOWN if number == special.get("unknown") else CONTROL if added[number]["special"] else USER_DEFINED)
+        (UNKNOWN if spm and number == special.get("unknown") else CONTROL if added[number]["special"] else USER_DEFINED)
         if number in added
         else _type_of(listed[number], spm=spm)
         if number in tokens

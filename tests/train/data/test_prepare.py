@@ -232,3 +232,24 @@ def test_the_cache_stays_within_its_limit_and_a_run_goes_on(opened: Opened, writ
         assert (one[0].input_ids == two[0].input_ids).all()
     assert len(list(tmp_path.glob("cache/shards/*.arrays"))) > 35
     assert len(list(tmp_path.glob("small/shards/*.arrays"))) <= 33
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_what_a_run_reads_stays_when_the_cache_is_pruned(
+    opened: Opened, write_lines: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimtab.flows.cache import prune_cache, show_cache
+    from trimtab.record.home import cache_dir
+
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "all"))
+    stream = opened(write_lines(TEXTS), cache=cache_dir() / "train", prefetch_steps=0)
+    steps = stream.steps(first_step=0, rank=0, world=1, micro_batch_seqs=stream.n_sequences, grad_accum=1)
+    first = next(steps)[0].input_ids
+    (row,) = [row for row in show_cache()["kinds"] if row["kind"] == "shards of training data"]
+    assert row["entries"] == 1 + len(list((cache_dir() / "train" / "shards").iterdir()))
+    pruned = prune_cache(max_bytes=0, older_than_s=None, dry_run=False)
+    assert len(pruned.held) == row["entries"]
+    assert pruned.bytes_left >= row["bytes"]
+    assert sorted(next(steps)[0].input_ids.tolist()) == sorted(first.tolist())
+    stream.close()
+    assert prune_cache(max_bytes=0, older_than_s=None, dry_run=False).bytes_left == 0

@@ -88,7 +88,7 @@ def clear(cache: Path, limit_bytes: int) -> None:
     for _, n_bytes, path in entries:
         if total <= limit_bytes:
             return
-        if _removed(path):
+        if remove(path):
             total -= n_bytes
 
 
@@ -108,7 +108,7 @@ def _entries(cache: Path) -> Iterator[tuple[float, int, Path]]:
                     yield status.st_mtime, status.st_size, path
 
 
-def _removed(path: Path) -> bool:
+def remove(path: Path) -> bool:
     """Whether an entry is gone; False if somebody has it open."""
     try:
         handle = os.open(path / IN_USE if path.is_dir() else path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if path.is_dir() else 0), 0o644)

@@ -14,6 +14,7 @@ from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
 from trimtab.flows.parts.train_files import read_about, read_events, read_steps
 from trimtab.flows.parts.train_launch import Follow, differing, launch
 from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
+from trimtab.plan.prices import grid
 from trimtab.record.disk import sentences
 from trimtab.record.home import cache_dir
 from trimtab.record.lock import FolderLock
@@ -55,6 +56,8 @@ def train_finetune(
     if known is not None and not differing(config, read_config(out / "train.toml")):
         return known
     inputs.resolved(config.data.files)
+    if region:
+        grid(region)
     planned = plan_run(config, plan_model(config.model.source, offline=True), processes)
     on_planned(planned)
     if plan:

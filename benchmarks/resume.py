@@ -28,7 +28,7 @@ from trimtab.core.training import TrainCheckpoints, TrainConfig
 from trimtab.train.checkpoint_manifest import Damaged, check_contents, check_sizes, step_folders
 from trimtab.train.checkpoints import Checkpoints
 
-# Losses of 40 float32 AdamW steps on another number of processes: sums are taken in another order.
+# Losses of 32 float32 AdamW steps on another number of processes: sums are taken in another order.
 TARGETS = {"bitwise_differences": 0, "folders_not_whole": 0, "other_orders": 0, "loss_band_nats": 1e-5, "steps_lost_most": 2 * EVERY}
 KILLS_A_RUN = 4
 

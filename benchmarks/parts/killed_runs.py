@@ -22,7 +22,7 @@ from trimtab.train import checkpoint_storage, checkpoints, worker
 from trimtab.train.batch import MicroBatch
 from trimtab.train.data.stream import Stream, open_stream
 
-STEPS = 40
+STEPS = 32
 EVERY = 4
 POINTS = ("half a file", "before the manifest", "before the rename", "after the rename", "half removed")
 """Inside the writing of a checkpoint, where a process kills itself; process 0, and half a file on the last process too."""
@@ -85,7 +85,7 @@ def prepare(folder: Path) -> TrainConfig:
     return TrainConfig(
         model=TrainModel(source=str(folder / "model"), init="random"),
         data=TrainData(files=(str(folder / "text.txt"),)),
-        train=TrainRun(seq_tokens=64, global_batch_seqs=8, micro_batch_seqs=2, steps=STEPS),
+        train=TrainRun(seq_tokens=64, global_batch_seqs=8, micro_batch_seqs=4, steps=STEPS),
         optimizer=TrainOptimizer(lr=3e-3, warmup_steps=4),
         checkpoint=TrainCheckpoints(every_steps=EVERY, keep=2),
     )

@@ -157,7 +157,7 @@ class Checkpoints:
         )
         set_rng({name: state[name] for name in rng})
         if load_repacked(model, optimizer, path, manifest):
-            self._say("note", f"8-bit optimizer states of {manifest.world} processes were packed anew for {self._world}.")
+            self._say("note", "The 8-bit states of the optimizer were packed anew for this layout; that rounds them.")
         if self._world != manifest.world and has_dropout(model):
             self._say("note", f"Dropout draws other random numbers on {self._world} processes than on the {manifest.world} before.")
 

@@ -9,9 +9,11 @@ measured in docs/train-checkpoints.md.
 import math
 from collections import deque
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.training import TrainWatch
 from trimtab.train.data.order import batch_of_step
@@ -61,13 +63,18 @@ def deviations_above(loss: float, before: Collection[float]) -> float:
     """How many standard deviations a loss lies above the line of those before it, which falls or stays; negative below."""
     known = np.fromiter(before, dtype=np.float64)
     at = np.arange(len(known), dtype=np.float64)
-    first, second = np.triu_indices(len(known), k=1)
+    first, second = _pairs(len(known))
     slope = min(0.0, float(np.median((known[second] - known[first]) / (at[second] - at[first]))))
     level = float(np.median(known - slope * at))
     residuals = known - (level + slope * at)
     spread = max(1.4826 * float(np.median(np.abs(residuals))), float(np.std(residuals)))
     expected = max(level + slope * len(known), float(known.min()))
     return (loss - expected) / max(spread, _LEAST_DEVIATION * abs(expected), 1e-12)
+
+
+@lru_cache(maxsize=64)
+def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(n, k=1)
 
 
 def batches_to_leave_out(verdict: Verdict, step: int, leave_out: Collection[int]) -> list[int]:

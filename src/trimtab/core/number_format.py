@@ -12,15 +12,18 @@ from trimtab.core.errors import InputError
 
 FORMAT_FILE = "number_format.json"
 DTYPES = ("float32", "bfloat16", "float16")
-WEIGHTS = ("", "int8", "int4")
+WEIGHTS = ("", "int8", "int4", "int3")
 ACTIVATIONS = ("", "int8")
 GROUP_SIZES = (32, 64, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberFormat:
-    """dtype: of what is computed, "" = as config.json says; weights: of linear layers, "" = dtype; activations: "" = dtype, else with
-    int8 weights, a scale for each token as it comes; group_size: weights that share a scale, of int4 only"""
+    """dtype: of what is computed, "" = as config.json says; activations: "" = dtype, else with int8 weights, a scale for each token as it
+    comes; group_size: weights that share a scale, of int4 only
+
+    weights: of linear layers, "" = dtype; `int3` rounds all matrices but stores them in dtype: a planted loss of quality, no gain
+    """
 
     dtype: str = ""
     weights: str = ""
@@ -30,7 +33,7 @@ class NumberFormat:
     def __post_init__(self) -> None:
         if self.dtype not in ("", *DTYPES) or self.weights not in WEIGHTS or self.activations not in ACTIVATIONS:
             raise InputError(
-                f"{self.text} is no number format; dtype is one of {', '.join(DTYPES)}, weights int8 or int4, activations int8."
+                f"{self.text} is no number format; dtype is one of {', '.join(DTYPES)}, weights int8, int4 or int3, activations int8."
             )
         if self.activations and self.weights != "int8":
             raise InputError("activations in int8 go with weights in int8.")

@@ -22,6 +22,9 @@ from trimtab.engines.transformers_cache import new_cache
 PADDED_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "dummy")
 """Kinds of layers for which left padding is exact and that keep one tensor of keys and one of values."""
 LEAST_SHARE = 0.5
+"""Of the weights between embedding and output that a number format must reach to be named after it."""
+ROUNDED_GROUP = 32
+"""Weights that share a scale where they are rounded to 3 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +174,9 @@ def _quantize(net: Any, number_format: NumberFormat, device: torch.device, sourc
     """Weights of the linear layers in fewer bits, by torchao. The output matrix gets 8 where the others get 4. Raises EngineRefused."""
     if not number_format.weights:
         return
+    if number_format.weights == "int3":
+        _round_to_three_bits(net)
+        return
     from torchao.quantization import quantize_
 
     head = net.get_output_embeddings()
@@ -189,6 +195,20 @@ def _quantize(net: Any, number_format: NumberFormat, device: torch.device, sourc
         raise EngineRefused(
             f"torchao cannot quantise {source} to {number_format.text}: the rows of {left[0]}, {shape}, are no multiple of the group size."
         )
+
+
+def _round_to_three_bits(net: Any) -> None:
+    """Round every matrix but embedding and output to the nearest of eight levels between the least and the greatest of each group."""
+    outer = {id(part.weight) for part in (net.get_output_embeddings(), net.get_input_embeddings()) if part is not None}
+    with torch.no_grad():
+        for weight in net.parameters():
+            if weight.ndim < 2 or id(weight) in outer:
+                continue
+            size = ROUNDED_GROUP if weight.shape[-1] % ROUNDED_GROUP == 0 else weight.shape[-1]
+            groups = weight.float().reshape(-1, size)
+            low = groups.amin(1, keepdim=True)
+            step = ((groups.amax(1, keepdim=True) - low) / 7).clamp(min=1e-12)
+            weight.copy_((((groups - low) / step).round() * step + low).reshape(weight.shape))
 
 
 def _check_share(net: Any, kinds: Mapping[int, NumberFormat], head: Any, source: str) -> None:

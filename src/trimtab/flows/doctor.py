@@ -15,7 +15,18 @@ from trimtab.core.files import to_plain
 
 SCHEMA = "trimtab.doctor/1"
 ROOM_BYTES = 2_000_000_000
-LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "gguf", "huggingface-hub", "numpy")
+LIBRARIES = (
+    "llama-cpp-python",
+    "openvino",
+    "openvino-genai",
+    "nncf",
+    "torch",
+    "transformers",
+    "torchao",
+    "gguf",
+    "huggingface-hub",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from trimtab.record.observed import write_observed
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 
-LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "gguf", "numpy", "scipy")
+LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "torch", "transformers", "torchao", "gguf", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:

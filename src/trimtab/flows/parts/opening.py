@@ -20,7 +20,7 @@ from trimtab.sources.open import open_source, read_header
 
 AS_SHIPPED = "as-shipped"
 TOKENS_KEY = "tokenizer.ggml.tokens"
-DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino"}
+DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino", "safetensors": "transformers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +116,14 @@ def recipe_named(name: str, engine: str) -> Recipe:
 
 
 def default_engine(opened: Opened) -> str:
-    """The engine for a source whose user named none. Raises InputError where no engine at hand opens the format."""
-    engine = DEFAULT_ENGINE.get(opened.snapshot.format)
-    if engine is None:
+    """The engine for a source whose user named none. Raises InputError where no engine at hand opens such weights."""
+    if opened.snapshot.format == "safetensors" and opened.header.quantization != "none":
         raise InputError(
             f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({opened.header.quantization}), which no engine at hand "
-            "runs; convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
+            "runs; give the original weights, or convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export "
+            "openvino) and give that."
         )
-    return engine
+    return DEFAULT_ENGINE[opened.snapshot.format]
 
 
 def check_settings(opened: Opened, engine: str, common: Settings, typed: Settings) -> None:

@@ -23,8 +23,10 @@ CONTEXT_TOKENS = 1024
 """Tokens that one sequence may hold at least: the longest shipped item and a served answer fit."""
 QUANTIZED_BITS = 10.0
 """Weights stored with fewer bits than this on average were quantised by somebody before."""
-EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, "")}
-WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64"}
+EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, ""), "safetensors": ("transformers", "fp32", "")}
+WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64", "transformers": "int3"}
+MADE = {AS_SHIPPED: "", "f16": " expanded to 16-bit floats", "fp32": ", computed in 33-bit floats"}
+"""What the recipe of a reference does to weights, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +92,7 @@ async def make_reference(session: Session, opened: Opened, settings: Settings, b
     exact = await _try(session, opened, engine, finer, settings) if finer else None
     weak, missing = await weakened(session, opened, settings)
     kind = f"already {bits_per_weight:.1f} bits a weight" if bits_per_weight < QUANTIZED_BITS else "not quantised"
-    provenance = (
-        f"{opened.snapshot.source}: the weights as shipped ({kind}) expanded to 16-bit floats, in {engine}"
-        if recipe_name != AS_SHIPPED
-        else f"{opened.snapshot.source}: the weights as shipped ({kind}), in {engine}"
-    )
+    provenance = f"{opened.snapshot.source}: the weights as shipped ({kind}){MADE[recipe_name]}, in {engine}"
     return Reference(candidate=made, provenance=provenance, exact=exact, weak=weak, weak_missing=missing)
 
 

@@ -9,10 +9,10 @@ from trimtab.compress.base import is_as_shipped
 from trimtab.core.deployment import CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.engines.registry import engine_names
-from trimtab.flows.parts.opening import AS_SHIPPED, Opened, candidate_name, recipe_named, settings_text
+from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, candidate_name, recipe_named, settings_text
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
-SOURCE_FORMATS = {"llamacpp": {"gguf"}, "openvino": {"gguf", "openvino"}}
+SOURCE_FORMATS = {"llamacpp": {"gguf"}, "openvino": {"gguf", "openvino"}, "transformers": {"safetensors"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,13 @@ def user_plans(specs: Sequence[str]) -> list[Plan]:
 
 
 def baseline_plan(opened: Opened, engines: Collection[str]) -> Plan:
-    """What a user would have run: the file as shipped, llama.cpp with its own defaults; an OpenVINO directory in OpenVINO.
+    """What a user would have run: the file as shipped, llama.cpp with its own defaults; other directories in the engine that they are for.
 
     Raises InputError where no engine at hand opens the source.
     """
-    engine = "llamacpp" if opened.snapshot.format == "gguf" and "llamacpp" in engines else "openvino"
+    engine = DEFAULT_ENGINE[opened.snapshot.format]
+    if engine not in engines and opened.snapshot.format == "gguf":
+        engine = "openvino"
     if engine not in engines or opened.snapshot.format not in SOURCE_FORMATS[engine]:
         raise InputError(
             f"{opened.snapshot.source} ({opened.snapshot.format}) can be opened by none of the engines at hand ({', '.join(engines)})."

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 MODEL, ROOT, SUITE = "model", "deployment", "suite"
 _NAMESPACE = uuid.UUID("6f1d1c0e-7a0b-5c52-9f0e-5d0f5a5f2a71")
-_PACKAGES = {"llamacpp": ("llama-cpp-python",), "openvino": ("openvino", "openvino-genai")}
+_PACKAGES = {
+    "llamacpp": ("llama-cpp-python",),
+    "openvino": ("openvino", "openvino-genai"),
+    "transformers": ("transformers", "torch", "torchao"),
+}
 """Engine -> the packages it comes in, as decision.json names their versions."""
 
 

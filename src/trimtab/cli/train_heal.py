@@ -10,7 +10,7 @@ from trimtab.cli.options import Common, State, common, option
 
 
 @click.command(short_help="Train a compressed candidate back towards its reference, and judge it again.")
-@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @option("--candidate", default="", metavar="ID", help="Of the run's candidates. [default: the first that was judged and failed]")
 @option("--tokens", default="200k", show_default=True, metavar="N", help="To train on, at most: 200k, 2M.")
 @option("--data", multiple=True, metavar="GLOB", help="Text of yours (.txt, .jsonl). [default: the reference is made to write it]")

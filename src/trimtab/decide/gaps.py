@@ -95,7 +95,7 @@ def judge_gap(gate: GateSpec, reference: Sequence[Outcome], candidate: Sequence[
     return GapResult(
         suite=gate.suite,
         verdict=found.verdict,
-        reason="; ".join(found.reasons) if change is None or low is None or high is None else _told(gate, found.verdict, change, low, high),
+        reason=_told(gate, found, change, low, high),
         margin=gate.margin,
         before=before,
         after=after,
@@ -107,13 +107,15 @@ def judge_gap(gate: GateSpec, reference: Sequence[Outcome], candidate: Sequence[
     )
 
 
-def _told(gate: GateSpec, verdict: Verdict, change: float, low: float, high: float) -> str:
+def _told(gate: GateSpec, found: Judgement, change: float | None, low: float | None, high: float | None) -> str:
+    if change is None or low is None or high is None or found.n_clusters < gate.min_clusters:
+        return "; ".join(found.reasons)
     words = {
         "pass": f"has not grown by the margin of {gate.margin:.3g}",
         "fail": f"has grown by more than the margin of {gate.margin:.3g}",
         "inconclusive": f"may have grown by more than the margin of {gate.margin:.3g}: neither shown nor excluded",
     }
-    return f"gap {words[verdict]}: change {number(change)} {gate.unit} ({number(low)} to {number(high)})"
+    return f"gap {words[found.verdict]}: change {number(change)} {gate.unit} ({number(low)} to {number(high)})"
 
 
 def judge_fall(suites: Sequence[str], reference: Sequence[Outcome], candidate: Sequence[Outcome], level: Level) -> Fall:

@@ -70,7 +70,10 @@ def main() -> int:
         if asked.curve:
             from parts.pruning_curve import curve
 
-            return curve(MODEL, folder, quick=asked.quick, windows=windows_of(_reference(), asked.text, asked.windows))
+            if not asked.data:
+                sys.exit("--curve trains on text of yours; name a .txt or .jsonl file with --data (text.jsonl of a healed run will do).")
+            windows = windows_of(_reference(), asked.text, asked.windows)
+            return curve(MODEL, folder, text=Path(asked.data[0]), tokens=asked.tokens, quick=asked.quick, windows=windows)
         figures = measured(asked, folder)
     ok = figures["fall"]["value"] >= TARGETS["fall"] and figures["cpu_minutes"] <= TARGETS["cpu_minutes"] and figures["exact"]
     print(json.dumps({"name": "heal", "figures": figures, "targets": TARGETS, "ok": bool(ok or asked.quick)}))

@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent / "parts"))
 from healing import text_file, tiny_model  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
+from trimtab.compress.base import load_recipes, make  # noqa: E402
 from trimtab.core.errors import InputError  # noqa: E402
+from trimtab.sources.open import open_source  # noqa: E402
 from trimtab.train.heal.divergence import divergences  # noqa: E402
 from trimtab.train.heal.low_rank import break_even_rank, factored  # noqa: E402
 from trimtab.train.heal.prune import Cut, look, mask, pruned, write_pruned  # noqa: E402
@@ -123,3 +125,20 @@ def test_factors_lose_least_on_the_inputs_that_are_seen() -> None:
     assert break_even_rank(32, 24) == 13
     with pytest.raises(InputError, match="no part of rank"):
         factored(weight, 25, product)
+
+
+def test_llama_cpp_computes_a_narrower_model_as_transformers_does(tiny, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    source, _, sequences = tiny
+    write_pruned(source, tmp_path / "small", Cut(channels=96, kv_groups=1, layers=1), sequences)
+    snapshot = open_source(str(tmp_path / "small"), cache_dir=tmp_path / "cache", offline=True)
+    recipe = next(recipe for recipe in load_recipes() if recipe.name == "llamacpp-f32")
+    path = make(recipe, snapshot, tmp_path / "products").path
+    ids = sequences[0][:32]
+    engine = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False)
+    engine.eval(ids)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0]
+    assert np.abs(engine.scores[: len(ids)] - wanted.numpy()).max() < 1e-2
+    engine.close()

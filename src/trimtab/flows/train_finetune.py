@@ -11,6 +11,7 @@ from trimtab.core.files import canonical_json, sha256_file, to_plain, write_atom
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
+from trimtab.flows.parts.train_feed import feed_row
 from trimtab.flows.parts.train_files import read_about, read_events, read_steps
 from trimtab.flows.parts.train_launch import Follow, differing, launch
 from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
@@ -92,7 +93,8 @@ def _kept(
     out: Path, source: str, config: TrainConfig, planned: Planned, result: TrainResult, *, kind: str, spent: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The document and the page of a run that has just ended; what it measured is kept for the planner."""
-    steps = read_steps(out)
+    steps, about = read_steps(out), read_about(out / "run.json")
+    paced = _pace_row(planned, steps)
     document = {
         "schema": SCHEMA,
         "kind": kind,
@@ -103,11 +105,17 @@ def _kept(
         "config": to_plain(config),
         "processes": result.world,
         "result": to_plain(result),
-        "pace": _pace_row(planned, steps),
+        "pace": paced,
+        "feed": feed_row(
+            about.get("data", {}),
+            processes=result.world,
+            tok_s=paced.get("computed_tok_s", 0.0),
+            planned_tok_s=planned.numbers.get("tok_s", {}).get("value"),
+        ),
         "planned": _planned_row(planned, steps, remember_run(planned, steps)),
         "cost": dict(spent),
         "events": read_events(out),
-        "run": read_about(out / "run.json"),
+        "run": about,
         "report": str(out / PAGE),
     }
     with sentences(out, "write"):

@@ -142,7 +142,8 @@ def figures(document: Plain) -> list[tuple[str, str, str]]:
         rows.append(
             ("MFU", use, f"{pace['mfu_convention']}: {phrases.significant(pace['flops_per_token'] / 1e6)} MFLOP a token, of {peak}")
         )
-        rows.append(("waiting for data", phrases.percent(pace["data_wait_share"], 2), "of the steps' time"))
+        fed = document.get("feed", {}).get("why", "")
+        rows.append(("waiting for data", phrases.percent(pace["data_wait_share"], 2), f"of the steps' time{fed and '; '}{fed}"))
     return rows
 
 

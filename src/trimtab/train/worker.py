@@ -23,7 +23,7 @@ from trimtab.record.home import cache_dir
 from trimtab.train.boards import open_boards
 from trimtab.train.checkpoints import Checkpoints
 from trimtab.train.config import resolved
-from trimtab.train.data.rates import data_bound
+from trimtab.train.data.rates import data_bound, data_facts
 from trimtab.train.data.stream import Stream, open_stream
 from trimtab.train.data.tokenizers import HuggingFaceTokenizer
 from trimtab.train.models import export_model, load_model, weights_of
@@ -84,6 +84,7 @@ class _Training:
                 "device": processes.device.type,
                 "threads": torch.get_num_threads(),
                 "total_steps": self.total,
+                "data": self._data_facts(),
             },
             {
                 "data": stream.digest,
@@ -101,6 +102,13 @@ class _Training:
         self.recent: list[StepRecord] = []
         self.peak_bytes = 0
         self.back_before: int | None = None
+
+    def _data_facts(self) -> dict[str, Any]:
+        """What the first process finds of the data; nothing of a stream that is not one of files."""
+        if not self.processes.first or not isinstance(self.stream, Stream):
+            return {}
+        chosen = self.config.train
+        return data_facts(self.stream, world=self.processes.world, micro_batch_seqs=chosen.micro_batch_seqs, grad_accum=chosen.grad_accum)
 
     def run(self, started_s: float) -> TrainResult:
         """To the end. Raises StoppedError when asked to stop, InfeasibleError when it goes wrong too often."""

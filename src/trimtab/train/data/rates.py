@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trimtab.core.training import StepRecord
 from trimtab.plan.search.feed import Supply
@@ -12,6 +13,7 @@ from trimtab.train.data.stream import Stream
 LEAST_SHARE = 0.02
 """Below this share of its time a run does not wait for data in any way that matters."""
 LEAST_STEPS = 20
+GLANCE_S = 0.2
 SURE_Z = 2.33
 """One-sided 99 % of the normal distribution."""
 
@@ -54,6 +56,19 @@ def stream_rate(
         n_steps=n_steps,
         wall_s=wall_s,
     )
+
+
+def data_facts(stream: Stream, *, world: int, micro_batch_seqs: int, grad_accum: int) -> dict[str, Any]:
+    """What a run keeps of its data, with the rate that the first process got before the first step."""
+    rate = stream_rate(stream, rank=0, world=world, micro_batch_seqs=micro_batch_seqs, grad_accum=grad_accum, limit_s=GLANCE_S)
+    return {
+        "n_sequences": stream.n_sequences,
+        "n_documents": stream.n_documents,
+        "n_tokens": stream.n_tokens,
+        "n_target_tokens": stream.n_target_tokens,
+        "padding_share": stream.padding_share,
+        "rate": rate,
+    }
 
 
 def supply_of(rate: StreamRate) -> Supply:

@@ -1,4 +1,4 @@
-"""`train debias` end to end on a tiny model: its own texts, adapters, back to the source's form, gates and gaps, taken up again, bad input."""
+"""`train debias` end to end on a tiny model: its own texts, adapters, back to the source's form, gates and gaps, and bad input."""
 
 import json
 
@@ -96,7 +96,7 @@ def test_the_same_command_again_finds_everything_done(folder, found) -> None:
 
 
 def test_options_that_do_not_go_together_are_refused(folder) -> None:
-    with pytest.raises(InputError, match="other settings|another run|holds"):
+    with pytest.raises(InputError, match="run"):
         debias(folder, method="counterfactual")
     with pytest.raises(InputError, match="several groups"):
         debias(folder, suites=("tools",), out=folder / "other")

@@ -18,25 +18,19 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 Step = tuple[str, str]
 SPLITS: Mapping[str, tuple[Step, ...]] = {
     "gpt-2": (("bytes", "words"),),
     "smollm": (("digits", ""), ("bytes", "words")),
     "llama-bpe": (("split", _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST), ("bytes", "")),
     "qwen2": (("split", _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST), ("bytes", "")),
-    "tekken": (
-        (
-            "split",
-            rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-            + _REST.replace(r"[\r\n]*", r"[\r\n/]*", 1),
-        ),
-        ("bytes", ""),
-    ),
 }
-"""How text is cut before merging, by llama.cpp's name of it (`tokenizer.ggml.pre`), as steps of a tokenizer.json."""
+"""How text is cut before merging, by llama.cpp's name of it (`tokenizer.ggml.pre`), as steps of a tokenizer.json.
+
+Those on which both agree: of `tekken`, llama.cpp has an approximation that cuts Hindi otherwise.
+"""
 _SAME = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "gpt2": "gpt-2", "starcoder": "smollm", "deepseek-r1-qwen": "qwen2"}
-_WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
+_WHOLE_WORDS_FIRST = ("llama-bpe",)
 """Where a word that is a token is not merged up to it (ignore_merges), and a text begins with the BOS token unless the file says no."""
 SPECIAL = ("bos", "eos", "eot", "unknown", "padding")
 
@@ -83,7 +77,7 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         special={name: int(number) for name, number in special.items() if number is not None and int(number) < len(tokens)},
         add_bos=metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in _WHOLE_WORDS_FIRST),
         add_eos=metadata.get("tokenizer.ggml.add_eos_token", False),
-        space_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
+        space_prefix=kind == "llama" and metadata.get("tokenizer.ggml.add_space_prefix", True),
     )
 
 

@@ -167,9 +167,8 @@ def swaps_as_written(data: Path) -> dict[str, Any]:
 
 def show(method: str, row: dict[str, Any]) -> None:
     """One method's table."""
-    print(
-        f"\n{method}: {row['verdict']}; {row['texts']['n_tokens']:,} tokens, {row['training']['wall_s']:.0f} s of training, {row['cpu_s']} CPU-s"
-    )
+    n_tokens, train_s = row["texts"]["n_tokens"], row["training"]["wall_s"]
+    print(f"\n{method}: {row['verdict']}; {n_tokens:,} tokens, {train_s:.0f} s of training, {row['cpu_s']} CPU-s in all")
     for line in row["table"]:
         print(f"  {line['part']:<10}{line['name']:<34}{figures(line)}  {line['verdict']}{'' if line['required'] else ' (told)'}")
     for name, both in row["outside"].items():

@@ -299,7 +299,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))  # type: ignore[attr-defined]
     run.step(2)
     run.save(2)
-    with pytest.raises(MissingError, match=r"takes [\d,]+ bytes and .* has 1 free"):
+    with pytest.raises(MissingError, match=r"takes [\d,]+ bytes and 1 are free\. Fix: make room at"):
         run.save(3)
     assert names(tmp_path) == ["step-00000001"]
 

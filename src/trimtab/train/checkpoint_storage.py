@@ -6,6 +6,7 @@ of everything in memory and no checksums. Here each process writes one file (htt
 taking sha256 on the way; when all have, process 0 writes the manifest and renames the folder: a checkpoint is whole or its name is hidden.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,6 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from trimtab.core.errors import MissingError
 from trimtab.core.files import sync_folder, write_atomic
 from trimtab.train.checkpoint_manifest import NAME, Chunk, Manifest, SavedFile, SavedTensor, check_sizes, file_name, manifest_text
 
@@ -58,8 +58,9 @@ class _Written:
 class SafetensorsWriter(StorageWriter):  # type: ignore[misc]
     """One checkpoint on its way to the disk.
 
-    target: folder it will have; extra: JSON that goes along; committed: called on process 0 after the rename. Raises, on every process
-    through DCP, MissingError when the disk has too little room for it, and OSError of whoever could not write.
+    target: folder it will have; extra: JSON that goes along; committed: called on process 0 after the rename
+    What any process raises (OSError where there is too little room or no permission, Damaged where process 0 does not see the others'
+    files) DCP raises on all.
     """
 
     def __init__(self, target: Path, *, step: int, world: int, extra: Mapping[str, Any], committed: Callable[[Path], None]) -> None:
@@ -86,7 +87,7 @@ class SafetensorsWriter(StorageWriter):  # type: ignore[misc]
         wanted = _SPARE_BYTES + sum(_item_bytes(item) for plan in plans for item in plan.items)
         free = shutil.disk_usage(self.part).free
         if free < wanted:
-            raise MissingError(f"It takes {wanted:,} bytes and {self.target.parent} has {free:,} free.", "make room there.")
+            raise OSError(errno.ENOSPC, f"It takes {wanted:,} bytes and {free:,} are free")
         return [replace(plan, storage_data=file_name(rank)) for rank, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future:

@@ -73,7 +73,10 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises MissingError (no room, not allowed to write); what was whole before stays so."""
+        """Until nothing is being written. Raises MissingError (no room, not allowed to write) and InputError (not one folder).
+
+        All processes raise the same. What was whole before stays so, and a later `save` may succeed.
+        """
         if self._pending is None:
             return
         (step, future), self._pending = self._pending, None
@@ -89,8 +92,8 @@ class Checkpoints:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         kept = ", ".join(str(found) for found in step_folders(self._folder)) or "none"
         said = f"The checkpoint of step {step} was not written; whole ones of steps: {kept}."
-        if isinstance(cause, MissingError):
-            return MissingError(f"{said} {cause}", "then start the same command again; it goes on from the newest checkpoint.")
+        if isinstance(cause, Damaged):
+            return InputError(f"{said} Process 0 finds that {cause}; the run's folder has to be one that all processes share.")
         if isinstance(cause, OSError):
             fix = f"make room at {self._folder}" if cause.errno in _NO_ROOM else f"make {self._folder} writable"
             return MissingError(f"{said} {cause.strerror or cause}.", f"{fix}, then start the same command again; it goes on from there.")
@@ -175,7 +178,8 @@ class Checkpoints:
 
     def _agreed(self, found: dict[int, Path]) -> dict[int, Path]:
         """What process 0 found: another may look a moment later."""
-        return self._from_all(found)[0]
+        agreed: dict[int, Path] = self._from_all(found)[0]
+        return agreed
 
     def _from_all(self, value: Any) -> list[Any]:
         if self._group is None:

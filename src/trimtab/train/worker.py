@@ -253,6 +253,7 @@ class _Training:
         said = "is no number" if verdict == "nan" else f"is {gradient.loss:.4g}, far above the ones before"
         self.files.note("spike", f"The loss of step {self.step + 1} {said}.", step=self.step + 1)
         if self.rollbacks == self.config.watch.rollbacks:
+            self.checkpoints.wait()
             raise InfeasibleError(
                 f"The loss of step {self.step + 1} {said}, after {self.rollbacks} rollback(s); lower [optimizer] lr, or look at the data. "
                 "The newest checkpoint is good."
@@ -322,7 +323,7 @@ def objective_of(config: TrainConfig, processes: Processes) -> Objective:
         from trimtab.train.heal.teacher import open_teacher
 
         teacher = open_teacher(Path(chosen.teacher), config.train.precision, processes.device)
-        return distil(teacher.hidden, teacher.head, text_share=chosen.text_share)
+        return distil(teacher, top_k=chosen.top_k, text_share=chosen.text_share)
     return next_token
 
 

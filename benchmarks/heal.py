@@ -11,8 +11,8 @@ KL divergence from the reference on WikiText-2 test (never trained on), mean of 
 file is for; intervals are 95 % (t over windows), the fall is one minus the ratio of means of the same windows. CPU-minutes are user and
 system time of everything `train heal` does up to the exported file: writing the text, rounding, training, export.
 
---quick: little training, few windows, no gates. --curve: structured pruning instead, see docs/heal.md. The last line of stdout is one JSON
-object: name, figures, targets, ok.
+--quick: little training, few windows, one gate on a few items. --curve: structured pruning instead, see docs/heal.md. The last line of
+stdout is one JSON object: name, figures, targets, ok.
 """
 
 import argparse
@@ -57,6 +57,25 @@ SMALL_GROUPS = Recipe(
     parameters={"mode": "int4_sym", "group_size": 32, "ratio": 1.0},
     bits_per_weight=4.5,
 )
+POLICY = """
+name = "few"
+version = "1"
+alpha = 0.05
+max_attempts = 3
+looks = [1.0]
+noise_multiple = 3.0
+power = 0.8
+
+[[gates]]
+name = "few"
+kind = "non_inferiority"
+suite = "few"
+unit = "nats/token"
+margin = 0.5
+control = "weights-q2_k"
+min_clusters = 2
+reason = "A gate that is quickly gone through."
+"""
 CANDIDATES = {"gguf": ("llamacpp", "llamacpp-q4_0"), "openvino": ("openvino", "openvino-int4-sym-g64")}
 
 
@@ -87,10 +106,16 @@ def measured(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     windows = windows_of(reference, asked.text, asked.windows)
     logprobs = reference_logprobs(reference, windows)
     engine, recipe = CANDIDATES[asked.format]
-    suites = [str(_few_items(folder))] if asked.quick else ["core"]
+    suites, policy = _few(folder) if asked.quick else (["core"], "standard")
     run = folder / "run"
     before = compare(
-        f"llamacpp:{MODEL}?recipe=llamacpp-f32", f"{engine}:{MODEL}?recipe={recipe}", suites=suites, timing=False, out=run, seed=asked.seed
+        f"llamacpp:{MODEL}?recipe=llamacpp-f32",
+        f"{engine}:{MODEL}?recipe={recipe}",
+        suites=suites,
+        policy=policy,
+        timing=False,
+        out=run,
+        seed=asked.seed,
     )
     rivals = {name: divergences(path, windows, logprobs) for name, path in _rivals(opened, asked.format).items()}
     for name, found in rivals.items():
@@ -101,7 +126,9 @@ def measured(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         tokens=asked.tokens,
         data=asked.data,
         lr=asked.lr,
-        judge=not (asked.quick or asked.no_judge),
+        policy=policy,
+        suites=suites,
+        judge=not asked.no_judge,
         out=folder / "healed",
         seed=asked.seed,
         on_event=lambda event: print(f"  {event.phase}: {event.message}", file=sys.stderr, flush=True),
@@ -189,15 +216,16 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else (path / "openvino_model.bin").stat().st_size
 
 
-def _few_items(folder: Path) -> Path:
-    """A suite of a few items of its own, for a quick run."""
-    path = folder / "few.jsonl"
+def _few(folder: Path) -> tuple[list[str], str]:
+    """A suite of a few items and a policy of one gate, for a quick run."""
+    items, policy = folder / "few.jsonl", folder / "few.toml"
     rows = [
         {"id": f"few-{number}", "prompt": f"{number} and {number} make", "options": [f" {2 * number}", f" {2 * number + 3}"], "answer": 0}
         for number in range(1, 13)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    policy.write_text(POLICY, encoding="utf-8")
+    return [str(items)], str(policy)
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,8 +5,7 @@ train/head_loss.py: the gradient by the student's hidden states is (q - p) @ hea
 of a cache, the rest is one class of its own (so the divergence is a lower bound of the whole one: data processing inequality).
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,17 +13,19 @@ from torch import nn
 from trimtab.train.head_loss import head_cross_entropy
 from trimtab.train.objectives import Objective, TorchBatch, hidden_states, plain_head
 
+if TYPE_CHECKING:
+    from trimtab.train.heal.teacher import Teacher
+
 SLICE_BYTES = 2**26
 """Of logits at once, of each of the two models."""
 TINY = 1e-12
 """The least probability that the rest may have, so that its logarithm is finite."""
 
 
-def distil(teacher_hidden: Callable[[TorchBatch], torch.Tensor], teacher_head: torch.Tensor, *, text_share: float = 0.0) -> Objective:
+def distil(teacher: "Teacher", *, top_k: int = 0, text_share: float = 0.0) -> Objective:
     """The objective: (1 - text_share) * KL(teacher || student) + text_share * cross-entropy with the text, summed with the batch's weights.
 
-    teacher_hidden: last hidden states [B,T,width of the teacher] for a batch; teacher_head: [V, width of the teacher]
-    A batch that carries the teacher's most likely tokens needs neither. Raises InputError where the student's head is no plain matrix.
+    top_k: of the teacher's tokens are kept, 0 = all count. Raises InputError where the student's head is no plain matrix.
     """
 
     def objective(model: nn.Module, batch: TorchBatch) -> torch.Tensor:
@@ -32,13 +33,11 @@ def distil(teacher_hidden: Callable[[TorchBatch], torch.Tensor], teacher_head: t
         counted = slice(None) if batch.counted is None else batch.counted
         hidden = _flat(hidden_states(model, batch))[counted]
         weights = batch.weights.reshape(-1)[counted]
-        if batch.teacher is not None:
-            ids, logprobs = _flat(batch.teacher.ids)[counted], _flat(batch.teacher.logprobs)[counted]
-            loss = top_divergence(hidden, head.weight, ids, logprobs, weights)
+        if top_k:
+            top = teacher.top(batch, top_k)
+            loss = top_divergence(hidden, head.weight, _flat(top.ids)[counted], _flat(top.logprobs)[counted], weights)
         else:
-            with torch.no_grad():
-                theirs = _flat(teacher_hidden(batch))[counted]
-            loss = head_divergence(hidden, head.weight, theirs, teacher_head, weights)
+            loss = head_divergence(hidden, head.weight, _flat(teacher.hidden(batch))[counted], teacher.head, weights)
         if text_share:
             text = head_cross_entropy(hidden, head.weight, batch.target_ids.reshape(-1)[counted], weights)
             loss = (1 - text_share) * loss + text_share * text

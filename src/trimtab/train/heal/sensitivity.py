@@ -1,9 +1,9 @@
 """How much of a compressed model's divergence comes from which weight.
 
-Divergence is zero at the reference's weights and grows about with the square of the way from them, so along that way it is half the gradient at
-its end times the way: the sum over weights is about the whole, and each weight's part is what it contributes together with all the others (what
-integrated gradients give for a quadratic: Sundararajan et al. 2017, arXiv:1703.01365). One backward pass over a few sequences tells
-all weights at once, where measuring them one by one would take a pass each.
+Divergence is zero at the reference's weights and grows about with the square of the way from them, so along that way it is half the
+gradient at its end times the way: the sum over weights is about the whole, and each weight's part is what it contributes together with
+all the others (what integrated gradients give for a quadratic: Sundararajan et al. 2017, arXiv:1703.01365). One backward pass over a few
+sequences tells all weights at once, where measuring them one by one would take a pass each.
 """
 
 from collections.abc import Mapping, Sequence

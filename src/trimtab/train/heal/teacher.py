@@ -1,35 +1,68 @@
-"""A frozen model that a student is held against, and the memory of its most likely tokens."""
+"""A frozen model that a student is held against, and the memory of what it said of each sequence."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from trimtab.core.errors import InputError
 from trimtab.core.training import Precision
-from trimtab.train.objectives import TorchBatch, hidden_states
-
-if TYPE_CHECKING:
-    from trimtab.train.batch import MicroBatch, TeacherTargets
+from trimtab.train.objectives import TeacherTensors, TorchBatch, hidden_states
 
 SLICE_ROWS = 256
+CACHE_BYTES = 2**30
+"""Of what a process remembers: about a million tokens of a small model's hidden states."""
 
 
 class Teacher:
-    """A causal language model that is only looked at. head: [V, width]."""
+    """A causal language model that is only looked at, once a sequence as long as its memory lasts. head: [V, width]."""
 
-    def __init__(self, model: nn.Module, head: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, head: torch.Tensor, cache_bytes: int = CACHE_BYTES) -> None:
         self.model, self.head = model, head
+        self.n_computed = 0
+        self._kept: dict[bytes, tuple[torch.Tensor, ...]] = {}
+        self._room_bytes = cache_bytes
 
     def hidden(self, batch: TorchBatch) -> torch.Tensor:
-        """[B,T,width] before the head, without gradients, in the precision of the student's matrix products."""
-        with torch.no_grad():
-            return hidden_states(self.model, batch)
+        """[B,T,width] before the head, without gradients, in the precision of the matrix products."""
+        return self._rows(batch, lambda part: (hidden_states(self.model, part).to(self.head.dtype),))[0]
+
+    def top(self, batch: TorchBatch, top_k: int) -> TeacherTensors:
+        """The most likely tokens at each position: ids [B,T,K], log-probabilities [B,T,K] in 16 bits."""
+        ids, logprobs = self._rows(batch, lambda part: self._top(part, top_k))
+        return TeacherTensors(ids=ids.long(), logprobs=logprobs.float())
+
+    def _top(self, batch: TorchBatch, top_k: int) -> tuple[torch.Tensor, ...]:
+        hidden = hidden_states(self.model, batch)
+        flat = hidden.reshape(-1, hidden.shape[-1]).to(self.head.dtype)
+        parts = [torch.log_softmax(torch.mm(rows, self.head.t()).float(), -1).topk(top_k, -1) for rows in flat.split(SLICE_ROWS)]
+        shape = (*hidden.shape[:-1], top_k)
+        ids, logprobs = torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+        return ids.int().reshape(shape), logprobs.half().reshape(shape)
+
+    @torch.no_grad()
+    def _rows(self, batch: TorchBatch, compute: Callable[[TorchBatch], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        """What is known of the batch's sequences, or computed for all of them."""
+        keys = [_key(batch, row) for row in range(len(batch.input_ids))]
+        if all(key in self._kept for key in keys):
+            return tuple(torch.stack(parts) for parts in zip(*(self._kept[key] for key in keys), strict=True))
+        found = compute(batch)
+        self.n_computed += len(keys)
+        for row, key in enumerate(keys):
+            own = tuple(part[row].clone() for part in found)
+            n_bytes = sum(part.nbytes for part in own)
+            if key not in self._kept and n_bytes <= self._room_bytes:
+                self._kept[key] = own
+                self._room_bytes -= n_bytes
+        return found
+
+
+def _key(batch: TorchBatch, row: int) -> bytes:
+    """A sequence's identity: its tokens, and where documents begin."""
+    both = torch.stack([batch.input_ids[row], batch.position_ids[row]]).cpu().numpy()
+    return hashlib.blake2b(both.tobytes(), digest_size=16).digest()
 
 
 def open_teacher(folder: Path, precision: Precision, device: torch.device) -> Teacher:
@@ -53,52 +86,3 @@ def open_teacher(folder: Path, precision: Precision, device: torch.device) -> Te
             if isinstance(layer, nn.Linear) and layer is not head:
                 layer.to(torch.bfloat16)
     return Teacher(model, matrix)
-
-
-class TopTokens:
-    """The teacher's K most likely tokens at each position of each sequence, in two files that are mapped and fill up as sequences come by.
-
-    With several passes over the same sequences the teacher is computed once; 6 bytes a kept token. A sequence is known when its first
-    log-probability is not 0: of K tokens none has all the probability.
-    """
-
-    def __init__(self, folder: Path, *, n_sequences: int, seq_tokens: int, top_k: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        shape = (n_sequences, seq_tokens, top_k)
-        self.top_k = top_k
-        self.ids = _mapped(folder / "ids.npy", np.dtype(np.int32), shape)
-        self.logprobs = _mapped(folder / "logprobs.npy", np.dtype(np.float16), shape)
-
-    def fill(self, batch: "MicroBatch", compute: Callable[["MicroBatch"], "TeacherTargets"]) -> "MicroBatch":
-        """The batch with its targets, known or computed now. Raises InputError for a batch that was not made from a stream."""
-        from trimtab.train.batch import TeacherTargets
-
-        places = batch.sequence_ids
-        if places is None:
-            raise InputError("Only batches of a stream have sequences that can be remembered; take [objective] top_k = 0.")
-        if (self.logprobs[places, 0, 0] == 0).any():
-            found = compute(batch)
-            self.ids[places], self.logprobs[places] = found.ids, np.minimum(found.logprobs, -1e-7)
-        targets = TeacherTargets(ids=self.ids[places], logprobs=self.logprobs[places].astype(np.float32))
-        return replace(batch, teacher=targets)
-
-
-def top_targets(teacher: Teacher, batch: TorchBatch, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher's most likely tokens at each position: ids [B,T,K], log-probabilities float32 [B,T,K]."""
-    hidden = teacher.hidden(batch)
-    flat = hidden.reshape(-1, hidden.shape[-1]).to(teacher.head.dtype)
-    parts = []
-    for first in range(0, len(flat), SLICE_ROWS):
-        logits = torch.mm(flat[first : first + SLICE_ROWS], teacher.head.t()).float()
-        parts.append(torch.log_softmax(logits, -1).topk(top_k, -1))
-    shape = (*hidden.shape[:-1], top_k)
-    return torch.cat([part.indices for part in parts]).reshape(shape), torch.cat([part.values for part in parts]).reshape(shape)
-
-
-def _mapped(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """The array in a file, made empty (0 everywhere, a hole on the disk) if it is not there or of another shape."""
-    if path.exists():
-        held = np.load(path, mmap_mode="r+")
-        if held.shape == shape and held.dtype == kind:
-            return held
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)

@@ -211,3 +211,13 @@ def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text("model = ")
     with pytest.raises(InputError, match="cannot be read as TOML"):
         asked(tmp_path / "t.toml", "m", ("a",), FLAGS, seed=0)
+
+
+def test_runs_leaves_trainings_alone(home: Path, capsys: pytest.CaptureFixture[str], fake_launch: list[Any]) -> None:
+    assert main([*TRAIN[:-1], "runs/a", "--steps", "12"]) == 0
+    (home / "runs" / "a" / "run.json").write_text('{"schema": "trimtab.train/1"}')
+    capsys.readouterr()
+    assert main(["runs", "list"]) == 0
+    assert "damaged" not in capsys.readouterr().out
+    assert main(["runs", "show", "runs/a"]) == 2
+    assert "is the folder of a training" in capsys.readouterr().err

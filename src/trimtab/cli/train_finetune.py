@@ -74,7 +74,7 @@ def finetune(
     chosen = config_of(document, str(config or "train"))
     folder = out or Path("runs") / f"train-{Path(chosen.model.source.partition(':')[2] or chosen.model.source).stem or 'model'}"
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
-    with show_training(chosen, quiet=common.quiet or common.as_json, verbose=common.verbose, no_color=common.no_color) as view:
+    with show_training(chosen, quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as view:
         found = train_finetune(
             chosen,
             out=folder,

@@ -20,6 +20,7 @@ from trimtab.record.lock import is_locked
 from trimtab.record.run import Removed, check_is_run, read_candidates, read_decision, read_evaluation, read_run, read_step_keys, remove_run
 
 DEEP = 2  # runs/<run> and runs/<project>/<run>
+TRAINING = "train.toml"
 State = Literal["finished", "unfinished", "in use", "damaged"]
 
 
@@ -84,10 +85,13 @@ def list_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def find_runs(folder: Path, deep: int = DEEP) -> list[tuple[Path, str]]:
-    """Run directories, each with an empty text, and folders that cannot be read, each with the reason; up to `deep` levels down."""
+    """Run directories, each with an empty text, and folders that cannot be read, each with the reason; up to `deep` levels down.
+
+    Trainings are none: nothing was compared in them.
+    """
     try:
         if (folder / "run.json").is_file():
-            return [(folder, "")]
+            return [] if (folder / TRAINING).is_file() else [(folder, "")]
         below = sorted(Path(item.path) for item in os.scandir(folder) if item.is_dir(follow_symlinks=False) and item.name[0] != ".")
     except OSError as error:
         return [(folder, f"it cannot be read ({error.strerror or error})")]

@@ -263,6 +263,8 @@ def check_is_run(path: Path) -> None:
         raise InputError(f"{path} is a link; name the run directory itself.")
     if not path.is_dir():
         raise InputError(f"{path} is not a run directory: {_what_is_there(path)}")
+    if (path / "train.toml").is_file():
+        raise InputError(f"{path} is the folder of a training, which `trimtab train` reads; its page is {path / 'report.html'}.")
     head = path / "run.json"
     try:
         text = head.read_text(encoding="utf-8") if head.is_file() and not head.is_symlink() else ""

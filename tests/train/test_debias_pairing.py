@@ -96,6 +96,14 @@ def test_before_training_only_the_shared_part_costs_and_a_twin_of_itself_costs_n
     assert float(Paired([10, 11], 1.0)(model, to_device(_batch(ROWS), cpu)).detach()) > float(loss.detach())
 
 
+def test_padding_changes_nothing() -> None:
+    model, cpu, batch = _model(), torch.device("cpu"), _batch(ROWS)
+    wide = {name: np.pad(getattr(batch, name), ((0, 0), (0, 7))) for name in ("input_ids", "target_ids", "weights", "position_ids")}
+    padded = replace(batch, document_ids=np.pad(batch.document_ids, ((0, 0), (0, 7)), constant_values=-1), **wide)
+    plain, more = (float(Paired([], 0.5)(model, to_device(one, cpu)).detach()) for one in (batch, padded))
+    assert more == pytest.approx(plain, rel=1e-5)
+
+
 def test_weights_multiply_the_loss() -> None:
     model, cpu, batch = _model(), torch.device("cpu"), _batch(ROWS)
     once = float(Paired([], 0.5)(model, to_device(batch, cpu)).detach())

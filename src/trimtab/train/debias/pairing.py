@@ -10,7 +10,7 @@ ACL, arXiv 2203.12574). The penalty, squared differences in log-probability of w
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 import torch
@@ -82,6 +82,7 @@ class Paired:
         """SUM over tokens of weight * loss, nats."""
         if batch.input_ids.shape[0] % 2:
             raise InputError("The objective `paired` takes rows two by two; give an even micro_batch_seqs.")
+        batch = trimmed(batch)
         with torch.no_grad(), adapters_off(model):
             before = _log_shares(all_logits(model, batch))
         now = _log_shares(all_logits(model, batch))
@@ -122,6 +123,14 @@ def balanced(one: torch.Tensor, other: torch.Tensor, identity: torch.Tensor) -> 
     shared = torch.logaddexp(rests[0] - masses[0], rests[1] - masses[1]) - torch.log(torch.tensor(2.0, dtype=one.dtype))
     first, second = (torch.where(names, values, shared + mass) for values, mass in zip((one, other), masses, strict=True))
     return first, second
+
+
+def trimmed(batch: TorchBatch) -> TorchBatch:
+    """The batch without the places at the end where every row is padding: pairs are short, and of many lengths."""
+    used = (batch.weights != 0).any(0).nonzero()
+    end = int(used[-1]) + 1 if used.numel() else 1
+    names = ("input_ids", "target_ids", "weights", "position_ids", "document_ids")
+    return replace(batch, counted=None, **{name: getattr(batch, name)[:, :end] for name in names})
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from trimtab.core.files import to_plain
 from trimtab.flows.parts.train_feed import feed_row
 from trimtab.train.data.rates import StreamRate
 
-RATE = to_plain(StreamRate(tokens_s=1000.0, bytes_s=2000.0, fetch_bytes_s=0.0, n_steps=3, wall_s=0.2))
+RATE = to_plain(StreamRate(tokens_s=1000.0, bytes_s=2000.0, fetch_bytes_s=0.0, n_steps=3, wall_s=0.2, first_s=0.5))
 
 
 def test_a_stream_faster_than_the_run_has_room_to_spare() -> None:

@@ -54,6 +54,7 @@ def test_false_alarms_are_rare() -> None:
 def test_a_stream_is_as_fast_as_its_plan_is_told(opened: Callable[..., Stream], write_lines: Callable[..., str]) -> None:
     stream = opened(write_lines([{"text": f"Document {n}."} for n in range(200)]))
     rate = stream_rate(stream, rank=0, world=1, micro_batch_seqs=4, grad_accum=2, limit_s=0.1)
+    assert rate.first_s > 0
     assert rate.tokens_s == pytest.approx(rate.n_steps * 4 * 2 * 16 / rate.wall_s)
     assert 0.1 <= rate.wall_s < 60
     assert rate.bytes_s / rate.tokens_s == pytest.approx(stream.bytes_per_token)
@@ -61,5 +62,5 @@ def test_a_stream_is_as_fast_as_its_plan_is_told(opened: Callable[..., Stream], 
     told = supply_of(rate)
     assert feed(rate.tokens_s / 4, 1, told).spare == {"workers": pytest.approx(4.0)}
     assert feed(rate.tokens_s * 2, 1, told).bound == "workers"
-    far = StreamRate(tokens_s=1000.0, bytes_s=2000.0, fetch_bytes_s=100.0, n_steps=1, wall_s=1.0)
+    far = StreamRate(tokens_s=1000.0, bytes_s=2000.0, fetch_bytes_s=100.0, n_steps=1, wall_s=1.0, first_s=0.5)
     assert feed(500.0, 1, supply_of(far)).bound == "network"

@@ -13,7 +13,7 @@ from trimtab.train.data.stream import Stream
 LEAST_SHARE = 0.02
 """Below this share of its time a run does not wait for data in any way that matters."""
 LEAST_STEPS = 20
-GLANCE_S = 0.2
+GLANCE_S, LEAST_TIMED = 0.2, 8
 SURE_Z = 2.33
 """One-sided 99 % of the normal distribution."""
 
@@ -23,7 +23,7 @@ class StreamRate:
     """What one process got from a stream that nothing held up.
 
     tokens_s: of sequences, padding included; bytes_s: that these tokens are as they are stored; fetch_bytes_s: from behind an address while
-    it was fetching, 0 = nothing was fetched
+    it was fetching, 0 = nothing was fetched; first_s: until the first step was there, which is not in wall_s
     """
 
     tokens_s: float
@@ -31,22 +31,23 @@ class StreamRate:
     fetch_bytes_s: float
     n_steps: int
     wall_s: float
+    first_s: float
 
 
 def stream_rate(
     stream: Stream, *, rank: int, world: int, micro_batch_seqs: int, grad_accum: int, first_step: int = 0, limit_s: float = 2.0
 ) -> StreamRate:
-    """Take steps as fast as they come for about `limit_s` seconds; the first, for which shards are brought and mapped, counts too."""
+    """Take steps as fast as they come for about `limit_s` seconds, after the first, for which shards are brought and mapped."""
     steps = stream.steps(first_step=first_step, rank=rank, world=world, micro_batch_seqs=micro_batch_seqs, grad_accum=grad_accum)
     begun = time.perf_counter()
+    next(steps)
+    first_s = time.perf_counter() - begun
     n_steps = n_tokens = 0
     wall_s = 0.0
-    for batches in steps:
+    while wall_s < limit_s or n_steps < LEAST_TIMED:
+        n_tokens += sum(batch.input_ids.size for batch in next(steps))
         n_steps += 1
-        n_tokens += sum(batch.input_ids.size for batch in batches)
-        wall_s = time.perf_counter() - begun
-        if wall_s >= limit_s:
-            break
+        wall_s = time.perf_counter() - begun - first_s
     stream.end(steps)
     n_bytes, fetch_s = stream.fetched()
     return StreamRate(
@@ -55,6 +56,7 @@ def stream_rate(
         fetch_bytes_s=n_bytes / fetch_s if fetch_s > 0 else 0.0,
         n_steps=n_steps,
         wall_s=wall_s,
+        first_s=first_s,
     )
 
 

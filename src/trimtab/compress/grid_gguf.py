@@ -25,13 +25,13 @@ def pack(codes: Codes) -> Raw:
     if grid.engine != "llamacpp":
         raise InputError(f"A GGUF file cannot hold grid {codes.grid}.")
     rows, columns = codes.shape
-    parts = [_bytes(codes.scales, rows), *([] if codes.offsets is None else [_bytes(codes.offsets, rows)])]
+    parts: list[npt.NDArray[Any]] = [_bytes(codes.scales, rows), *([] if codes.offsets is None else [_bytes(codes.offsets, rows)])]
     blocks = codes.levels.reshape(rows, columns // grid.group, grid.group)
     if codes.grid == "Q8_0":
         return np.concatenate([*parts, blocks.view(np.uint8)], axis=-1).reshape(rows, -1)
     unsigned = (blocks.astype(np.int16) - grid.low).astype(np.uint8)
     if codes.grid == "Q5_0":
-        parts.append(np.packbits(unsigned >> 4, axis=-1, bitorder="little"))
+        parts.append(np.packbits(unsigned >> np.uint8(4), axis=-1, bitorder="little"))
     half = grid.group // 2
     parts.append((unsigned[..., :half] & 15) | (unsigned[..., half:] << 4))
     return np.concatenate(parts, axis=-1).reshape(rows, -1)

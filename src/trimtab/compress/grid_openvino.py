@@ -37,7 +37,8 @@ def write_openvino(base: Path, out: Path, codes: Mapping[str, Codes], floats: Ma
     nodes = model.get_ordered_ops()
     before = {node.get_friendly_name() for node in nodes}
     constants = {node.get_friendly_name(): node for node in nodes if node.get_type_name() == "Constant"}
-    for name, replacement in [*codes.items(), *floats.items()]:
+    replacements: dict[str, Codes | Floats] = {**codes, **floats}
+    for name, replacement in replacements.items():
         if name not in constants:
             raise InputError(f"The OpenVINO model in {base} has no weight {name!r}.")
         end = _end_of_chain(constants[name])

@@ -131,7 +131,8 @@ def quantize(weight: Floats, grid: str) -> Codes:
         kept = None if offsets is None else offsets[..., 0].astype(np.float16 if held.offset == "minimum" else np.uint8)
     if not np.isfinite(rounded).all() or (held.offset == "minimum" and kept is not None and not np.isfinite(kept).all()):
         raise InputError(f"The weights reach {np.abs(values).max():.3g}, more than the 16-bit scales of grid {grid} can hold.")
-    whole = levels.reshape(rows, columns).astype(np.uint8 if held.low == 0 else np.int8)
+    flat = levels.reshape(rows, columns)
+    whole: Levels = flat.astype(np.uint8) if held.low == 0 else flat.astype(np.int8)
     return Codes(grid=grid, levels=whole, scales=rounded, offsets=kept)
 
 
@@ -162,7 +163,10 @@ def check_codes(codes: Codes) -> Grid:
         raise InputError(f"Scales of shape {codes.scales.shape} do not fit {rows} x {columns} weights of grid {codes.grid}.")
     if (codes.offsets is None) != (held.offset == "none") or (codes.offsets is not None and codes.offsets.shape != codes.scales.shape):
         raise InputError(f"Offsets of these codes are not what grid {codes.grid} has ({held.offset}).")
-    wanted = [(codes.levels, np.uint8 if held.low == 0 else np.int8, "levels"), (codes.scales, np.float16, "scales")]
+    wanted: list[tuple[npt.NDArray[Any], Any, str]] = [
+        (codes.levels, np.uint8 if held.low == 0 else np.int8, "levels"),
+        (codes.scales, np.float16, "scales"),
+    ]
     if codes.offsets is not None:
         wanted.append((codes.offsets, np.float16 if held.offset == "minimum" else np.uint8, "offsets"))
     for array, kind, what in wanted:
@@ -170,8 +174,11 @@ def check_codes(codes: Codes) -> Grid:
             raise InputError(f"Of grid {codes.grid} the {what} are {np.dtype(kind)}, not {array.dtype}.")
         if array.dtype == np.float16 and not np.isfinite(array).all():
             raise InputError(f"Of grid {codes.grid} some {what} are not finite.")
-    for array, what in [(codes.levels, "levels"), *([(codes.offsets, "zero points")] if held.offset == "zero-point" else [])]:
-        if array is not None and (array.min() < held.low or array.max() > held.high):
+    ranged: list[tuple[npt.NDArray[Any], str]] = [(codes.levels, "levels")]
+    if held.offset == "zero-point" and codes.offsets is not None:
+        ranged.append((codes.offsets, "zero points"))
+    for array, what in ranged:
+        if array.min() < held.low or array.max() > held.high:
             raise InputError(f"Of grid {codes.grid} the {what} go from {held.low} to {held.high}.")
     return held
 

@@ -80,7 +80,7 @@ def build(
             yield names.values_for_hf(hf_name, expanded(tensors[name]))
 
     write_tensors(out_dir / "model.safetensors", {hf_name: shapes[name] for name, hf_name in kept.items()}, type_name, values())
-    others = {
+    others: dict[str, Any] = {
         "config.json": {"_name_or_path": metadata.get("general.name", "")}
         | config
         | {"torch_dtype": recipe.parameters["dtype"]}

@@ -133,7 +133,7 @@ class Names:
 
 def names_of(config: Mapping[str, Any]) -> Names:
     """The names of the model behind a config.json. Raises InfeasibleError for a kind that is not in ARCHITECTURES."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise InfeasibleError(f"Models of type {kind!r} have no known GGUF form here; known are {', '.join(ARCHITECTURES)}.")
     head_size = config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"])

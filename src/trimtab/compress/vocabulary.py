@@ -115,6 +115,9 @@ def to_tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     ]
     spm = vocabulary.kind == "spm"
     unknown = vocabulary.special.get("unknown")
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    if len(numbers) != len(vocabulary.tokens):
+        raise InfeasibleError("Its vocabulary has one token twice, which tokenizer.json cannot hold.")
     model = {
         "type": "BPE",
         "dropout": None,
@@ -124,11 +127,9 @@ def to_tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         "fuse_unk": spm,
         "byte_fallback": spm and BYTE in vocabulary.types,
         "ignore_merges": vocabulary.pre in _WHOLE_WORDS_FIRST,
-        "vocab": {token: number for number, token in enumerate(vocabulary.tokens)},
+        "vocab": numbers,
         "merges": _merges_of_scores(vocabulary) if spm else [merge.split(" ", 1) for merge in vocabulary.merges],
     }
-    if len(model["vocab"]) != len(vocabulary.tokens):
-        raise InfeasibleError("Its vocabulary has one token twice, which tokenizer.json cannot hold.")
     return {
         "version": "1.0",
         "truncation": None,

@@ -60,7 +60,7 @@ def run(config: TrainConfig, out: Path, *, data: Callable[[TrainConfig], Stream]
             if config.train.deterministic:
                 _be_deterministic()
             torch.manual_seed(config.train.seed + processes.rank)
-            stream = (data or _open_data)(config)
+            stream = data(config) if data else _open_data(config, files)
             try:
                 return _Training(config, files, processes, stream, stop).run(started_s)
             finally:
@@ -327,14 +327,15 @@ def objective_of(config: TrainConfig, processes: Processes) -> Objective:
     return next_token
 
 
-def _open_data(config: TrainConfig) -> Stream:
-    """What [data] names, in sequences of the run's length."""
+def _open_data(config: TrainConfig, files: RunFiles) -> Stream:
+    """What [data] names, in sequences of the run's length; what takes long is noted."""
     return open_stream(
         config.data,
         seq_tokens=config.train.seq_tokens,
         seed=config.train.seed,
         tokenizer=HuggingFaceTokenizer(Path(config.model.source)),
         cache_dir=cache_dir() / "train",
+        say=lambda text: files.note("note", f"{text}."),
     )
 
 

@@ -64,6 +64,7 @@ def data_facts(stream: Stream, *, world: int, micro_batch_seqs: int, grad_accum:
     """What a run keeps of its data, with the rate that the first process got before the first step."""
     rate = stream_rate(stream, rank=0, world=world, micro_batch_seqs=micro_batch_seqs, grad_accum=grad_accum, limit_s=GLANCE_S)
     return {
+        "places": stream.places,
         "n_sequences": stream.n_sequences,
         "n_documents": stream.n_documents,
         "n_tokens": stream.n_tokens,

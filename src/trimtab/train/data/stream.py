@@ -32,7 +32,7 @@ class Stream:
     n_sequences, n_documents, n_tokens: of one epoch; n_tokens without padding
     n_target_tokens: of them, those whose loss counts
     padding_share: of all tokens of an epoch's sequences, how many are padding
-    bytes_per_token: in the shards as they are stored
+    bytes_per_token: in the shards as they are stored; places: folders that they lie in
     digest: of content and order: two streams of one digest give the same batches for the same numbers
     """
 
@@ -52,6 +52,7 @@ class Stream:
         self._reading = threading.Lock()
         self._ahead: list[_Ahead] = []
         shards = [source.shard for source in sources]
+        self.places = tuple(dict.fromkeys(source.place.where("") for source in sources))
         self.n_sequences = sum(counts)
         self.n_documents = sum(shard.n_documents for shard in shards)
         self.n_tokens = sum(shard.n_tokens for shard in shards)

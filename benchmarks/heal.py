@@ -18,7 +18,6 @@ stdout is one JSON object: name, figures, targets, ok.
 import argparse
 import contextlib
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -246,8 +245,6 @@ def _arguments() -> argparse.Namespace:
     asked.windows = asked.windows or (3 if asked.quick else 24)
     if not asked.text.is_file():
         sys.exit(f"{asked.text} is not here; give WikiText-2 test with --text.")
-    if asked.folder and asked.quick:
-        shutil.rmtree(asked.folder, ignore_errors=True)
     return asked
 
 

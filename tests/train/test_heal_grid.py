@@ -125,7 +125,7 @@ def test_compensated_rounding_beats_plain_rounding_on_correlated_inputs(grid: st
         return float((off @ product * off).sum())
 
     wanted, codes = compensated(weight, grid, product)
-    assert error(dequantize(codes)) < 0.6 * error(dequantize(quantize(weight.numpy(), grid)))
+    assert error(dequantize(codes)) < 0.75 * error(dequantize(quantize(weight.numpy(), grid)))
     model = nn.Sequential(nn.Linear(128, 48, bias=False))
     model[0].weight.data.copy_(wanted)
     fake_quant.apply(model, grid, start={"0.weight": codes})

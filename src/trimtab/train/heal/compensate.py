@@ -12,16 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from trimtab.compress.grids import Codes, Floats, Halves, grid_named, quantize
+from trimtab.compress.grids import Codes, grid_named, quantize
 from trimtab.core.errors import InfeasibleError
 
-FACTORS = (1.0, 0.98, 0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.76, 0.72, 1.03, 1.07)
-"""Of the scale that just holds the extreme weight; each is tried with either sign."""
-DAMPING = 0.01
+FACTORS = (*(0.85 + 0.03 * step for step in range(12)), *(-0.85 - 0.05 * step for step in range(4)))
+"""Of the inverse scale that just holds the extreme weight at the lowest level; below 0 it is held at the other end."""
+DAMPING = 0.02
 """Of the mean of H's diagonal, added to it."""
 COLUMNS_AT_ONCE = 64
 EDGE = 0.49
@@ -99,36 +98,64 @@ def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple
         raise InfeasibleError("The inputs of a layer are not finite on the calibration text; nothing can be fitted to them.")
     held = grid_named(grid)
     codes = quantize(weight.numpy(), grid)
-    if held.offset == "none" and not held.table:
-        codes = replace(codes, scales=_searched_scales(weight.numpy(), codes, product.diagonal().numpy()))
-    grids = _ByColumn(codes)
+    grids = _ByColumn(codes, product.diagonal())
     upper = _inverse_factor(product)
     left = weight.float().t().contiguous()  # [columns, rows]: a column is read and written as a whole
     wanted, levels = torch.empty_like(left), torch.empty_like(left)
     columns, rows = left.shape
-    for start in range(0, columns, COLUMNS_AT_ONCE):
-        end = min(start + COLUMNS_AT_ONCE, columns)
+    step = max(grids.group, COLUMNS_AT_ONCE)  # whole blocks
+    for start in range(0, columns, step):
+        end = min(start + step, columns)
         errors = torch.empty(end - start, rows)
         for column in range(start, end):
+            if column % grids.group == 0:
+                grids.search(left, column)
             levels[column], wanted[column], value = grids.rounded(left[column], column)
             errors[column - start] = (left[column] - value) / upper[column, column]
             left[column + 1 : end] -= upper[column, column + 1 : end, None] * errors[column - start]
         left[end:] -= upper[start:end, end:].t() @ errors
     found = np.ascontiguousarray(levels.t().numpy()).astype(np.uint8 if held.low == 0 else np.int8)
-    return wanted.t().contiguous(), replace(codes, levels=found)
+    return wanted.t().contiguous(), replace(codes, levels=found, scales=grids.scales.t().contiguous().numpy().astype(np.float16))
 
 
 class _ByColumn:
     """Rounding of one column at a time, with the scales and offsets of its blocks."""
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, importance: torch.Tensor) -> None:
         self.held = grid_named(codes.grid)
+        self.importance = importance
         self.group = codes.shape[1] // codes.scales.shape[1]
         self.scales = torch.from_numpy(codes.scales.astype(np.float32)).t().contiguous()
         self.safe = torch.where(self.scales == 0, torch.ones(()), self.scales)
         offsets = torch.zeros(()) if codes.offsets is None else torch.from_numpy(codes.offsets.astype(np.float32))
         self.offsets = offsets.expand(codes.scales.shape).t().contiguous()
         self.table = torch.tensor(self.held.table, dtype=torch.float32) if self.held.table else None
+
+    def search(self, left: torch.Tensor, column: int) -> None:
+        """The scales of the block that begins at a column, for the weights as they are now. left: [columns, rows]. Symmetric grids only.
+
+        For each way to round the best scale is that of least squares, and the best way the one with the least weighted error (as ggml's
+        make_qx_quants).
+        """
+        if self.held.offset != "none" or self.held.table:
+            return
+        block, weights = left[column : column + self.group], self.importance[column : column + self.group, None]
+        extreme = block.gather(0, block.abs().argmax(0, keepdim=True))[0]
+        best = torch.zeros_like(extreme)
+        chosen = self.scales[column // self.group]
+        weighted = block * weights
+        for factor in FACTORS:
+            inverse = self.held.low * factor / torch.where(extreme == 0, torch.ones(()), extreme)
+            levels = torch.round(block * inverse).clamp_(self.held.low, self.held.high)
+            size = (levels.square() * weights).sum(0).clamp_min(1e-30)
+            likeness = (weighted * levels).sum(0)
+            gain = likeness.square() / size
+            scale = (likeness / size).half().float()
+            better = (gain > best) & torch.isfinite(scale)
+            best, chosen = torch.where(better, gain, best), torch.where(better, scale, chosen)
+        place = column // self.group
+        self.scales[place] = chosen
+        self.safe[place] = torch.where(chosen == 0, torch.ones(()), chosen)
 
     def rounded(self, values: torch.Tensor, column: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Levels, the values themselves as far as the grid reaches, and what the levels stand for. All [rows]."""
@@ -155,25 +182,3 @@ def _inverse_factor(product: torch.Tensor) -> torch.Tensor:
     diagonal += DAMPING * diagonal.mean().clamp_min(1e-12)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True).float()
-
-
-def _searched_scales(weight: Floats, codes: Codes, importance: Floats) -> Halves:
-    """Of FACTORS times the given scale, with either sign, the one with the least weighted squared error in each block, 16-bit floats."""
-    held = grid_named(codes.grid)
-    rows, n_groups = codes.scales.shape
-    blocks = torch.from_numpy(weight).reshape(rows, n_groups, -1)
-    weights = torch.from_numpy(importance.astype(np.float32)).reshape(1, n_groups, -1)
-    best = torch.full((rows, n_groups), float("inf"))
-    chosen = torch.from_numpy(codes.scales.astype(np.float32))
-    given = chosen.clone()
-    for factor in FACTORS:
-        for sign in (1.0, -1.0):
-            scale = (given * (factor * sign)).half().float()
-            safe = torch.where(scale == 0, torch.ones(()), scale)[..., None]
-            error = blocks - torch.round(blocks / safe).clamp_(held.low, held.high).mul_(scale[..., None])
-            loss = error.square_().mul_(weights).sum(-1)
-            better = loss < best
-            best = torch.where(better, loss, best)
-            chosen = torch.where(better, scale, chosen)
-    halves: npt.NDArray[np.float16] = chosen.numpy().astype(np.float16)
-    return halves

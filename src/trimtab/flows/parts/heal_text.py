@@ -26,7 +26,7 @@ async def written_text(session: Session, writer: Candidate, tokens: int, folder:
     async def compute() -> list[str]:
         return await _write(session, writer, tokens)
 
-    texts = await session.once("heal-text", [writer.deployment.digest, tokens, session.seed, TEXT_TOKENS], compute)
+    texts = await session.once("heal_text", [writer.deployment.digest, tokens, session.seed, TEXT_TOKENS], compute)
     path = folder / "text.jsonl"
     write_atomic(path, "".join(canonical_json({"text": text}) + "\n" for text in texts))
     return path

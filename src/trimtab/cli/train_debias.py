@@ -97,10 +97,11 @@ def _shown(found: Mapping[str, Any]) -> list[Any]:
     table.add_column("measure")
     for name in ("before", "after", "change", "interval"):
         table.add_column(name, justify="right")
+    table.add_column("verdict")
     for row in found["table"]:
         numbers = [phrases.fixed(row.get(name), 4) for name in ("before", "after")]
         change = phrases.fixed(row.get("change"), 4, signed=True)
-        table.add_row(
-            phrases.line(row.get("measure", row.get("name", ""))), *numbers, change, phrases.interval(row.get("low"), row.get("high"), 4)
-        )
+        ends = phrases.interval(row.get("low"), row.get("high"), 4)
+        verdict = row["verdict"] if row["required"] else f"{row['verdict']} (told only)"
+        table.add_row(phrases.line(f"{row['part']}: {row['name']}"), *numbers, change, ends, verdict)
     return [verdict_line("debias", found["verdict"]), table, *reasons_of(found)]

@@ -20,7 +20,7 @@ from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify
 from trimtab.flows.parts.debias_config import WAYS, Asked, check_ways, config_for
 from trimtab.flows.parts.debias_forms import brought_back, check_form, directory_of, judged_spec
-from trimtab.flows.parts.debias_judged import bias_gates, debias_policy, levels_of, table_of, told_lines, verdict_of
+from trimtab.flows.parts.debias_judged import bias_gates, debias_policy, levels_of, table_of, verdict_of
 from trimtab.flows.parts.debias_texts import Texts, texts_for
 from trimtab.flows.parts.document import decision_document, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.evidence import Bench, outcomes_on
@@ -245,8 +245,7 @@ async def _verdict(session: Session, opened: Opened, asked: Asked, trained: Path
     )
     found = verdict_of(asked.policy, certified, asked.targets)
     table = table_of(found, certified.decision.gates)
-    for line in told_lines(table):
-        session.say("judge", line)
+    session.say("judge", f"{found.verdict}: {found.fall.reason}", 1, 1)
     write_judged(session, candidate, stand.reference.candidate, certified)
     _write_decision(session, opened, asked, stand, candidate, certified)
     return {

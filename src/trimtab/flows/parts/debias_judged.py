@@ -1,6 +1,6 @@
 """Whether a trained model is less biased, and what that cost elsewhere: gates, gaps, and one table of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,15 +136,3 @@ def _gate_row(gate: GateResult) -> dict[str, Any]:
         "required": gate.required,
         "reason": "; ".join(gate.reasons),
     }
-
-
-def told_lines(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table as lines of text, for a terminal that draws none."""
-    lines = []
-    for row in table:
-        figures = [row[name] for name in ("before", "after", "change", "low", "high")]
-        numbers = ["     -" if value is None else f"{value:+.3f}" for value in figures]
-        needed = "" if row["required"] else " (told only)"
-        change = f"{numbers[2]} [{numbers[3]}, {numbers[4]}]"
-        lines.append(f"{row['part']:<10} {row['name']:<34} {numbers[0]} -> {numbers[1]}  {change}  {row['verdict']}{needed}")
-    return lines

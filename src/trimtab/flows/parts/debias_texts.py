@@ -21,7 +21,7 @@ from trimtab.train.debias.cases import ENDING_TOKENS, Case, attribute_of, clean_
 from trimtab.train.debias.methods import Method, PersonText, own_texts, rows_of, without
 
 CASE_TOKENS = 30
-"""Of a beginning with its ending, about; a pair has two."""
+"""Of a beginning with its ending, about."""
 NEUTRAL_SHARE = 0.2
 """Of the texts of `balanced`, sentences about nobody: they hold the model where it was."""
 MOST_AT_ONCE = 8
@@ -44,7 +44,8 @@ async def texts_for(
         texts = own_texts(_rows(files), session.seed)
         source = f"{len(files)} file(s) of the user's"
     else:
-        texts = await _ended(session, model, draw_cases(max(8, tokens // (2 * CASE_TOKENS)), session.seed))
+        versions = 1 if method == "reweigh" else 2
+        texts = await _ended(session, model, draw_cases(max(8, tokens // (versions * CASE_TOKENS)), session.seed))
         source = "beginnings of trimtab's own, ended by the model before training"
     asked = {item.prompt + option for item in items.values() for option in item.options}
     dropped = overlapping([one for text in texts for one in (text.text, *text.twins)], asked)

@@ -74,7 +74,7 @@ class Weights:
             full = f"{name}.{key}".removeprefix(".")
             if _plain(full) not in self.tied:
                 value = drawn[key] if key in drawn else self._read(full, old)
-                module.register_parameter(key, nn.Parameter(value.to(device, old.dtype), requires_grad=old.requires_grad))
+                module.register_parameter(key, nn.Parameter(value.to(device, old.dtype, copy=True), requires_grad=old.requires_grad))
         for key, old in list(module.named_buffers(recurse=False)):
             full = f"{name}.{key}".removeprefix(".")
             value = self._read(full, old) if self._stored(full) else drawn[key]
@@ -116,7 +116,7 @@ class Weights:
             value = self.values[stored]
         else:
             with safe_open(self.files[stored], framework="pt") as file:
-                value = file.get_tensor(stored)
+                value = file.get_tensor(stored)  # a view of the mapped file; whoever keeps it copies
         if value.shape != old.shape:
             raise InputError(
                 f"{stored} has shape {tuple(value.shape)}, and config.json asks for {tuple(old.shape)}; they belong to two models."

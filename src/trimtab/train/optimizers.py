@@ -10,13 +10,14 @@ from torch.optim import Optimizer
 
 from trimtab.core.errors import EngineRefused, MissingError
 from trimtab.core.training import TrainOptimizer, TrainRun
+from trimtab.train.compiler import need_compiler
 
 
 def open_optimizer(model: nn.Module, choice: TrainOptimizer, run: TrainRun) -> Optimizer:
     """The optimizer of a model's trained parameters. Weight decay acts on matrices only, not on norms and biases.
 
     Its learning rate is a placeholder: each step sets its own. Raises EngineRefused where `adamw8bit` does not work, MissingError without
-    torchao.
+    torchao or, on a processor, without a C++ compiler.
     """
     groups = _groups([parameter for parameter in model.parameters() if parameter.requires_grad], choice.weight_decay)
     if choice.name == "sgd":
@@ -24,6 +25,7 @@ def open_optimizer(model: nn.Module, choice: TrainOptimizer, run: TrainRun) -> O
         in_shards = any(isinstance(parameter, DTensor) for parameter in model.parameters())
         return torch.optim.SGD(groups, lr=choice.lr, **({"foreach": True} if in_shards else {"fused": True}))
     if choice.name == "adamw8bit":
+        need_compiler("adamw8bit", next(model.parameters()).device)
         return _adamw8bit(groups, choice, run)
     return torch.optim.AdamW(groups, lr=choice.lr, betas=(choice.beta1, choice.beta2), eps=choice.eps, fused=True)
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from trimtab.core.errors import InputError
 from trimtab.core.training import Recompute, TrainConfig
+from trimtab.train.compiler import need_compiler
 from trimtab.train.models import blocks_of
 from trimtab.train.processes import Processes
 
@@ -61,9 +62,11 @@ def lay_out(
 ) -> nn.Module:
     """The module whose call gives a micro-batch's loss. fill: gives a part of the model its values, just before it is sharded.
 
-    The model itself keeps its class and its names. Raises InputError for what does not go together.
+    The model itself keeps its class and its names. Raises InputError for what does not go together, MissingError without a compiler.
     """
     split = sharded(config, processes)
+    if config.train.compile:
+        need_compiler("[train] compile", processes.device)
     bf16 = config.train.precision == "bf16"
     learner = Learner(model, objective, torch.bfloat16 if bf16 and not split else None)
     shard = _shard_function(config, processes)

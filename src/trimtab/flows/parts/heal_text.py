@@ -56,15 +56,16 @@ async def _write(session: Session, writer: Candidate, tokens: int) -> list[str]:
             nonlocal written, number
             while written < tokens:
                 number += 1
-                rng = Random(session.seed * 1_000_003 + number)
+                own = number  # others count on while this one waits
+                rng = Random(session.seed * 1_000_003 + own)
                 opening = " ".join(rng.choice(bank).split()[: rng.randint(*OPENING_WORDS)])
                 ids = (await client.tokenize([opening], parse_special=False))[0]
                 request = GenerateRequest(
-                    request_id=number,
+                    request_id=own,
                     prompt_ids=with_first(ids, info.first_id(chat=False)),
                     max_tokens=min(TEXT_TOKENS, info.context_tokens - len(ids) - 2),
                     temperature=1.0,
-                    seed=session.seed * 1_000_003 + number,
+                    seed=session.seed * 1_000_003 + own,
                     stop_ids=info.end_ids,
                 )
                 answer = [event.token_id async for event in client.generate(request) if event.token_id is not None]

@@ -105,6 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
@@ -135,6 +136,7 @@ def test_a_tokenizer_of_a_folder(folder: Path, tmp_path: Path, monkeypatch: pyte
         other.encode_chat(TWO_TURNS)
 
 
+@pytest.mark.slow
 def test_folders_without_a_tokenizer_are_told(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -12,7 +12,7 @@ counts = st.lists(st.integers(0, 7), min_size=1, max_size=45).filter(any)
 
 
 @given(counts=counts, seed=st.integers(-3, 10**12), epoch=st.integers(0, 10**6), shuffle=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_each_sequence_comes_once_an_epoch(counts: list[int], seed: int, epoch: int, shuffle: bool) -> None:
     order = Order(counts, shuffle=shuffle, seed=seed)
     positions = np.arange(epoch * order.n_sequences, (epoch + 1) * order.n_sequences)
@@ -25,7 +25,7 @@ def test_each_sequence_comes_once_an_epoch(counts: list[int], seed: int, epoch: 
 
 
 @given(counts=counts, seed=st.integers(0, 99), starts=st.lists(st.integers(0, 400), min_size=1, max_size=5), n=st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_position_is_found_without_those_before_it(counts: list[int], seed: int, starts: list[int], n: int) -> None:
     whole = Order(counts, shuffle=True, seed=seed).locate(np.arange(450))
     here = Order(counts, shuffle=True, seed=seed)
@@ -36,7 +36,7 @@ def test_a_position_is_found_without_those_before_it(counts: list[int], seed: in
 
 
 @given(counts=counts, position=st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_shards_at_hand_are_those_needed_and_few(counts: list[int], position: int) -> None:
     order = Order(counts, shuffle=True, seed=5)
     now, next_ = order.shards_from(position)

@@ -64,7 +64,7 @@ def plainly(case: Case, seq_tokens: int, *, padded: bool, masked: bool) -> list[
 
 
 @given(case=cases(), seq_tokens=st.integers(1, 20), padded=st.booleans(), masked=st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_as_token_by_token(case: Case, seq_tokens: int, padded: bool, masked: bool) -> None:
     batch = filled(case, seq_tokens, padded=padded, masked=masked)
     rows = plainly(case, seq_tokens, padded=padded, masked=masked)
@@ -78,7 +78,7 @@ def test_as_token_by_token(case: Case, seq_tokens: int, padded: bool, masked: bo
 
 
 @given(case=cases(), seq_tokens=st.integers(1, 20), padded=st.booleans(), masked=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_targets_of_an_epoch_are_known_before_it(case: Case, seq_tokens: int, padded: bool, masked: bool) -> None:
     n_targets, n_first = counted(case.arrays)
     batch = filled(case, seq_tokens, padded=padded, masked=masked)
@@ -86,7 +86,7 @@ def test_the_targets_of_an_epoch_are_known_before_it(case: Case, seq_tokens: int
 
 
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_content_has_one_digest_and_other_content_another(case: Case) -> None:
     arrays = case.arrays
     assert content_digest(arrays) == content_digest(ShardArrays(**vars(arrays)))

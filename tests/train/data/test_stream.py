@@ -84,7 +84,7 @@ def test_an_epoch_of_any_layout_learns_each_token_once(opened: Opened, write_lin
 
 @pytest.mark.usefixtures("small_shards")
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_number_of_processes_and_any_first_step_give_the_same_order(data: st.DataObject, opened: Opened, write_lines: Write) -> None:
     draw = data.draw
     world, accum, seqs = draw(st.sampled_from([(w, a, 24 // w // a) for w in (1, 2, 3, 4, 6, 8) for a in (1, 2, 3) if 24 % (w * a) == 0]))

@@ -27,14 +27,7 @@ STALE_S = 24 * 3600.0
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file alone; waits for who has it. The kernel frees it when its holder dies. The file is removed afterwards."""
-    while True:
-        with sentences(path, "write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if is_at(handle, path):
-            break
-        os.close(handle)  # its holder removed it when done: take the new one
+    handle = _locked(path, fcntl.LOCK_EX)
     try:
         yield
     finally:
@@ -53,18 +46,27 @@ def is_at(handle: int, path: Path) -> bool:
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Keep a file, empty if it is not there, from being cleared."""
-    while True:
-        with sentences(path, "write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        if is_at(handle, path):
-            break
-        os.close(handle)
+    handle = _locked(path, fcntl.LOCK_SH)
     try:
         yield
     finally:
         os.close(handle)
+
+
+def _locked(path: Path, how: int) -> int:
+    """The open file at a path, made if it is not there, once it is locked. Raises MissingError where files cannot be locked."""
+    with sentences(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, how)
+                if is_at(handle, path):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)  # whoever had it removed it when done: take the new one
 
 
 def use(folder: Path) -> int | None:
@@ -73,7 +75,8 @@ def use(folder: Path) -> int | None:
         handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         return None
-    fcntl.flock(handle, fcntl.LOCK_SH)
+    with sentences(folder, "lock"):
+        fcntl.flock(handle, fcntl.LOCK_SH)
     if not is_at(handle, folder / IN_USE):
         os.close(handle)
         return None

@@ -25,10 +25,9 @@ _ALIGN = 64
 class LocalShard:
     """Mapped until `close`. While it is open its file is locked (shared): who clears the cache leaves it."""
 
-    def __init__(self, handle: int, arrays: ShardArrays, n_bytes: int) -> None:
+    def __init__(self, handle: int, arrays: ShardArrays) -> None:
         self._handle: int | None = handle
         self.arrays = arrays
-        self.n_bytes = n_bytes
 
     @classmethod
     def opened(cls, path: Path, content: str) -> Self | None:
@@ -52,7 +51,7 @@ class LocalShard:
             return None
         with contextlib.suppress(OSError):  # a read-only cache still serves
             os.utime(path)  # it is cleared by last use
-        return cls(handle, arrays, os.fstat(handle).st_size)
+        return cls(handle, arrays)
 
     def close(self) -> None:
         """Idempotent. Arrays that somebody still holds stay valid."""

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from trimtab.core.errors import InputError  # noqa: E402
 from trimtab.train.batch import MicroBatch  # noqa: E402
-from trimtab.train.debias.pairing import Paired, balanced, identity_ids, twins_of  # noqa: E402
+from trimtab.train.debias.pairing import GenderTokens, Paired, balanced, gender_tokens, twins_of  # noqa: E402
 from trimtab.train.objectives import to_device  # noqa: E402
 
 
@@ -36,24 +36,36 @@ def test_the_same_text_and_two_texts_are_no_twins(one: list[int], other: list[in
     assert twins_of(one, other) is None
 
 
-def test_the_target_is_shared_but_for_tokens_that_name_somebody() -> None:
+def test_the_target_is_the_mean_with_the_roles_reversed() -> None:
     torch.manual_seed(0)
     one, other = torch.log_softmax(torch.randn(2, 3, 7, dtype=torch.float64) * 2, -1)
-    first, second = balanced(one, other, torch.tensor([2]))
+    first, second = balanced(one, other, [(1, 4)], [])
+    order = [0, 4, 2, 3, 1, 5, 6]
+    assert torch.allclose(first.exp(), (one.exp() + other.exp()[:, order]) / 2)
+    assert torch.allclose(second, first[:, order])
+    first, second = balanced(one, other, [], [2])
     assert torch.allclose(first.exp().sum(-1), torch.ones(3, dtype=torch.float64))
     assert torch.equal(first[:, 2], one[:, 2])
     assert torch.equal(second[:, 2], other[:, 2])
     rest = [0, 1, 3, 4, 5, 6]
-    shares = [torch.softmax(values[:, rest], -1) for values in (first, second)]
-    assert torch.allclose(*shares)
-    expected = (torch.softmax(one[:, rest], -1) + torch.softmax(other[:, rest], -1)) / 2
-    assert torch.allclose(shares[0], expected)
+    assert torch.allclose(*(torch.softmax(values[:, rest], -1) for values in (first, second)))
 
 
-def test_tokens_that_name_somebody_are_single_tokens() -> None:
-    vocabulary = {" she": 5, "He": 6, " Muslim": 7}
-    assert identity_ids(lambda text: [vocabulary[text]] if text in vocabulary else [1, 2] * bool(text)) == [5, 6, 7]
-    assert identity_ids(lambda text: [0, vocabulary[text]] if text in vocabulary else [0, *[1, 2] * bool(text)]) == [5, 6, 7]
+def test_words_of_gender_are_pairs_of_single_tokens() -> None:
+    vocabulary = {" he": 4, " she": 5, "He": 6, "She": 8, " her": 7, " man": 9}
+    for before in ([], [0]):
+        found = gender_tokens(lambda text, before=before: [*before, *([vocabulary[text]] if text in vocabulary else [1, 2] * bool(text))])
+        assert {frozenset(pair) for pair in found.pairs} == {frozenset((4, 5)), frozenset((6, 8))}
+        assert found.unclear == (7,)
+
+
+def test_a_pair_by_gender_reverses_every_word_of_gender_another_pair_its_own() -> None:
+    objective = Paired(GenderTokens(pairs=((10, 11), (20, 21)), unclear=(30,)), 0.0)
+    one, other = torch.log_softmax(torch.randn(2, 2, 40), -1)
+    by_gender, _ = objective._reversed_mean(one, other, twins_of([1, 10, 5, 6], [1, 11, 5, 6]))  # type: ignore[arg-type]
+    assert torch.allclose(by_gender, balanced(one, other, [(10, 11), (20, 21)], [30])[0])
+    by_faith, _ = objective._reversed_mean(one, other, twins_of([1, 2, 5, 6], [1, 3, 5, 6]))  # type: ignore[arg-type]
+    assert torch.allclose(by_faith, balanced(one, other, [(2, 3)], [])[0])
 
 
 def _model(adapters: bool = True):
@@ -86,34 +98,35 @@ def _batch(rows: list[list[int]]) -> MicroBatch:
 
 
 ROWS = [[1, 10, 5, 6, 7, 10], [1, 11, 5, 6, 7, 11]]
+GENDER = GenderTokens(pairs=((10, 11),), unclear=())
 
 
 def test_before_training_only_the_shared_part_costs_and_a_twin_of_itself_costs_nothing() -> None:
     model, cpu = _model(), torch.device("cpu")
-    assert float(Paired([10, 11], 1.0)(model, to_device(_batch([ROWS[0], ROWS[0]]), cpu)).detach()) == pytest.approx(0.0, abs=1e-5)
-    loss = Paired([10, 11], 0.0)(model, to_device(_batch(ROWS), cpu))
+    assert float(Paired(GENDER, 1.0)(model, to_device(_batch([ROWS[0], ROWS[0]]), cpu)).detach()) == pytest.approx(0.0, abs=1e-5)
+    loss = Paired(GENDER, 0.0)(model, to_device(_batch(ROWS), cpu))
     assert float(loss.detach()) > 1e-4
-    assert float(Paired([10, 11], 1.0)(model, to_device(_batch(ROWS), cpu)).detach()) > float(loss.detach())
+    assert float(Paired(GENDER, 1.0)(model, to_device(_batch(ROWS), cpu)).detach()) > float(loss.detach())
 
 
 def test_padding_changes_nothing() -> None:
     model, cpu, batch = _model(), torch.device("cpu"), _batch(ROWS)
     wide = {name: np.pad(getattr(batch, name), ((0, 0), (0, 7))) for name in ("input_ids", "target_ids", "weights", "position_ids")}
     padded = replace(batch, document_ids=np.pad(batch.document_ids, ((0, 0), (0, 7)), constant_values=-1), **wide)
-    plain, more = (float(Paired([], 0.5)(model, to_device(one, cpu)).detach()) for one in (batch, padded))
+    plain, more = (float(Paired(GENDER, 0.5)(model, to_device(one, cpu)).detach()) for one in (batch, padded))
     assert more == pytest.approx(plain, rel=1e-5)
 
 
 def test_weights_multiply_the_loss() -> None:
     model, cpu, batch = _model(), torch.device("cpu"), _batch(ROWS)
-    once = float(Paired([], 0.5)(model, to_device(batch, cpu)).detach())
-    twice = float(Paired([], 0.5)(model, to_device(replace(batch, weights=batch.weights * 2), cpu)).detach())
+    once = float(Paired(GENDER, 0.5)(model, to_device(batch, cpu)).detach())
+    twice = float(Paired(GENDER, 0.5)(model, to_device(replace(batch, weights=batch.weights * 2), cpu)).detach())
     assert twice == pytest.approx(2 * once, rel=1e-5)
 
 
 def test_training_closes_the_gap_and_leaves_the_beginning_alone() -> None:
     model, batch = _model(), to_device(_batch(ROWS), torch.device("cpu"))
-    objective = Paired([10, 11], 1.0)
+    objective = Paired(GENDER, 1.0)
 
     def shares() -> torch.Tensor:
         with torch.no_grad():
@@ -136,6 +149,6 @@ def test_training_closes_the_gap_and_leaves_the_beginning_alone() -> None:
 def test_a_model_without_adapters_and_an_odd_batch_are_refused() -> None:
     cpu = torch.device("cpu")
     with pytest.raises(InputError, match="lora_rank"):
-        Paired([], 1.0)(_model(adapters=False), to_device(_batch(ROWS), cpu))
+        Paired(GENDER, 1.0)(_model(adapters=False), to_device(_batch(ROWS), cpu))
     with pytest.raises(InputError, match="even"):
-        Paired([], 1.0)(_model(), to_device(_batch(ROWS[:1]), cpu))
+        Paired(GENDER, 1.0)(_model(), to_device(_batch(ROWS[:1]), cpu))

@@ -315,9 +315,9 @@ def objective_of(config: TrainConfig, processes: Processes) -> Objective:
     """What [objective] names. A teacher that runs along lies whole on every process."""
     chosen = config.objective
     if chosen.kind == "paired":
-        from trimtab.train.debias.pairing import Paired, identity_ids
+        from trimtab.train.debias.pairing import Paired, gender_tokens
 
-        return Paired(identity_ids(HuggingFaceTokenizer(Path(config.model.source)).encode), chosen.pair_weight)
+        return Paired(gender_tokens(HuggingFaceTokenizer(Path(config.model.source)).encode), chosen.pair_weight)
     if chosen.kind == "distil":
         from trimtab.train.heal.distil import distil
         from trimtab.train.heal.teacher import open_teacher

@@ -1,13 +1,14 @@
 """The objective `paired`: group-balanced distillation, and a penalty on what a pair of texts differs by.
 
 Rows 2i and 2i+1 of a micro-batch are one text told about two groups. The teacher is the model before training: the same weights with the
-adapters off. Up to the word that names the group the student is to say what the teacher says. Behind it both rows have one target: the
-mean of the teacher's two distributions over tokens that name nobody, while each row keeps the teacher's own probabilities of those that do
-(a text about a woman goes on with `she`). That is distillation from a teacher that saw the roles reversed (Gupta et al. 2022, Findings of
-ACL, arXiv 2203.12574). The penalty, squared differences in log-probability of what the two texts say, is counterfactual logit pairing
-(Garg et al. 2019, AIES, arXiv 1809.10610).
+adapters off. Up to the word that names the group the student is to say what the teacher says. Behind it both rows are to say the same: the
+mean of what the teacher says in the one, and what it says in the other with the roles reversed, the probability of `man` here going to
+`woman` there (Gupta et al. 2022, Findings of ACL, arXiv 2203.12574). A text about a woman still goes on with `she`, as often as one about a
+man with `he`. The penalty, squared differences in log-probability of what the two texts say, is counterfactual logit pairing (Garg et al.
+2019, AIES, arXiv 1809.10610).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from trimtab.train.objectives import TorchBatch, all_logits
 LEAST_ALIKE = 0.5
 """Rows that share fewer of their tokens than this are two texts beside each other, not one text twice."""
 
+UNCLEAR = ("her", "him", "his", "hers")
 Stretch = tuple[int, int, int, int]
 """First and end place in the one row, first and end place in the other."""
 
@@ -33,10 +35,12 @@ class Twins:
     """What two rows have in common behind the first token in which they differ, as places of their targets.
 
     same: pairs of places with the same token; exchanged: stretches that stand for each other, of any lengths (`DeShawn` for `Tom`)
+    words: single tokens that stand for each other, those of the first difference among them
     """
 
     same: tuple[tuple[int, int], ...]
     exchanged: tuple[Stretch, ...]
+    words: tuple[tuple[int, int], ...] = ()
 
 
 def twins_of(one: Sequence[int], other: Sequence[int]) -> Twins | None:
@@ -46,37 +50,59 @@ def twins_of(one: Sequence[int], other: Sequence[int]) -> Twins | None:
         return None
     same: list[tuple[int, int]] = []
     exchanged: list[Stretch] = []
+    words: list[tuple[int, int]] = []
     differed = False
     for kind, a, a_end, b, b_end in matcher.get_opcodes():
         if kind == "equal" and differed:
             same += zip(range(a, a_end), range(b, b_end), strict=True)
         elif kind == "replace" and differed:
             exchanged.append((a, a_end, b, b_end))
+        if kind == "replace" and a_end - a == b_end - b == 1:
+            words.append((one[a], other[b]))
         differed = differed or kind != "equal"
-    return Twins(same=tuple(same), exchanged=tuple(exchanged))
+    return Twins(same=tuple(same), exchanged=tuple(exchanged), words=tuple(dict.fromkeys(words)))
 
 
-def identity_ids(encode: Callable[[str], Sequence[int]]) -> list[int]:
-    """Tokens that name somebody by themselves: words of gender, first names and groups that are one token, with and without a space."""
-    lists = swap_lists()
-    words = {*lists.gender, *lists.gender.values(), "him", "his", "her", "hers", *lists.names}
-    words |= {name for axis in lists.axes.values() for name in axis["adjectives"]}
-    words |= {name for axis in lists.axes.values() for row in axis.get("nouns", ()) for name in row}
-    forms = {form for word in words for form in (word, word[:1].upper() + word[1:])}
+@dataclass(frozen=True, kw_only=True)
+class GenderTokens:
+    """Words of gender that are one token. pairs: each other's reverse; unclear: `her`, `him`, `his`, `hers`, which have no single one."""
+
+    pairs: tuple[tuple[int, int], ...]
+    unclear: tuple[int, ...]
+
+
+def gender_tokens(encode: Callable[[str], Sequence[int]]) -> GenderTokens:
+    """The words of gender in the swap lists as tokens, with and without a space before them and with a capital."""
     n_before = len(encode(""))  # what some tokenizers put before every text
-    found = (encode(lead + form)[n_before:] for form in forms for lead in ("", " "))
-    return sorted({ids[0] for ids in found if len(ids) == 1})
+
+    def token(word: str) -> int | None:
+        ids = list(encode(word))[n_before:]
+        return ids[0] if len(ids) == 1 else None
+
+    table = swap_lists().gender
+    both_ways = [(word, other) for word, other in table.items() if table.get(other) == word and word < other]
+    pairs: list[tuple[int, int]] = []
+    used: set[int] = set()
+    for lead in ("", " "):
+        for form in (str, str.capitalize):
+            for word, other in both_ways:
+                one, two = token(lead + form(word)), token(lead + form(other))
+                if one is not None and two is not None and not {one, two} & used:
+                    pairs.append((one, two))
+                    used |= {one, two}
+    unclear = {token(lead + form(word)) for lead in ("", " ") for form in (str, str.capitalize) for word in UNCLEAR}
+    return GenderTokens(pairs=tuple(pairs), unclear=tuple(sorted(each for each in unclear if each is not None)))
 
 
 class Paired:
-    """The objective. identity: int64 [n], tokens that name somebody; pair_weight: of the penalty against the distillation, at least 0.
+    """The objective. gender: words that are reversed where a pair differs by gender; pair_weight: of the penalty, at least 0.
 
     Raises InputError for an odd number of rows, or a model without adapters: it would be its own teacher.
     """
 
-    def __init__(self, identity: Sequence[int], pair_weight: float) -> None:
-        self.identity = torch.tensor(list(identity), dtype=torch.int64)
-        self.pair_weight = pair_weight
+    def __init__(self, gender: GenderTokens, pair_weight: float) -> None:
+        self.gender, self.pair_weight = gender, pair_weight
+        self.of_gender = {token for pair in gender.pairs for token in pair} | set(gender.unclear)
 
     def __call__(self, model: nn.Module, batch: TorchBatch) -> torch.Tensor:
         """SUM over tokens of weight * loss, nats."""
@@ -97,10 +123,18 @@ class Paired:
             weight = batch.weights[row : row + 2].amax()
             if twins.same:
                 one, other = (places[side][[pair[side] for pair in twins.same]] for side in (0, 1))
-                target[row, one], target[row + 1, other] = balanced(before[row, one], before[row + 1, other], self.identity)
+                target[row, one], target[row + 1, other] = self._reversed_mean(before[row, one], before[row + 1, other], twins)
             penalty = penalty + weight * self._gap(now[row : row + 2], tokens, places, twins)
         divergence = (target.exp() * (target - now)).sum(-1)
         return (divergence * batch.weights).sum() + self.pair_weight * penalty
+
+    def _reversed_mean(self, one: torch.Tensor, other: torch.Tensor, twins: Twins) -> tuple[torch.Tensor, torch.Tensor]:
+        by_gender = any(token in self.of_gender for pair in twins.words for token in pair)
+        pairs = dict(self.gender.pairs) if by_gender else {}
+        for a, b in twins.words:
+            if not {a, b} & ({*pairs} | {*pairs.values()} | set(self.gender.unclear)):
+                pairs[a] = b
+        return balanced(one, other, tuple(pairs.items()), self.gender.unclear if by_gender else ())
 
     def _gap(self, now: torch.Tensor, tokens: list[list[int]], places: list[torch.Tensor], twins: Twins) -> torch.Tensor:
         """Sum of the squared differences in log-probability of what stands for each other in the two rows."""
@@ -113,16 +147,26 @@ class Paired:
         return torch.cat(parts).square().sum() if parts else now.new_zeros(())
 
 
-def balanced(one: torch.Tensor, other: torch.Tensor, identity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [n,V] of both rows to their targets: tokens of `identity` keep theirs, the rest, in all as probable as before, is
-    shared out as in the mean of both."""
-    names = torch.zeros(one.shape[-1], dtype=torch.bool, device=one.device)
-    names[identity.to(one.device)] = True
-    rests = [values.masked_fill(names, -torch.inf) for values in (one, other)]
+def balanced(
+    one: torch.Tensor, other: torch.Tensor, pairs: Sequence[tuple[int, int]], kept: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [n,V] of both rows to their targets: the mean of a row's own and of the other's with `pairs` of tokens reversed.
+
+    kept: tokens that keep a row's own probability; the rest, in all as probable as before, is shared out as in the mean.
+    """
+    order = torch.arange(one.shape[-1], device=one.device)
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    own = torch.zeros(one.shape[-1], dtype=torch.bool, device=one.device)
+    own[list(kept)] = True
+    return _shared(one, other[:, order], own), _shared(other, one[:, order], own)
+
+
+def _shared(one: torch.Tensor, other: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    rests = [values.masked_fill(own, -torch.inf) for values in (one, other)]
     masses = [values.logsumexp(-1, keepdim=True) for values in rests]
-    shared = torch.logaddexp(rests[0] - masses[0], rests[1] - masses[1]) - torch.log(torch.tensor(2.0, dtype=one.dtype))
-    first, second = (torch.where(names, values, shared + mass) for values, mass in zip((one, other), masses, strict=True))
-    return first, second
+    mean = torch.logaddexp(rests[0] - masses[0], rests[1] - masses[1]) - math.log(2.0)
+    return torch.where(own, one, mean + masses[0])
 
 
 def trimmed(batch: TorchBatch) -> TorchBatch:

@@ -55,7 +55,7 @@ class _Written:
     saved: SavedFile
 
 
-class SafetensorsWriter(StorageWriter):  # type: ignore[misc]
+class SafetensorsWriter(StorageWriter):
     """One checkpoint on its way to the disk.
 
     target: folder it will have; extra: JSON that goes along; committed: called on process 0 after the rename
@@ -169,7 +169,7 @@ def _raw(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-class SafetensorsReader(StorageReader):  # type: ignore[misc]
+class SafetensorsReader(StorageReader):
     """A checkpoint whose files were checked, as DCP reads it."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:

@@ -149,8 +149,8 @@ def weights_of(model: nn.Module, config: TrainConfig, folder: Path) -> Weights:
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks, first to last: the longest list of modules in the decoder."""
-    lists = [child for child in model.get_decoder().children() if isinstance(child, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(child) for child in model.get_decoder().children() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=len) if lists else []
 
 
 def export_model(model: nn.Module, tokenizer_folder: Path, out: Path) -> None:
@@ -204,7 +204,7 @@ def _add_adapters(model: PreTrainedModel, choice: TrainModel) -> None:
             f"[model] lora_targets names {', '.join(missing)}; the linear layers of this model's blocks are {', '.join(linear)}."
         )
     targets = list(choice.lora_targets or linear)
-    adapters = LoraConfig(r=choice.lora_rank, lora_alpha=choice.lora_alpha, target_modules=targets, bias="none")  # type: ignore[arg-type]
+    adapters = LoraConfig(r=choice.lora_rank, lora_alpha=choice.lora_alpha, target_modules=targets, bias="none")
     inject_adapter_in_model(adapters, model, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     for name, part in model.named_modules():
         if ".lora_" in name:

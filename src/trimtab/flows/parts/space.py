@@ -8,11 +8,12 @@ from pathlib import Path
 from trimtab.compress.base import is_as_shipped
 from trimtab.core.deployment import CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import InputError
-from trimtab.engines.registry import engine_names
+from trimtab.engines.registry import engine_class, engine_names
 from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, candidate_name, recipe_named, settings_text
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
-SOURCE_FORMATS = {"llamacpp": {"gguf"}, "openvino": {"gguf", "openvino"}, "transformers": {"safetensors"}}
+SOURCE_FORMATS = {"llamacpp": {"gguf", "safetensors"}, "openvino": {"gguf", "openvino", "safetensors"}, "transformers": {"safetensors"}}
+"""What an engine's recipes start from. Weights as shipped need an engine that opens them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ def shelf_plans(opened: Opened, engines: Collection[str]) -> tuple[list[Plan], l
             continue
         recipe = recipe_named(name, engine)
         label = candidate_name(engine, recipe, extra)
-        if opened.snapshot.format not in SOURCE_FORMATS.get(engine, set()):
+        known = engine_class(engine).formats if is_as_shipped(recipe) else SOURCE_FORMATS.get(engine, set())
+        if opened.snapshot.format not in known:
             skipped.append({"what": label, "why": f"{engine} does not read {opened.snapshot.format} files"})
         else:
             plans.append(Plan(id=label, engine=engine, recipe=recipe, extra=extra))

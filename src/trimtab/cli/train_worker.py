@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from trimtab.core.errors import EXIT_BUG, TrimtabError
@@ -46,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tell(out: Path, kind: str, message: str, exit_code: int) -> None:
-    write_once(out / "error.json", (canonical_json({"kind": kind, "message": message, "exit_code": exit_code}) + "\n").encode())
+    with suppress(OSError):  # a disk that is full is what it may be about; stderr has it too
+        write_once(out / "error.json", (canonical_json({"kind": kind, "message": message, "exit_code": exit_code}) + "\n").encode())
 
 
 if __name__ == "__main__":

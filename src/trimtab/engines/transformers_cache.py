@@ -2,7 +2,7 @@
 
 A shorter sequence begins further right, and what lies left of it is masked: such padding leaves positions and distances as they are, so
 that the masks that a model builds for itself (causal, sliding, chunked, ALiBi) hold. Room is set aside ahead, because appending to a tensor
-would copy all of it for every token.
+would copy all of it for every token. What a model made in inference mode may be changed in inference mode only.
 """
 
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ def bytes_per_column(cache: Any) -> int:
     )
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def taken(cache: Any, rows: Sequence[int], first_column: int = 0) -> Any:
     """A new cache of some rows, one of them several times if asked, from a column on."""
     found = new_cache()
@@ -83,6 +84,7 @@ def taken(cache: Any, rows: Sequence[int], first_column: int = 0) -> Any:
     return found
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def joined(one: Any, two: Any) -> Any:
     """A new cache of the rows of both, which end at the same column."""
     width = max(n_columns(one), n_columns(two))
@@ -101,6 +103,7 @@ def joined(one: Any, two: Any) -> Any:
     return found
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def put_row(cache: Any, row: int, source: Any, source_row: int) -> None:
     """Overwrite the end of a row with a row of another cache that has no more columns."""
     for layer, other in zip(cache.layers, source.layers, strict=True):

@@ -21,7 +21,7 @@ from trimtab.engines.sampling import pick, pick_allowed, top_of
 from trimtab.engines.schemas import Constraint, Schemas
 from trimtab.engines.tally import Logits
 from trimtab.engines.transformers_cache import joined, put_row, taken
-from trimtab.engines.transformers_model import Call, Model, left_padded
+from trimtab.engines.transformers_model import Call, Model, left_padded, sentence_of
 
 MOST_PADDING = 0.5
 """Prompts are computed together as long as padding is less than this share of the tokens."""
@@ -134,9 +134,10 @@ class Server:
             for grid in tuple(self.grids):
                 events += self._decode(grid)
             events += self._fill()
-        except EngineRefused as error:
+        except (EngineRefused, RuntimeError, MemoryError) as error:
+            why = str(error) if isinstance(error, EngineRefused) else f"transformers could not go on: {sentence_of(error)}."
             told = {event.request_id for event in events if event.done}
-            events += [_end(run.request.request_id, "error", str(error)) for run in self.running if run.request.request_id not in told]
+            events += [_end(run.request.request_id, "error", why) for run in self.running if run.request.request_id not in told]
             self.filling = None
             self.grids.clear()
         return events

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         plan_serve,
         plan_train,
     )
+    from trimtab.api_train import Trained, debias, finetune, heal
     from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 
 __all__ = [
@@ -32,14 +33,18 @@ __all__ = [
     "MissingError",
     "Model",
     "Result",
+    "Trained",
     "TrimtabError",
     "certify",
     "check",
     "compare",
+    "debias",
     "describe_model",
     "evaluate_model",
     "fairness",
     "fairness_data",
+    "finetune",
+    "heal",
     "open",
     "optimize",
     "plan_fit",
@@ -53,7 +58,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
-    from trimtab import api
+    from trimtab import api, api_train
     from trimtab.core import errors
 
-    return getattr(api if hasattr(api, name) else errors, name)
+    return next(getattr(place, name) for place in (api, api_train, errors) if hasattr(place, name))

@@ -16,6 +16,7 @@ LAYERS = {
     **dict.fromkeys(("sources", "compress", "engines", "guard", "record", "package"), 2.0),
     **dict.fromkeys(("measure", "evaluate", "train", "serve", "watch"), 3.0),
     "flows": 4.0,
+    "api_train": 4.4,
     "api": 4.5,
     "__init__": 4.6,
     "web": 4.8,

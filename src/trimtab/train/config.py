@@ -50,6 +50,17 @@ def config_of(document: Mapping[str, Any], where: str = "train.toml") -> TrainCo
     return config
 
 
+def tables_of(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Tables of settings that are told by their keys alone, each in the table that has it. Raises InputError for one that none has."""
+    tables: dict[str, dict[str, Any]] = {}
+    where = {key: table for table, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind) for key in get_type_hints(kind)}
+    for key, value in settings.items():
+        if key not in where:
+            raise InputError(f"There is no setting {key!r}; the settings are {', '.join(sorted(where))}.")
+        tables.setdefault(where[key], {})[key] = list(value) if isinstance(value, tuple) else value
+    return tables
+
+
 def config_text(config: TrainConfig) -> str:
     """`train.toml` that `read_config` reads as this configuration. Every key is told, also those that have their usual value."""
     plain = to_plain(config)

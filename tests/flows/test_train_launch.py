@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -101,7 +103,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_with_a_checkpoint_and_says_how_to_go_on(run, number: signal.Signals) -> None:
     began = time.monotonic()
     error, told = run(GENTLE, at_step=lambda: os.kill(os.getpid(), number))
@@ -181,3 +183,26 @@ def test_steps_that_were_done_again_count_once(tmp_path: Path) -> None:
     assert lines.new() == []
     path.write_text(row(1, 3.0))
     assert len(lines.new()) == 1, "a file that was written anew is read from its start"
+
+
+def test_workers_stop_with_a_checkpoint_when_the_command_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "fake_worker.py").write_text(HEAD + GENTLE)
+    program = (
+        "from pathlib import Path\n"
+        "from tests_config import CONFIG\n"
+        "from trimtab.flows.parts.train_launch import launch\n"
+        "launch(CONFIG, Path('out'), processes=1, worker='fake_worker')\n"
+    )
+    (tmp_path / "tests_config.py").write_text(
+        "from trimtab.train.config import config_of\n"
+        "CONFIG = config_of({'model': {'source': 'm'}, 'data': {'files': ['a.jsonl']}, 'train': {'steps': 3}})\n"
+    )
+    verb = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    steps, kept = tmp_path / "out" / "steps.jsonl", tmp_path / "out" / "checkpoints" / "step-00000007"
+    for path, action in ((steps, verb.kill), (kept, lambda: None)):
+        ends = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert path.exists()
+        action()
+    assert verb.wait() == -signal.SIGKILL

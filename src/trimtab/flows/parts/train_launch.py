@@ -1,5 +1,6 @@
 """Start the processes of a training, follow the files that they write, stop them with a checkpoint, and say how they ended."""
 
+import ctypes
 import os
 import signal
 import statistics
@@ -24,6 +25,7 @@ from trimtab.record.lock import NAME as LOCK
 from trimtab.record.lock import FolderLock
 
 WORKER = "trimtab.cli.train_worker"
+PR_SET_PDEATHSIG = 1
 POLL_S, TELL_S = 0.2, 1.0
 STOP_S = 900.0
 """So long may processes take for the checkpoint of a stop; after that they are ended."""
@@ -137,8 +139,21 @@ def _start(out: Path, processes: int, worker: str, lock: FolderLock) -> "subproc
                 stderr=log,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=_ended_with_parent(),
                 pass_fds=lock.descriptors,
             )
+
+
+def _ended_with_parent() -> Callable[[], None] | None:
+    """What a child does first so that it is told to stop, with a checkpoint, when this process is killed. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)  # before the fork: afterwards nothing may be imported
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0)
+
+    return prepare
 
 
 class _Run:
@@ -245,20 +260,22 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM to the verb stops as Ctrl-C does. Only the main thread may say so."""
+    """SIGTERM to the verb, and a terminal that is closed, stop as Ctrl-C does. Only the main thread may say so."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        for number in numbers:
+            signal.signal(number, interrupt)
     except ValueError:
-        yield
-        return
+        numbers = []
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _ended(out: Path, run: _Run, why: str, processes: int) -> TrainResult:

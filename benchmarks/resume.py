@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,13 +21,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from parts.killed_runs import EVERY, POINTS, Kill, attempt, losses_of, order_of, prepare, weights_of, with_layout
 from parts.tables import table
 
 from trimtab.core.training import TrainCheckpoints, TrainConfig
 from trimtab.train.checkpoint_manifest import Damaged, check_contents, check_sizes, step_folders
-from trimtab.train.checkpoints import Checkpoints
+
+try:
+    import torch
+    from parts.killed_runs import EVERY, POINTS, Kill, attempt, losses_of, order_of, prepare, weights_of, with_layout
+
+    from trimtab.train.checkpoints import Checkpoints
+except ModuleNotFoundError as error:
+    print(f"{error.name} is not installed: pip install 'trimtab[train]'")
+    sys.exit(3)
 
 # Losses of 32 float32 AdamW steps on another number of processes: sums are taken in another order.
 TARGETS = {"bitwise_differences": 0, "folders_not_whole": 0, "other_orders": 0, "loss_band_nats": 1e-5, "steps_lost_most": 2 * EVERY}

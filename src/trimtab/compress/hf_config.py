@@ -26,7 +26,28 @@ UNEVEN = "deci"
 GEMMA_LAYERS_OF_FULL_ATTENTION = {"gemma2": 2, "gemma3": 6}
 """Every so-manieth layer sees the whole context; both programs have this from the architecture."""
 _LLAMA3_DEFAULTS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_GEMMA_LIKE = {"head_dim": 256, "max_position_embeddings": 8192, "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+_SLIDING = {"sliding_window": 4096, "query_pre_attn_scalar": 256}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131072, "sliding_window": 4096},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
+    "gemma": _GEMMA_LIKE,
+    "gemma2": {**_GEMMA_LIKE, **_SLIDING, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3_text": {**_GEMMA_LIKE, **_SLIDING, "max_position_embeddings": 131072},
+}
+"""What the configuration classes of transformers take for entries that a config.json leaves out, by `model_type`."""
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with what its class takes for entries that it leaves out."""
+    model_type = config.get("model_type")
+    filled = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **DEFAULTS.get(str(model_type), {}), **config}
+    if model_type == "gemma3_text" and "rope_theta" not in config and not config.get("rope_parameters"):
+        filled["rope_theta"] = 1e6
+    return filled
 
 
 def config_of_gguf(metadata: Mapping[str, Any], shapes: Shapes, rope_factors: npt.NDArray[np.float32] | None = None) -> dict[str, Any]:
@@ -267,6 +288,8 @@ def _refuse_unsayable(config: Mapping[str, Any], architecture: str) -> None:
 def _refuse_gemma(config: Mapping[str, Any], architecture: str) -> None:
     n_layers = int(config["num_hidden_layers"])
     types = config.get("layer_types")
+    if config.get("use_bidirectional_attention"):
+        raise InfeasibleError("Its attention looks forward too, which a causal language model's does not.")
     if types and list(types) != layer_types(architecture, n_layers):
         raise InfeasibleError(f"Its layers slide in another pattern than llama.cpp's graph of {architecture} has.")
     if config.get("query_pre_attn_scalar", 256) != _attention_scalar(architecture, config):

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
+from trimtab.compress.base import read_recipe
 from trimtab.core.errors import InputError
 from trimtab.flows.compare import compare
 from trimtab.flows.train_heal import train_heal
@@ -61,6 +62,12 @@ def test_the_healed_file_takes_the_candidates_place_before_the_gate(compared) ->
     )
     assert json.loads((root / "healed" / "heal.json").read_text())["verdict"] == found["verdict"]
     assert (root / "healed" / "decision.json").exists()
+    told = found["sensitivity"]
+    assert told["divergence"] > 0
+    assert told["extra_ms"] > 0
+    recipe = read_recipe(Path(told["recipe"]))
+    assert set(recipe.parameters["tensors"].values()) == {"Q8_0"}
+    assert 0 < len(told["kept"]) == len(recipe.parameters["tensors"]) < 14
     again = heal(root, "healed", candidate=name)
     assert again["training"] == found["training"], "nothing is trained twice"
 

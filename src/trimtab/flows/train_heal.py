@@ -31,6 +31,7 @@ from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.document import versions
 from trimtab.flows.parts.exam import load_suites, policy_for, suite_names
 from trimtab.flows.parts.heal_judged import judge_healed
+from trimtab.flows.parts.heal_precise import precise
 from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed
 from trimtab.flows.parts.heal_text import AT_ONCE, CONTEXT_TOKENS, user_files, written_text
 from trimtab.flows.parts.lock_checks import read_beside
@@ -52,6 +53,7 @@ BATCH_SEQS = 2
 LEVELS_A_STEP = 0.005
 """Learning rate of the latent weights, in levels of the grid: see docs/heal.md."""
 START_SEQUENCES = 16
+LOOKED_AT_SEQUENCES = 2
 WARMUP_STEPS = 4
 CHECKPOINT_STEPS = 50
 WRITTEN_SHARE = 0.5
@@ -260,10 +262,12 @@ def config_for(asked: Asked, student: Student, reference: Path, start: Path, fil
 
 async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: TrainResult, out: Path) -> dict[str, Any]:
     """The trained codes in the candidate's form, judged where that is wanted, and the document."""
+    from trimtab.train.heal.start import first_sequences
+
     async with opening as (session, opened):
         session.say("convert", "the trained weights in the form of the candidate")
         cpu_s = _cpu_s()
-        student, _ = await _student(session, opened, asked)
+        student, reference = await _student(session, opened, asked)
         model = out / "train" / result.model
         healed = write_healed(student, read_codes(model), out / "healed")
         exact = is_exact(student, healed, model)
@@ -287,6 +291,10 @@ async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: Tr
             "text": "the user's" if asked.data else "written by the reference",
             "decision": None,
         }
+        files = prepared.config.data.files
+        told["sensitivity"] = await precise(
+            session, student, asked.lock.recipe, reference, model, first_sequences(reference, files, SEQ_TOKENS, LOOKED_AT_SEQUENCES), out
+        )
         if asked.judge:
             decision = await judge_healed(session, opened, asked.lock, asked.lock_path, asked.policy, asked.suites, healed)
             told |= {"verdict": decision["verdict"], "reasons": decision["reasons"], "decision": decision}

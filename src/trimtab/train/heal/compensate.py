@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trimtab.compress.grids import Codes, grid_named, quantize
+from trimtab.compress.grids import Codes, Levels, grid_named, quantize
 from trimtab.core.errors import InfeasibleError
 
 FACTORS = (*(0.85 + 0.03 * step for step in range(12)), *(-0.85 - 0.05 * step for step in range(4)))
@@ -114,7 +114,8 @@ def compensated(weight: torch.Tensor, grid: str, product: torch.Tensor) -> tuple
             errors[column - start] = (left[column] - value) / upper[column, column]
             left[column + 1 : end] -= upper[column, column + 1 : end, None] * errors[column - start]
         left[end:] -= upper[start:end, end:].t() @ errors
-    found = np.ascontiguousarray(levels.t().numpy()).astype(np.uint8 if held.low == 0 else np.int8)
+    whole = levels.t().contiguous().numpy()
+    found: Levels = whole.astype(np.uint8) if held.low == 0 else whole.astype(np.int8)
     return wanted.t().contiguous(), replace(codes, levels=found, scales=grids.scales.t().contiguous().numpy().astype(np.float16))
 
 

@@ -38,6 +38,10 @@ class Gradient:
     agreed: tuple[float, ...] = ()
 
 
+class NothingLearnt(InputError):
+    """No token of a batch counts."""
+
+
 class Stepper:
     """Computes gradients with one learner and changes its weights with them."""
 
@@ -49,7 +53,8 @@ class Stepper:
     def gradient(self, batches: Sequence["MicroBatch"], ask: Sequence[float] = ()) -> Gradient:
         """Forward and backward passes over this process's micro-batches of one step.
 
-        ask: values of this process of which all want the largest (one exchange carries everything). Raises InputError when no token counts.
+        ask: values of this process of which all want the largest (one exchange carries everything)
+        Raises NothingLearnt when no token counts.
         """
         own = [
             sum(float(batch.weights.sum(dtype="float64")) for batch in batches),
@@ -57,7 +62,7 @@ class Stepper:
         ]
         weight, tokens = self.processes.gathered(own).sum(0).tolist()
         if not weight > 0:
-            raise InputError("No token of this batch counts towards the loss; look at the weights, and at who speaks in a chat.")
+            raise NothingLearnt("No token of this batch counts towards the loss; look at the weights, and at who speaks in a chat.")
         total = torch.zeros((), dtype=torch.float64, device=self.processes.device)
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)

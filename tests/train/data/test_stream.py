@@ -26,7 +26,7 @@ Write = Callable[..., str]
 def take(stream: Stream, n_steps: int, *, first_step: int = 0, **layout: Any) -> list[list[MicroBatch]]:
     steps = stream.steps(first_step=first_step, **{"rank": 0, "world": 1, "micro_batch_seqs": 2, "grad_accum": 2} | layout)
     taken = list(itertools.islice(steps, n_steps))
-    stream.end(steps)
+    stream.end()
     return taken
 
 

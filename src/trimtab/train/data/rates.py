@@ -48,7 +48,7 @@ def stream_rate(
         n_tokens += sum(batch.input_ids.size for batch in next(steps))
         n_steps += 1
         wall_s = time.perf_counter() - begun - first_s
-    stream.end(steps)
+    stream.end()
     n_bytes, fetch_s = stream.fetched()
     return StreamRate(
         tokens_s=n_tokens / wall_s,

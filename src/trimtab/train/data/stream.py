@@ -50,7 +50,7 @@ class Stream:
             mask_documents=data.mask_documents,
         )
         self._reading = threading.Lock()
-        self._ahead: list[_Ahead] = []
+        self._ahead: _Ahead | None = None
         shards = [source.shard for source in sources]
         self.places = tuple(dict.fromkeys(source.place.where("") for source in sources))
         self.n_sequences = sum(counts)
@@ -72,7 +72,7 @@ class Stream:
     def steps(
         self, *, first_step: int, rank: int, world: int, micro_batch_seqs: int, grad_accum: int, leave_out: Collection[int] = ()
     ) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of one process, step after step without end, made ready ahead in a thread.
+        """The micro-batches of one process, step after step without end, made ready ahead in a thread; ends what the call before it gave.
 
         first_step: from 0; step k takes batch `order.batch_of_step(k, leave_out)`, the sequences [b G, (b + 1) G) of the order, where
         G = world * grad_accum * micro_batch_seqs
@@ -86,22 +86,21 @@ class Stream:
                 yield self._batches(batch, rank=rank, world=world, micro_batch_seqs=micro_batch_seqs, grad_accum=grad_accum)
                 step += 1
 
+        self.end()
         if self._data.prefetch_steps == 0:
             return made()
-        ahead = _Ahead(made(), self._data.prefetch_steps)
-        self._ahead.append(ahead)
-        return ahead
+        self._ahead = _Ahead(made(), self._data.prefetch_steps)
+        return self._ahead
 
-    def end(self, steps: Iterator[list[MicroBatch]]) -> None:
-        """End the thread of one iterator that `steps` gave."""
-        for ahead in [ahead for ahead in self._ahead if ahead is steps]:
-            ahead.stop()
-            self._ahead.remove(ahead)
+    def end(self) -> None:
+        """End the thread that makes steps ready. Idempotent."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
     def close(self) -> None:
         """End the threads and let go of the files. Idempotent."""
-        for ahead in [*self._ahead]:
-            self.end(ahead)
+        self.end()
         self._reader.close()
         while self._in_use:
             os.close(self._in_use.pop())

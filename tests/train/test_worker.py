@@ -31,15 +31,15 @@ CPU = torch.device("cpu")
 
 
 class Numbers:
-    """A stream whose step k is sequences of seed k. At step `stop_at` the process is told to stop; at `bad` the weights are infinite."""
+    """A stream whose step k is sequences of seed k. At `stop_at` it is told to stop; at `bad` weights are infinite; `skip` never come."""
 
     n_sequences, digest = 64, "numbers"
 
-    def __init__(self, stop_at: int = -1, bad: tuple[int, ...] = ()) -> None:
-        self.stop_at, self.bad, self.closed = stop_at, bad, False
+    def __init__(self, stop_at: int = -1, bad: tuple[int, ...] = (), skip: tuple[int, ...] = ()) -> None:
+        self.stop_at, self.bad, self.skip, self.closed = stop_at, bad, skip, False
 
     def steps(self, *, first_step: int, rank: int, world: int, micro_batch_seqs: int, grad_accum: int, leave_out: Any) -> Iterator[Any]:
-        order = [position for position in range(1000) if position not in leave_out]
+        order = [position for position in range(1000) if position not in leave_out and position not in self.skip]
         for position in order[first_step:]:
             if position == self.stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -97,6 +97,30 @@ def test_a_stopped_run_goes_on_to_the_same_end(folder: Path, tmp_path: Path) -> 
     assert resumed.last_loss < resumed.first_loss + 1.0
     again = run(config(folder), tmp_path / "b", data=lambda _: pytest.fail("a run that has ended is not done again"))
     assert again == resumed
+
+
+def test_batches_of_which_nothing_counts_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    class Silent(Numbers):
+        """Two of its batches, or all, count for nothing."""
+
+        def __init__(self, silent: range | tuple[int, ...]) -> None:
+            super().__init__()
+            self.silent = silent
+
+        def steps(self, *, leave_out: Any, **asked: Any) -> Iterator[Any]:
+            order = [position for position in range(1000) if position not in leave_out]
+            for position, batches in zip(order[asked["first_step"] :], super().steps(leave_out=leave_out, **asked), strict=False):
+                silent = position in self.silent
+                yield [replace(batch, weights=np.zeros_like(batch.weights)) if silent else batch for batch in batches]
+
+    told = run(config(folder), tmp_path / "a", data=lambda _: Silent((0, 3)))
+    assert told.steps == 6
+    assert [row["leave_out"] for row in lines(tmp_path / "a" / "events.jsonl")] == [[0], [3]]
+    skipping = run(config(folder), tmp_path / "b", data=lambda _: Numbers(skip=(0, 3)))
+    assert apart(weights(tmp_path / "a"), weights(tmp_path / "b")) == 0.0
+    assert (told.first_loss, told.last_loss) == (skipping.first_loss, skipping.last_loss)
+    with pytest.raises(InputError, match="No token of all the data counts"):
+        run(config(folder), tmp_path / "c", data=lambda _: Silent(range(1000)))
 
 
 def test_another_run_does_not_go_on_in_a_folder(folder: Path, tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.core.errors import InfeasibleError, StoppedError
+from trimtab.core.errors import InfeasibleError, InputError, StoppedError
 from trimtab.core.files import digest_of
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.record.home import cache_dir
 from trimtab.train.boards import open_boards
 from trimtab.train.checkpoints import Checkpoints
 from trimtab.train.config import resolved
+from trimtab.train.data.order import batch_of_step
 from trimtab.train.data.rates import data_bound, data_facts
 from trimtab.train.data.stream import Stream, open_stream
 from trimtab.train.data.tokenizers import HuggingFaceTokenizer
@@ -35,7 +36,7 @@ from trimtab.train.schedules import lr_at
 from trimtab.train.sharding import lay_out, sharded
 from trimtab.train.source import with_folders
 from trimtab.train.spikes import SpikeWatch, Verdict, batches_to_leave_out
-from trimtab.train.steps import Gradient, Stepper
+from trimtab.train.steps import Gradient, NothingLearnt, Stepper
 
 DATA_BOUND_STEPS = 50
 """After so many steps it is looked at whether the run waits for data."""
@@ -100,6 +101,8 @@ class _Training:
         self.watch = SpikeWatch(config.watch)
         self.losses: list[float] = []
         self.recent: list[StepRecord] = []
+        self.waits = False
+        self.passed_over = 0
         self.peak_bytes = 0
         self.back_before: int | None = None
 
@@ -163,7 +166,11 @@ class _Training:
             waited_s = time.perf_counter()
             batch = next(batches)
             wait_s = time.perf_counter() - waited_s
-            gradient = self.stepper.gradient(batch, ask=(wait_s, peak_memory_bytes(self.processes.device), float(bool(self.stop))))
+            try:
+                gradient = self.stepper.gradient(batch, ask=(wait_s, peak_memory_bytes(self.processes.device), float(bool(self.stop))))
+            except NothingLearnt:
+                self._pass_over()
+                return
             verdict = self.watch.judge(gradient.loss, gradient.norm)
             if verdict in ("spike", "nan"):
                 self._go_back(verdict, gradient)
@@ -184,6 +191,7 @@ class _Training:
     def _done(self, gradient: Gradient, lr: float, step_s: float) -> None:
         """One step more."""
         self.step += 1
+        self.passed_over = 0
         self.seen += gradient.tokens
         self.losses.append(gradient.loss)
         wait_s, memory_bytes, _ = gradient.agreed
@@ -206,11 +214,12 @@ class _Training:
         self._look_at_waits(record)
 
     def _look_at_waits(self, record: StepRecord) -> None:
-        """Say it when steps wait for data, once for each stretch of steps."""
+        """Say it when steps wait for data, and again only if they did not in between."""
         self.recent.append(record)
         if len(self.recent) == DATA_BOUND_STEPS:
             found = data_bound(self.recent)
-            if found is not None:
+            waited, self.waits = self.waits, found is not None
+            if found is not None and not waited:
                 self.files.note("data-bound", f"{found.text}.", step=self.step, share=found.share)
             self.recent = []
 
@@ -243,6 +252,16 @@ class _Training:
         self.watch = SpikeWatch(self.config.watch, extra["fine_losses"])
         self.processes.wait_for_all()
         return True
+
+    def _pass_over(self) -> None:
+        """Leave out a batch of which no token counts. Raises InputError after an epoch of such batches."""
+        self.passed_over += 1
+        if self.passed_over * self.config.train.global_batch_seqs > self.stream.n_sequences:
+            raise InputError("No token of all the data counts towards the loss; look at the weights, and at who speaks in a chat.")
+        position = batch_of_step(self.step, self.left_out)
+        self.left_out = sorted({*self.left_out, position})
+        text = f"Of the batch after step {self.step} no token counts towards the loss; it is left out."
+        self.files.note("note", text, step=self.step, leave_out=[position])
 
     def _go_back(self, verdict: Verdict, gradient: Gradient) -> None:
         """Leave out what may have hurt the model, and go on from the newest checkpoint, or from here if there is none yet.

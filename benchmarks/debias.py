@@ -1,6 +1,7 @@
 """Debiasing on the demo model: what each method changes in the bias suite, what it costs elsewhere, and whether it carries over.
 
-    .venv/bin/python benchmarks/debias.py [--methods counterfactual,balanced,reweigh] [--tokens N] [--data DIR] [--out DIR] [--quick]
+    .venv/bin/python benchmarks/debias.py [--model GGUF] [--methods counterfactual,balanced,reweigh] [--tokens N] [--lr RATE]
+        [--data DIR] [--out DIR] [--quick]
 
 For each method `trimtab train debias` runs as a user would run it: texts that the model itself ends, one pass, adapters, then gates and
 gaps on the certify part of `bias` and `core`. Beside that, outside sets that nothing here was made from or tuned on: CrowS-Pairs, WinoBias
@@ -46,6 +47,7 @@ QUICK_CLUSTERS, QUICK_ROWS, QUICK_TOKENS = 4, 12, 900
 def main() -> int:
     """Run and print; 1 if a method could not be run to its end."""
     parser = argparse.ArgumentParser(description="Debiasing on the demo model.")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--tokens", type=int, default=0)
     parser.add_argument("--lr", type=float, default=0.0)
@@ -56,14 +58,14 @@ def main() -> int:
     out = asked.out or Path(tempfile.mkdtemp(prefix="trimtab-debias-"))
     if asked.quick:
         registry.SHIPPED |= {"bias": ("quick", lambda: few(bias.bias_items())), "core": ("quick", lambda: few(core.core_items()))}
-    found: dict[str, Any] = {"model": MODEL, "quick": asked.quick, "swaps": swaps_as_written(asked.data), "methods": {}}
+    found: dict[str, Any] = {"model": asked.model, "quick": asked.quick, "swaps": swaps_as_written(asked.data), "methods": {}}
     print(f"swap lists: {found['swaps']}")
     sets = outside_sets(asked.data, out / "sets", QUICK_ROWS if asked.quick else CROWS_ROWS, whole=not asked.quick)
     for method in asked.methods.split(","):
         began, began_cpu = time.monotonic(), cpu_s()
         tokens = asked.tokens or (QUICK_TOKENS if asked.quick else 0)
-        told = train_debias(MODEL, method=method, tokens=tokens, lr=asked.lr, out=out / method, on_event=say)
-        row = {name: told[name] for name in ("verdict", "fall", "table", "texts", "training", "before")}
+        told = train_debias(asked.model, method=method, tokens=tokens, lr=asked.lr, out=out / method, on_event=say)
+        row = {name: told[name] for name in ("verdict", "reasons", "fall", "table", "texts", "training", "before")}
         row["outside"] = outside(told, sets, out / f"{method}-outside") if sets else {}
         row["wall_s"], row["cpu_s"] = round(time.monotonic() - began), round(cpu_s() - began_cpu)
         found["methods"][method] = row
@@ -108,7 +110,11 @@ def outside(told: dict[str, Any], sets: Sequence[str], out: Path) -> dict[str, A
     for number, name in enumerate(sets):
         folder = out / f"set-{number}"
         found = evaluate(
-            f"llamacpp:{told['model']}?recipe=f16", reference=f"llamacpp:{MODEL}?recipe=f16", suites=[name], out=folder, on_event=say
+            f"llamacpp:{told['model']}?recipe=f16",
+            reference=f"llamacpp:{told['source']}?recipe=f16",
+            suites=[name],
+            out=folder,
+            on_event=say,
         )
         after, before = (stored_outcomes(folder, found[side]["deployment_sha256"]) for side in ("model", "reference"))
         rows[Path(name).name.split(".")[0].removeprefix("pro_stereotyped_")] = {

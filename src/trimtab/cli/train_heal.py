@@ -85,12 +85,15 @@ def _shown(found: Mapping[str, Any]) -> list[Any]:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for when in ("before", "after"):
-        loss = found["losses"].get(when) if found.get("losses") else None
-        if loss:
-            ends = f"{phrases.fixed(loss['low'], 4)} to {phrases.fixed(loss['high'], 4)}"
-            table.add_row(f"divergence {when}", f"{phrases.fixed(loss['value'], 4)} nats a token ({ends}), on text kept from the training")
+    steps, rest = found["training"], found["sensitivity"]
+    table.add_row(
+        "divergence",
+        f"{phrases.fixed(steps['first_loss'], 4)} nats a token in the first step, {phrases.fixed(steps['last_loss'], 4)} in the last",
+    )
     table.add_row("trained on", f"{phrases.count(found['tokens_seen'])} tokens, {phrases.seconds(found['cpu_s'])} of processors")
     table.add_row("grid", f"{phrases.line(found['grid'])}; the exported weights {'are' if found['exact'] else 'are NOT'} the trained ones")
     table.add_row("model", phrases.line(found["model"]))
+    if rest["recipe"]:
+        what = f"{len(rest['kept'])} weights in 8 bits would halve the rest, for {phrases.fixed(rest['extra_ms'], 2)} ms a token more"
+        table.add_row("precise", f"{what}: {phrases.line(rest['recipe'])}")
     return [verdict_line("heal", found["verdict"]), table, *reasons_of(found)]

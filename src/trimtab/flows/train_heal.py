@@ -113,9 +113,9 @@ def train_heal(
     tokens: to train on, at most; data: .txt, .jsonl files of the user's, () = text that the reference itself is made to write
     lr: levels a step at its highest, 0 = what the grid has as its own; policy, suites: of the judgement, default those of the run
     judge: off = train and export only, the verdict is then `inconclusive`
-    Gives heal.json as JSON types: `verdict`, `reasons`, `model` (path of the healed model), `grid`, `tokens_seen`, `cpu_s`, `losses`
-    (KL divergence in nats on text kept from the training: `before`, `after`, each with `low` and `high`), `exact` (the exported weights
-    are the trained ones), `decision` (decision.json of the judgement, or None).
+    Gives heal.json as JSON types: `verdict`, `reasons`, `model` (path of the healed model), `grid`, `tokens_seen`, `cpu_s` (up to the
+    exported file), `exact` (the exported weights are the trained ones), `training` (`first_loss` and `last_loss` are KL divergences in nats
+    a token), `sensitivity` (see flows/parts/heal_precise.py), `decision` (decision.json of the judgement, or None).
     Raises InputError (no such candidate, one that is no grid of weights), MissingError; InfeasibleError if the reference cannot run.
     """
     if tokens < SEQ_TOKENS * BATCH_SEQS:
@@ -285,7 +285,6 @@ async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: Tr
             "exact": exact,
             "tokens_seen": result.tokens_seen,
             "cpu_s": prepared.cpu_s + result.cpu_s + _cpu_s() - cpu_s,
-            "losses": {},
             "training": to_plain(result),
             "config": to_plain(prepared.config),
             "text": "the user's" if asked.data else "written by the reference",

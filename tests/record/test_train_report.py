@@ -111,3 +111,13 @@ def test_running_mean_leaves_out_what_is_no_number() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (2e-5, "2e-5"), (0.25, "0.25"), (1234.0, "1,234")])
 def test_ticks(value: float, text: str) -> None:
     assert tick(value) == text
+
+
+def test_the_data_and_whether_they_keep_up_are_told() -> None:
+    plain = render_train_report(document(), records())
+    assert "an epoch:" not in plain
+    held = {"n_sequences": 1649, "n_documents": 59, "n_tokens": 210995, "padding_share": 0.0004}
+    told = document(run={"digests": {}, "versions": {}, "data": held}, feed={"why": "the step eats 200 tokens/s & more"})
+    page = render_train_report(told, records())
+    assert "an epoch: 59 documents, 210,995 tokens; 0.04 % of their places are padding, no token is lost" in page
+    assert "the step eats 200 tokens/s &amp; more" in page

@@ -144,6 +144,11 @@ def figures(document: Plain) -> list[tuple[str, str, str]]:
         )
         fed = document.get("feed", {}).get("why", "")
         rows.append(("waiting for data", phrases.percent(pace["data_wait_share"], 2), f"of the steps' time{fed and '; '}{fed}"))
+    data = document["run"].get("data") or {}
+    if data:
+        held = f"{phrases.count(data['n_documents'])} documents, {phrases.count(data['n_tokens'])} tokens"
+        padding = f"{phrases.percent(data['padding_share'], 2)} of their places are padding, no token is lost"
+        rows.append(("sequences", phrases.count(data["n_sequences"]), f"an epoch: {held}; {padding}"))
     return rows
 
 

@@ -54,6 +54,7 @@ class Weights:
         self.tied: Mapping[str, str] = model.all_tied_weights_keys  # a name, and that of the parameter it shares
         self.files = {} if random else _tensor_files(folder)
         self.values: Mapping[str, torch.Tensor] = {}
+        self.of_parts: dict[str, torch.Tensor] = {}  # drawn with the module they are a part of, which has a say in them
         self.whole = not random and not all(self._stored(name) for name, _ in _own_parameters(model))
         if self.whole:
             self.values = _read_whole(model, folder)
@@ -85,10 +86,9 @@ class Weights:
 
     def _drawn(self, name: str, module: nn.Module) -> dict[str, torch.Tensor]:
         """A fresh module as its architecture initialises it; adapters as PEFT does (B is 0, so that they change nothing)."""
-        fresh = copy.copy(module)
-        fresh._parameters = {key: _empty(value) for key, value in module._parameters.items()}
-        fresh._buffers = {key: _empty(value) for key, value in module._buffers.items()}
-        fresh._modules = {}
+        fresh = copy.deepcopy(module).to_empty(device="cpu")
+        for part in fresh.modules():
+            part._parameters = {key: _drawn_into(value) for key, value in part._parameters.items()}
         digest = hashlib.sha256(f"{self.seed} {_plain(name)}".encode()).digest()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:7], "little"))
@@ -97,9 +97,12 @@ class Weights:
             elif ".lora_B." in name:
                 nn.init.zeros_(fresh.weight)
             else:
-                self.root._init_weights(fresh)
-        kept = fresh._parameters if self.random or ".lora_" in name else {}
-        return {key: value for key, value in {**kept, **fresh._buffers}.items() if value is not None}
+                for part in reversed(list(fresh.modules())):  # as transformers does: what a module does to its parts comes last
+                    self.root._init_weights(part)
+        kept = list(fresh.named_parameters()) if self.random or ".lora_" in name else []
+        own = {key: self.of_parts.pop(f"{name}.{key}", value) for key, value in kept if "." not in key}
+        self.of_parts.update({f"{name}.{key}": value for key, value in kept if "." in key})
+        return {**own, **dict(fresh.named_buffers(recurse=False))}
 
     def _stored(self, name: str) -> str | None:
         """The stored name of a parameter or of one it is tied to; directories of bare models leave the first part out."""
@@ -222,12 +225,9 @@ def _plain(name: str) -> str:
     return name.replace(".base_layer.", ".").removesuffix(".base_layer")
 
 
-def _empty(value: torch.Tensor | None) -> torch.Tensor | None:
-    if value is None:
-        return None
-    if isinstance(value, nn.Parameter):  # drawn in float32 whatever it will be, so that a precision changes no weight
-        return nn.Parameter(torch.empty_like(value, device="cpu", dtype=torch.float32))
-    return torch.empty_like(value, device="cpu")
+def _drawn_into(value: nn.Parameter | None) -> nn.Parameter | None:
+    """float32 whatever it will be, so that a precision changes no weight."""
+    return None if value is None else nn.Parameter(torch.empty_like(value, dtype=torch.float32))
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -262,6 +262,6 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise InputError(f"transformers does not know the model in {folder}: {error}") from None
 
 
-def _attention(config: PreTrainedConfig) -> str:
-    """`sdpa`, unless attention caps its scores, which torch's fused kernels cannot."""
-    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+def _attention(config: PreTrainedConfig) -> str | None:
+    """None, which is `sdpa` where the architecture has it, unless attention caps its scores, which torch's fused kernels cannot."""
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None

@@ -89,6 +89,20 @@ def lay_out(
     return learner
 
 
+def computed_once(learner: nn.Module, what: Callable[[nn.Module, Any], torch.Tensor], batch: Any) -> torch.Tensor:
+    """What another function than the objective says of a batch, without gradients or dropout. All processes call this alike."""
+    inner = learner.module if isinstance(learner, DistributedDataParallel) else learner
+    objective, inner.objective = inner.objective, what
+    learner.eval()
+    try:
+        with torch.no_grad():
+            found: torch.Tensor = learner(batch)
+            return found
+    finally:
+        inner.objective = objective
+        learner.train()
+
+
 def gradients_summed(learner: nn.Module, now: bool) -> AbstractContextManager[None]:
     """The context of one micro-batch's forward and backward pass: whether its gradients are summed over processes at its end.
 

@@ -27,6 +27,7 @@ from trimtab.train.data.order import batch_of_step
 from trimtab.train.data.rates import data_bound, data_facts
 from trimtab.train.data.stream import Stream, open_stream
 from trimtab.train.data.tokenizers import HuggingFaceTokenizer
+from trimtab.train.masks import check_masks
 from trimtab.train.models import export_model, load_model, weights_of
 from trimtab.train.objectives import Objective, next_token
 from trimtab.train.optimizers import open_optimizer
@@ -94,6 +95,7 @@ class _Training:
         )
         self.model = model_for(config, processes)
         self.stepper = stepper_for(self.model, config, processes, objective_of(config, processes))
+        check_masks(self.stepper.learner, self.model, config, processes.device)
         folder = files.out / "checkpoints"
         self.checkpoints = Checkpoints(folder, config.checkpoint, rank=processes.rank, world=processes.world, note=files.note)
         self.step, self.seen, self.resumed, self.rollbacks = 0, 0, 0, 0

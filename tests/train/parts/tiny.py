@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from trimtab.core.training import TrainConfig, TrainData, TrainLayout, TrainModel, TrainOptimizer, TrainRun
 from trimtab.train.batch import MicroBatch
 from trimtab.train.config import resolved
+from trimtab.train.masks import check_masks
 from trimtab.train.objectives import next_token
 from trimtab.train.processes import Processes
 from trimtab.train.worker import model_for, stepper_for
@@ -89,6 +90,7 @@ def train(config: TrainConfig, steps: Sequence[MicroBatch], processes: Processes
     config = resolved(config, processes.world)
     model = model_for(config, processes)
     stepper = stepper_for(model, config, processes, next_token)
+    check_masks(stepper.learner, model, config, processes.device)
     losses, norms, first = [], [], {}
     for batch in steps:
         gradient = stepper.gradient(share(batch, config, processes))

@@ -2,13 +2,14 @@
 
 Parameters: `dtype` (float32, bfloat16, float16); `weights` (int8 or int4 in linear layers, by torchao), `activations` (int8, with weights
 in int8), `group_size` (of int4). The product holds links to the source's files and one file more, which names the format: no weight is
-rounded before the engine opens it, and no byte of weights is written twice.
+rounded before the engine opens it, and no byte of weights is written twice. A GGUF file is expanded to float32 first, exactly, as a product
+of its own (see compress/huggingface.py).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimtab.compress.base import Progress
+from trimtab.compress.base import Progress, make
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -17,6 +18,14 @@ from trimtab.core.number_format import FORMAT_FILE, NumberFormat
 
 PARAMETERS = ("dtype", "weights", "activations", "group_size")
 PRODUCT_BYTES = 1 << 20
+EXPANDED = Recipe(
+    name="huggingface-fp32",
+    family="huggingface",
+    engine="transformers",
+    title="float32, as a Hugging Face directory",
+    parameters={"dtype": "float32"},
+    bits_per_weight=32.0,
+)
 
 
 def build(
@@ -24,18 +33,19 @@ def build(
 ) -> Snapshot:
     """See RecipeBuilder."""
     number_format = format_of(recipe)
-    if source.format != "safetensors":
-        raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories, not for {source.format} weights.")
-    for file in source.files:
+    if source.format not in ("safetensors", "gguf"):
+        raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories and GGUF files, not for {source.format} weights.")
+    weights = make(EXPANDED, source, out_dir.parent, progress=progress) if source.format == "gguf" else source
+    for file in weights.files:
         if file.name == FORMAT_FILE:
             continue
         place = out_dir / file.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to((source.root / file.name).absolute())
+        place.symlink_to((weights.root / file.name).absolute())
     path = out_dir / FORMAT_FILE
     path.write_text(number_format.written(), encoding="utf-8")
     own = SnapshotFile(name=FORMAT_FILE, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    files = (*(file for file in source.files if file.name != FORMAT_FILE), own)
+    files = (*(file for file in weights.files if file.name != FORMAT_FILE), own)
     return Snapshot(
         source=source.source,
         format="safetensors",
@@ -48,7 +58,7 @@ def build(
 
 def version(recipe: Recipe) -> str:
     """Nothing but the recipe and the source counts: torchao rounds when the engine opens the product, and is named by its build."""
-    return ""
+    return "1"
 
 
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:

@@ -19,7 +19,7 @@ from trimtab.core.deployment import Recipe, Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError
 from trimtab.core.model import Snapshot
 from trimtab.core.number_format import FORMAT_FILE, NumberFormat
-from trimtab.engines.base import GenerateRequest, ScoreRequest
+from trimtab.engines.base import GenerateRequest, ScoreRequest, TokenEvent
 from trimtab.engines.transformers import TransformersEngine
 from trimtab.flows.parts.opening import recipe_named
 from trimtab.sources.open import open_source, read_header
@@ -73,8 +73,9 @@ def test_answers_are_the_same_whatever_comes_and_goes_beside_them(engine: Transf
         )
         for number in range(24)
     ]
-    waiting, events = list(requests), {request.request_id: [] for request in requests}
-    cancelled = set()
+    waiting = list(requests)
+    events: dict[int, list[TokenEvent]] = {request.request_id: [] for request in requests}
+    cancelled: set[int] = set()
     while waiting or engine.n_running:
         for _ in range(min(len(waiting), chance.randrange(3))):
             engine.submit(waiting.pop(0))

@@ -79,7 +79,7 @@ def taken(cache: Any, rows: Sequence[int], first_column: int = 0) -> Any:
                 room = _room(part, len(rows), n_held)
                 torch.index_select(part[:, :, first_column:], 0, index, out=room[:, :, :n_held])
                 rooms.append(room)
-            made.replaced(*rooms, n_held)
+            made.replaced(rooms[0], rooms[1], n_held)
         found.layers.append(made)
     return found
 
@@ -98,7 +98,7 @@ def joined(one: Any, two: Any) -> Any:
                 room[: first.shape[0], :, width - first.shape[2] : width] = first
                 room[first.shape[0] :, :, width - second.shape[2] : width] = second
                 rooms.append(room)
-            made.replaced(*rooms, width)
+            made.replaced(rooms[0], rooms[1], width)
         found.layers.append(made)
     return found
 

@@ -10,6 +10,7 @@ from trimtab.core.deployment import CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.engines.registry import engine_class, engine_names
 from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, candidate_name, recipe_named, settings_text
+from trimtab.sources.local import find_model
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
 SOURCE_FORMATS = {"llamacpp": {"gguf", "safetensors"}, "openvino": {"gguf", "openvino", "safetensors"}, "transformers": {"safetensors"}}
@@ -52,7 +53,7 @@ def user_plans(specs: Sequence[str]) -> list[Plan]:
     plans = []
     for text in specs:
         spec: CandidateSpec = parse_spec(text, engine_names())
-        engine = spec.engine or "llamacpp"
+        engine = spec.engine or _engine_of(spec.source)
         recipe = recipe_named(spec.recipe, engine)
         name = Path(spec.source.partition(":")[2] or spec.source).stem if spec.source else spec.source
         settings = "".join(f" {text}" for text in settings_text(spec.settings))
@@ -63,6 +64,12 @@ def user_plans(specs: Sequence[str]) -> list[Plan]:
         if ids.count(label) > 1:
             raise InputError(f"Two candidates would be called {label!r}; give their files different names.")
     return plans
+
+
+def _engine_of(source: str) -> str:
+    """The engine of a candidate whose user named none: of a directory as its files say, else llama.cpp. Raises InputError."""
+    path = Path(source).expanduser()
+    return DEFAULT_ENGINE[find_model(path.absolute()).format] if path.is_dir() else "llamacpp"
 
 
 def baseline_plan(opened: Opened, engines: Collection[str]) -> Plan:

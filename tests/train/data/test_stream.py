@@ -232,5 +232,8 @@ def test_texts_of_all_kinds_hold_the_same(opened: Opened, write_lines: Write, tm
     (tmp_path / "1.txt").write_text(texts[0])
     (tmp_path / "2.txt").write_text(texts[1])
     (tmp_path / "3.txt").write_text(" \n")
-    found = [opened(file).digest for file in (write_lines([{"text": t} for t in texts]), f"{tmp_path}/t.parquet", f"{tmp_path}/?.txt")]
+    found = [
+        opened(file).digest
+        for file in (write_lines([{"text": t} for t in texts]), f"{tmp_path}/t.parquet", f"{tmp_path}/?.txt", f"file://{tmp_path}/[12].txt")
+    ]
     assert len(set(found)) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trimtab.core.errors import InputError
 from trimtab.train.data.documents import KINDS
-from trimtab.train.data.places import LocalPlace, Place, place_of
+from trimtab.train.data.places import LocalPlace, Place, RemotePlace
 from trimtab.train.data.shards import MANIFEST
 
 
@@ -25,7 +25,7 @@ def resolved(files: Sequence[str]) -> Inputs:
     prepared: list[Place] = []
     seen: set[str] = set()
     for given in files:
-        for place, name in _remote(given) if "://" in given else _local(given):
+        for place, name in _remote(given) if "://" in given.removeprefix("file://") else _local(given.removeprefix("file://")):
             where = place.where(name)
             if where in seen:
                 raise InputError(f"{where} is named twice in [data] files; a document that is to count twice gets a weight.")
@@ -61,11 +61,11 @@ def _local(given: str) -> Iterator[tuple[Place, str]]:
 def _remote(given: str) -> Iterator[tuple[Place, str]]:
     if given.endswith(KINDS):
         folder, _, name = given.rpartition("/")
-        place = place_of(folder)
+        place = RemotePlace(folder)
         for match in place.matching(name) if glob.has_magic(name) else [name]:
             yield place, _known(match, given)
     else:
-        yield place_of(given.removesuffix("/").removesuffix(f"/{MANIFEST}")), ""
+        yield RemotePlace(given.removesuffix("/").removesuffix(f"/{MANIFEST}")), ""
 
 
 def _known(name: str, where: str) -> str:

@@ -35,9 +35,6 @@ class Place(Protocol):
     def download(self, name: str, part: Path, n_bytes: int) -> None:
         """Bring a file of so many bytes (-1 = as many as it has) to `part`, going on where a part that is there ends."""
 
-    def matching(self, pattern: str) -> list[str]:
-        """Names of files that match, sorted. Raises InputError if there is none."""
-
 
 class LocalPlace:
     """A folder on this disk."""
@@ -65,9 +62,6 @@ class LocalPlace:
 
     def download(self, name: str, part: Path, n_bytes: int) -> None:
         raise NotImplementedError("a file on this disk is read where it lies")
-
-    def matching(self, pattern: str) -> list[str]:
-        raise NotImplementedError("patterns of this disk are found by glob")
 
 
 class RemotePlace:
@@ -113,6 +107,7 @@ class RemotePlace:
                 file.flush()
 
     def matching(self, pattern: str) -> list[str]:
+        """Names of files that match, sorted. Raises InputError if there is none."""
         listed = self._tried("", lambda: self._files.ls(self._root, detail=False))
         names = sorted(name for name in (str(path).rstrip("/").rpartition("/")[2] for path in listed) if fnmatch.fnmatchcase(name, pattern))
         if not names:
@@ -156,9 +151,3 @@ class RemotePlace:
     def _words(self, error: Exception) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return (text.replace(self._secret, "...") if self._secret else text)[:200].rstrip(".")
-
-
-def place_of(address: str) -> Place:
-    """The folder behind an address. Raises InputError, MissingError."""
-    scheme, _, rest = address.partition("://")
-    return LocalPlace(Path(rest)) if scheme == "file" else RemotePlace(address)

@@ -9,6 +9,7 @@ pytest.importorskip("llama_cpp")
 
 from trimtab.core.errors import InputError
 from trimtab.evaluate.suites import bias, registry
+from trimtab.flows.parts import reference
 from trimtab.flows.parts.debias_config import check_ways
 from trimtab.flows.train_debias import train_debias
 from trimtab.testing.tiny_models import write_tiny_gguf
@@ -47,6 +48,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
         patch.setitem(registry.SHIPPED, "bias", ("test", few_items))
+        patch.setitem(reference.EXACT, "gguf", ("llamacpp", "f16", ""))  # without the 32-bit form, which only tells of noise
         write_tiny_gguf(root / "model.gguf", architecture="llama", seed=1)
         (root / "own.toml").write_text(POLICY)
         yield root

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
+MOST_S = 900
 STEPS, STATED_LOSS = 120, 4.8
 """Of the last twenty steps, in nats a token. Single tokens of this text have an entropy of about 5.3."""
 
@@ -34,6 +36,20 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     return folder, float(found[1])
 
 
+STARTED: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """A test that fails must not leave processes behind."""
+    yield
+    while STARTED:
+        run = STARTED.pop()
+        if run.poll() is None:
+            run.kill()  # its own processes then stop by themselves
+        run.communicate()
+
+
 def train(scratch: Path, out: Path, *words: str, home: Path, most_bytes: int = 0) -> "subprocess.Popen[str]":
     """The command in a process of its own. most_bytes: of any file that it writes, 0 = no limit."""
 
@@ -42,7 +58,7 @@ def train(scratch: Path, out: Path, *words: str, home: Path, most_bytes: int = 0
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
     command = [sys.executable, "-m", "trimtab", "train", "finetune", str(scratch / "model"), "--from-scratch", "--seq", "128"]
-    return subprocess.Popen(
+    run = subprocess.Popen(
         [*command, "--lr", "0.01", "--out", str(out), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,6 +67,8 @@ def train(scratch: Path, out: Path, *words: str, home: Path, most_bytes: int = 0
         preexec_fn=limit,
         cwd=out.parent,
     )
+    STARTED.append(run)
+    return run
 
 
 def steps_of(out: Path) -> list[dict[str, float]]:
@@ -66,14 +84,14 @@ def test_a_small_model_is_trained_from_scratch_and_a_stop_costs_nothing(scratch:
     while len(steps_of(out)) < 30 and first.poll() is None:
         time.sleep(0.1)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=120)
+    _, said = first.communicate(timeout=MOST_S)
     assert first.returncode == 130, said
     assert "The same command goes on from there" in said.replace("\n", " ")
     before = steps_of(out)
     assert 30 <= len(before) < STEPS
 
     again = train(folder, out, *words, "--json", home=tmp_path / "home")
-    answer, said = again.communicate(timeout=300)
+    answer, said = again.communicate(timeout=MOST_S)
     assert again.returncode == 0, said
     found = json.loads(answer)
     steps = steps_of(out)
@@ -98,7 +116,7 @@ def test_broken_data_and_a_full_disk_have_one_sentence(scratch: tuple[Path, floa
         "broken": train(folder, tmp_path / "broken", "--data", str(broken), *words, home=tmp_path / "home"),
         "full": train(folder, tmp_path / "full", "--data", str(folder / "text.jsonl"), *words, home=tmp_path / "home", most_bytes=300_000),
     }
-    said = {name: run.communicate(timeout=200)[1].strip().splitlines()[-1] for name, run in runs.items()}
+    said = {name: run.communicate(timeout=MOST_S)[1].strip().splitlines()[-1] for name, run in runs.items()}
     assert [run.returncode for run in runs.values()] == [2, 3], said
     assert re.search(r"trimtab: .*broken\.jsonl.* 2.* is no JSON", said["broken"]), said
     assert said["full"].startswith("trimtab: ")

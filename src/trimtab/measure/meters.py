@@ -1,12 +1,13 @@
 """Memory, energy and clock meters. What a machine does not expose is None with a reason, never 0."""
 
+import ctypes
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 MemoryKind = Literal["pss", "uss", "rss"]
 
@@ -197,6 +198,28 @@ def _amd_sockets(driver: Path) -> dict[str, tuple[int, int]]:
         }
     except (OSError, ValueError):
         return {}
+
+
+def read_gpu_energy(library: Any = None) -> EnergyReading:
+    """Counters of all NVIDIA devices of the machine, since the driver was loaded: NVML's nvmlDeviceGetTotalEnergyConsumption (from Volta on).
+
+    library: libnvidia-ml as ctypes gives it; None = the system's
+    """
+    try:
+        library = library or ctypes.CDLL("libnvidia-ml.so.1")
+        if library.nvmlInit_v2() != 0:
+            return EnergyReading(counters_uj={}, reason="NVIDIA's management library does not start")
+    except OSError:
+        return EnergyReading(counters_uj={}, reason="there is no NVIDIA driver")
+    count, counters = ctypes.c_uint(0), {}
+    library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    for number in range(count.value):
+        device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong(0)
+        found = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(device)) == 0
+        if found and library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)) == 0:
+            counters[f"nvml {number}"] = (millijoules.value * 1000, 0)
+    library.nvmlShutdown()
+    return EnergyReading(counters_uj=counters, reason="" if counters else "no NVIDIA device counts energy")
 
 
 def joules_between(before: EnergyReading, after: EnergyReading) -> float | None:

@@ -12,32 +12,46 @@ JOULES_PER_KWH = 3.6e6
 
 
 class EnergyMeter:
-    """Sums a machine's counters, read often enough that none wraps twice. It counts everything that runs on the machine."""
+    """Sums the counters of a machine's processors and NVIDIA devices, read often enough that none wraps twice.
+
+    It counts everything that runs on the machine. joules: None = nothing counted; parts: what did; reason: why processors did not
+    """
 
     def __init__(self) -> None:
-        from trimtab.measure.meters import read_energy
+        from trimtab.measure.meters import read_energy, read_gpu_energy
 
-        self.last = read_energy()
-        self.reason = self.last.reason
-        self.joules: float | None = None
-        self.read_at = time.monotonic()
+        self._sources = {"processors": read_energy, "NVIDIA devices": read_gpu_energy}
+        self._last = {name: read() for name, read in self._sources.items()}
+        self.reason = self._last["processors"].reason
+        self._joules: dict[str, float] = {}
+        self._read_at = time.monotonic()
+
+    @property
+    def joules(self) -> float | None:
+        return sum(self._joules.values()) if self._joules else None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self._joules)
 
     def sample(self, *, now: bool = False) -> None:
         """Read the counters if it is time."""
-        from trimtab.measure.meters import joules_between, read_energy
+        from trimtab.measure.meters import joules_between
 
-        if not now and time.monotonic() - self.read_at < EVERY_S:
+        if not now and time.monotonic() - self._read_at < EVERY_S:
             return
-        reading = read_energy()
-        found = joules_between(self.last, reading)
-        if found is not None:
-            self.joules = (self.joules or 0.0) + found
-        self.last, self.read_at = reading, time.monotonic()
+        for name, read in self._sources.items():
+            reading = read()
+            found = joules_between(self._last[name], reading)
+            if found is not None:
+                self._joules[name] = self._joules.get(name, 0.0) + found
+            self._last[name] = reading
+        self._read_at = time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of this start of the run; None = not measured or not told, `why` says which."""
+    """Of this start of the run; None = not measured or not told. why: what was not measured, or of what the energy is."""
 
     joules: float | None
     kwh: float | None
@@ -58,7 +72,9 @@ def cost(meter: EnergyMeter, wall_s: float, *, price_per_hour: float | None, reg
             co2, sources["g_co2"] = kwh * here.g_co2_kwh.value, here.g_co2_kwh.source
         if usd is None and kwh is not None and here.usd_kwh is not None:
             usd, sources["usd"] = kwh * here.usd_kwh.value, here.usd_kwh.source
-    why = "" if kwh is not None else f"Energy was not measured: {meter.reason or 'the counters stood still'}."
+    why = f"Energy was not measured: {meter.reason or 'the counters stood still'}."
+    if kwh is not None:
+        why = f"Energy of the machine's {' and '.join(meter.parts)}, with all that ran on it."
     return Cost(joules=meter.joules, kwh=kwh, usd=usd, g_co2=co2, why=why, sources=sources)
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "parts"))
 
 from healing import packed, text_file, tiny_model  # noqa: E402
 
+from trimtab.compress.base import load_recipes, make  # noqa: E402
 from trimtab.core.errors import InfeasibleError, StoppedError  # noqa: E402
 from trimtab.core.training import (  # noqa: E402
     TrainCheckpoints,
@@ -27,6 +28,8 @@ from trimtab.core.training import (  # noqa: E402
     TrainRun,
 )
 from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed  # noqa: E402
+from trimtab.sources.open import open_source  # noqa: E402
+from trimtab.testing.tiny_models import write_tiny_gguf  # noqa: E402
 from trimtab.train.heal.codes_file import read_codes  # noqa: E402
 from trimtab.train.heal.divergence import divergences  # noqa: E402
 from trimtab.train.heal.start import first_sequences, write_start  # noqa: E402
@@ -137,3 +140,23 @@ def _write_model(folder: Path, student: Student, codes) -> None:
 
     folder.mkdir()
     save_file({name: dequantize(each) for name, each in codes.items()}, folder / "model.safetensors")
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_an_openvino_candidate_keeps_its_form_and_holds_the_trained_weights(tmp_path: Path) -> None:
+    pytest.importorskip("openvino_genai")
+    pytest.importorskip("nncf")
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", hidden_size=128, feed_forward_size=256)
+    source = open_source(str(path), cache_dir=tmp_path / "cache", offline=True)
+    products = tmp_path / "products"
+    recipes = {recipe.name: recipe for recipe in load_recipes()}
+    reference = make(recipes["huggingface-fp32"], source, products)
+    student = student_of(make(recipes["openvino-int4-sym-g64"], source, products), reference.root)
+    assert student.grid == "int4-sym-g64"
+    sequences = first_sequences(reference.root, [str(text_file(tmp_path / "text.txt", 3000))], SEQ_TOKENS, 4)
+    write_start(reference.root, tmp_path / "start", grids=student.grids, kept=student.kept, sequences=sequences)
+    result = run(config_of(tmp_path, student, reference.root, steps=3), tmp_path / "run")
+    healed = write_healed(student, read_codes(tmp_path / "run" / result.model), tmp_path / "healed")
+    assert is_exact(student, healed, tmp_path / "run" / result.model)
+    assert {file.name for file in healed.iterdir()} >= {"openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml"}

@@ -55,14 +55,14 @@ def found_share(rng: np.random.Generator, kind: str, spread: float, rise: float,
         seen = losses(rng, kind, spread, start + 4)
         seen[start:] += rise * seen[start - 1]
         watch = SpikeWatch(TrainWatch())
-        found += "spike" in [watch.judge(float(loss), 1.0) for loss in seen][start:]
+        found += "spike" in [watch.judge(float(loss), 1.0) for loss in seen[start - 40 :]][40:]
     return found / planted
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20,000 steps and 40 planted spikes of each kind")
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--planted", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

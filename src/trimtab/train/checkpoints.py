@@ -112,8 +112,10 @@ class Checkpoints:
 
     def _set_aside(self, path: Path) -> None:
         # One rename, so that no checkpoint's name ever stands on half of it; the next save removes it.
+        aside = path.with_name(f".{path.name}.aside")
+        shutil.rmtree(aside, ignore_errors=True)
         try:
-            path.rename(path.with_name(f".{path.name}.aside"))
+            path.rename(aside)
         except OSError as error:
             self._note("note", f"{path} could not be set aside ({error.strerror}).")
 

@@ -201,7 +201,7 @@ def _amd_sockets(driver: Path) -> dict[str, tuple[int, int]]:
 
 
 def read_gpu_energy(library: Any = None) -> EnergyReading:
-    """Counters of all NVIDIA devices of the machine, since the driver was loaded: NVML's nvmlDeviceGetTotalEnergyConsumption (from Volta on).
+    """Counters of all NVIDIA devices of the machine, since the driver was loaded: NVML's nvmlDeviceGetTotalEnergyConsumption, Volta on.
 
     library: libnvidia-ml as ctypes gives it; None = the system's
     """

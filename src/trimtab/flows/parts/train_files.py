@@ -60,7 +60,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
 def step_record(row: Mapping[str, Any]) -> StepRecord:
     """A line of steps.jsonl. A loss that is no number was written as null."""
     told: dict[str, Any] = {field.name: row.get(field.name) for field in fields(StepRecord)}
-    return StepRecord(**{key: float("nan") if value is None else value for key, value in told.items()})
+    values: dict[str, Any] = {key: float("nan") if value is None else value for key, value in told.items()}
+    return StepRecord(**values)
 
 
 def read_steps(out: Path) -> list[StepRecord]:

@@ -22,7 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("layouts") / "found.json"
     program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(CHECKS), str(out.parent / "model"), str(out)]
     ended = subprocess.run(
-        [sys.executable, *program], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *program], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(out.read_text())

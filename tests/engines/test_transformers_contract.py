@@ -12,10 +12,10 @@ from trimtab.core.deployment import Settings
 from trimtab.core.files import sha256_file
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.core.number_format import FORMAT_FILE, NumberFormat
-from trimtab.engines.base import Engine
+from trimtab.engines.base import Engine, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.transformers import TransformersEngine
-from trimtab.testing.engine_contract import EngineContract
+from trimtab.testing.engine_contract import SAMPLES, EngineContract, all_logprobs
 from trimtab.testing.tiny_transformers import write_tiny_transformers
 
 
@@ -70,13 +70,6 @@ class TestLearnedPositions(TransformersContract):
     model_type = "gpt2"
 
 
-@pytest.mark.slow
-class TestAlibi(TransformersContract):
-    """Positions in the mask alone."""
-
-    model_type = "bloom"
-
-
 class TestStates(TransformersContract):
     """A model that keeps a state, so that its sequences are computed one after another."""
 
@@ -116,3 +109,13 @@ class TestInWorker(TransformersContract):
     @classmethod
     def open_engine(cls, settings: Settings) -> Engine:
         return WorkerEngine(cls.opened, settings, engine="transformers")
+
+    def test_speed_settings_change_no_score(self, scoring: Engine) -> None:
+        """Of them the worker itself carries out the affinity. Each process that opens a model takes seconds to import torch."""
+        requests = [ScoreRequest(prefix_ids=self.ids(scoring, 0, 9), continuations=(self.ids(scoring, 9, 40),))]
+        other = self.open_with(cpu_affinity=SAMPLES["cpu_affinity"])
+        try:
+            other.load("score")
+            assert all_logprobs(other.score(requests)) == pytest.approx(all_logprobs(scoring.score(requests)), abs=self.exact_tolerance)
+        finally:
+            other.close()

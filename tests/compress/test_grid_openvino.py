@@ -19,6 +19,7 @@ pytest.importorskip("nncf")
 from trimtab.compress.grid_openvino import read_codes, write_openvino
 from trimtab.compress.openvino import FP16, import_openvino
 
+pytestmark = pytest.mark.model
 OPENVINO_GRIDS = [name for name, grid in GRIDS.items() if grid.engine == "openvino"]
 openvino = import_openvino()
 

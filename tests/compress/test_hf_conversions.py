@@ -41,6 +41,7 @@ from trimtab.core.model import Snapshot  # noqa: E402
 from trimtab.sources.open import open_source, read_header  # noqa: E402
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors  # noqa: E402
 
+pytestmark = pytest.mark.model
 WIKITEXT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "wikitext2_test.txt"
 RECIPES = {recipe.name: recipe for recipe in load_recipes()}
 FP32, BF16 = RECIPES["huggingface-fp32"], RECIPES["huggingface-bf16"]
@@ -354,7 +355,6 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert apart.made_by.endswith(folder.digest)
 
 
-@pytest.mark.model
 @pytest.mark.slow
 def test_the_demo_model_there_and_back(tmp_path: Path) -> None:
     """4-bit weights of a real model and its real vocabulary: the same numbers, tokens and logits after both conversions."""

@@ -241,7 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", default="")
     parser.add_argument("--text", type=Path, default=TEXT)
     asked = parser.parse_args()
-    asked.tokens = asked.tokens or (4096 if asked.quick else 200_000)
+    asked.tokens = asked.tokens or (4096 if asked.quick else 100_000)
     asked.windows = asked.windows or (3 if asked.quick else 24)
     if not asked.text.is_file():
         sys.exit(f"{asked.text} is not here; give WikiText-2 test with --text.")

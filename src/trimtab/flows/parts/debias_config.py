@@ -37,7 +37,7 @@ class Way:
 
 WAYS: dict[Method, Way] = {
     "counterfactual": Way(tokens=30_000, lr=5e-4, strength=0.0, seqs=4),
-    "balanced": Way(tokens=30_000, lr=5e-4, strength=0.2, seqs=16),
+    "balanced": Way(tokens=30_000, lr=1e-3, strength=0.2, seqs=16),
     "reweigh": Way(tokens=30_000, lr=5e-4, strength=0.0, seqs=4),
 }
 

@@ -23,21 +23,20 @@ SOAK_ARGS ?=
 PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
-QUICK = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not model" $(TEST_ARGS)
+SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
 .PHONY: demo test quick check bench plan-accuracy soak image clean setup
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# The quick ones side by side, then those that start engines or take long, one after another: they measure, and fill all cores themselves.
-# 5: none was selected by TEST_ARGS.
+# Side by side, then those on a real model one after another: they measure, and fill all cores themselves. 5: TEST_ARGS selected none.
 test: .venv/.ready-for-tests
-	$(QUICK) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m "slow or model" $(TEST_ARGS) || [ $$? = 5 ]
+	$(SIDE_BY_SIDE) -m "not model" || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(TEST_ARGS) -m "model" || [ $$? = 5 ]
 
 quick: .venv/.ready
-	$(QUICK)
+	$(SIDE_BY_SIDE) -m "not slow and not model"
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

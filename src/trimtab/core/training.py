@@ -1,8 +1,8 @@
 """What a training run is told and what it tells: the tables of `train.toml`, one record a step, and the result.
 
 A batch is `global_batch_seqs` sequences of `seq_tokens` tokens each; every process takes `grad_accum` micro-batches of `micro_batch_seqs`
-of them, so that `global_batch_seqs == dp * grad_accum * micro_batch_seqs`. The loss of a step is the weighted mean over all target tokens of
-the whole batch, whatever is padded, packed or accumulated.
+of them, so that `global_batch_seqs == dp * grad_accum * micro_batch_seqs`. The loss of a step is the weighted mean over all target tokens
+of the whole batch, whatever is padded, packed or accumulated.
 """
 
 from collections.abc import Mapping
@@ -164,7 +164,10 @@ class TrainWatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All of `train.toml`. hardware: table [hardware], `device` (name in the planner's catalog) and `n_devices`, for the prediction only."""
+    """All of `train.toml`.
+
+    hardware: table [hardware], `device` (name in the planner's catalog) and `n_devices`; for the prediction only
+    """
 
     model: TrainModel
     data: TrainData

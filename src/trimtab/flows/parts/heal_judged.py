@@ -93,5 +93,5 @@ def _tried(lock_path: Path, digest: str) -> set[str]:
     try:
         keys = read_step_keys(lock_path.parent)
     except InputError:
-        keys = ()
+        keys = []
     return {key.partition("/")[2] for key in keys if key.startswith("attempt/")} | {digest}

@@ -33,8 +33,9 @@ from trimtab.compress.base import make
 from trimtab.core.deployment import Recipe
 from trimtab.flows.compare import compare
 from trimtab.flows.parts.calibration import calibration_of
+from trimtab.flows.parts.heal_training import FLOATS
 from trimtab.flows.parts.opening import Opened, open_model, recipe_named
-from trimtab.flows.train_heal import FLOATS, train_heal
+from trimtab.flows.train_heal import train_heal
 from trimtab.record.home import cache_dir
 from trimtab.train.data.tokenizers import HuggingFaceTokenizer
 

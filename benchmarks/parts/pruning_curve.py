@@ -21,9 +21,9 @@ from trimtab.core.training import (
     TrainOptimizer,
     TrainRun,
 )
+from trimtab.flows.parts.heal_training import FLOATS
 from trimtab.flows.parts.opening import open_model, recipe_named
 from trimtab.flows.parts.train_launch import launch
-from trimtab.flows.train_heal import FLOATS
 from trimtab.record.home import cache_dir
 from trimtab.train.heal.divergence import divergences
 from trimtab.train.heal.prune import Cut, write_pruned

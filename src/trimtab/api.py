@@ -207,6 +207,7 @@ def optimize(
     price_per_hour: float | None = None,
     over_long: Literal["refuse", "drop", "cut"] = "refuse",
     mixed: bool = False,
+    heal: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
     fresh: bool = False,
@@ -218,6 +219,7 @@ def optimize(
     objective: latency (default), throughput, memory, energy or cost; slo: demands, such as `ttft_p95<400ms,memory<1GiB`
     price_per_hour: of this machine, for costs; over_long: requests of a file that do not fit the model's context
     mixed: also try mixes of types, which takes some minutes more
+    heal: also train the fastest candidate that lost too much, which takes half an hour more
     Raises InputError, MissingError, InfeasibleError.
     """
     from trimtab.flows.optimize import optimize as flow
@@ -235,6 +237,7 @@ def optimize(
         price_per_hour=price_per_hour,
         over_long=over_long,
         mixed=mixed,
+        heal=heal,
         fresh=fresh,
         offline=offline,
         time_limit_s=time_limit_s,

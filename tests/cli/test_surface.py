@@ -41,6 +41,7 @@ OWN = {
         "price_per_hour",
         "over_long",
         "mixed",
+        "heal",
     },
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},

@@ -25,8 +25,8 @@ def compared(tmp_path_factory, liked):
     root = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_HOME", str(root / "state"))
-        patch.setattr("trimtab.flows.train_heal.SEQ_TOKENS", 64)
-        patch.setattr("trimtab.flows.train_heal.LEVELS_A_STEP", 0.02)
+        patch.setattr("trimtab.flows.parts.heal_training.SEQ_TOKENS", 64)
+        patch.setattr("trimtab.flows.parts.heal_training.LEVELS_A_STEP", 0.02)
         model = write_tiny_gguf(root / "model.gguf", architecture="llama", seed=1)
         liked.write(model, root / "said.jsonl", n_texts=60)
         words = [f"{one} {other} the {third} of" for one in SAID for other in SAID for third in SAID]

@@ -51,6 +51,11 @@ from trimtab.cli.options import Common, State, common, option
 @option(
     "--mixed", is_flag=True, help="Also try mixes of types, from what groups of weights are measured to lose; give a --time-limit of 20m."
 )
+@option(
+    "--heal",
+    is_flag=True,
+    help="Also train the fastest candidate that lost too much back towards the reference, where the policy lets it; give --time-limit 40m.",
+)
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
 @common
 @click.pass_obj
@@ -69,6 +74,7 @@ def optimize(
     slo: str | None,
     price_per_hour: float | None,
     mixed: bool,
+    heal: bool,
     fresh: bool,
     common: Common,
 ) -> int:
@@ -104,6 +110,7 @@ def optimize(
             slo=slo,
             price_per_hour=price_per_hour,
             mixed=mixed,
+            heal=heal,
             fresh=fresh,
             offline=common.offline,
             time_limit_s=common.time_limit,

@@ -224,6 +224,7 @@ def resume(run: "Run") -> str:
         words += [flag, str(inputs[name])] if inputs.get(name) not in (None, "", "refuse") else []
     words += ["--time-limit", f"{inputs['time_limit_s']:g}s"] if inputs.get("time_limit_s") else []
     words += ["--mixed"] if inputs.get("mixed") else []
+    words += ["--heal"] if inputs.get("heal") else []
     if run.head.get("seed"):
         words += ["--seed", str(run.head["seed"])]
     return shlex.join([*words, "--out", str(run.path)])

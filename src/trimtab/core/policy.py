@@ -48,6 +48,7 @@ class Policy:
     max_attempts: candidates that may be tried on the certify items; alpha is divided by it
     looks: cumulative share of the clusters at each planned look (group-sequential, alpha spent by an O'Brien-Fleming-type function)
     noise_multiple: a margin under this many times the noise floor is refused
+    healing: whether a search may train weights (`optimize --heal`)
     """
 
     name: str
@@ -58,3 +59,4 @@ class Policy:
     looks: tuple[float, ...] = (1.0,)
     noise_multiple: float = 3.0
     power: float = 0.8
+    healing: bool = True

@@ -26,6 +26,7 @@ from trimtab.flows.parts.choice import choose, note_not_shown, passed, reasons_f
 from trimtab.flows.parts.demands import settle, time_alone
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
+from trimtab.flows.parts.healing import heal_fastest
 from trimtab.flows.parts.mixed import mix_types
 from trimtab.flows.parts.objective import BETTER, Aim, make_aim, objective_row
 from trimtab.flows.parts.opening import Opened, engines_at_hand, own_recipes_digest
@@ -73,6 +74,7 @@ def optimize(
     price_per_hour: float | None = None,
     over_long: OverLong = "refuse",
     mixed: bool = False,
+    heal: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
@@ -83,6 +85,7 @@ def optimize(
     price_per_hour: of this machine, for costs
     over_long: what is done with requests of a prompt file or a trace that do not fit the model's context
     mixed: also measure what groups of weights lose in fewer bits, and try mixes of types
+    heal: also train the fastest candidate that only its loss ruled out back towards the reference, if policy and time allow
     Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
     demand even at its predicted best.
     """
@@ -105,6 +108,7 @@ def optimize(
             aim=aim,
             over_long=over_long,
             mixed=mixed,
+            heal=heal,
             inputs={  # as typed, so that `runs show` can say how the run goes on
                 "model": model,
                 "workload": workload,
@@ -117,6 +121,7 @@ def optimize(
                 "price_per_hour": price_per_hour,
                 "over_long": over_long,
                 "mixed": mixed,
+                "heal": heal,
                 "time_limit_s": time_limit_s,
             },
             on_event=on_event,
@@ -140,6 +145,7 @@ async def _optimize(
     aim: Aim,
     over_long: OverLong,
     mixed: bool,
+    heal: bool,
     inputs: dict[str, Any],
     on_event: OnEvent,
 ) -> dict[str, Any]:
@@ -161,6 +167,7 @@ async def _optimize(
                 **({"objective and demands": digest_of(aim)} if aim != Aim() else {}),
                 **({"rule for over-long requests": over_long} if over_long != "refuse" else {}),
                 **({"mixes of types": "tried"} if mixed else {}),
+                **({"healing": "tried"} if heal else {}),
                 **own_recipes_digest(specs),
             },
             inputs=inputs,
@@ -180,6 +187,8 @@ async def _optimize(
         await tune_settings(search, make_prompts)
         if mixed:
             await mix_types(search, make_prompts)
+        if heal:
+            await heal_fastest(search, make_prompts)
         await time_all(search, make_prompts)
         await time_alone(search, make_prompts)
         await _certify(search)

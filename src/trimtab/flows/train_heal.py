@@ -1,67 +1,40 @@
 """`trimtab train heal`: a compressed candidate of a finished run is trained back towards the reference, and judged again."""
 
 import os
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.compress.base import make
-from trimtab.core.deployment import Recipe, Settings
-from trimtab.core.errors import InfeasibleError, InputError, MissingError
 from trimtab.core.files import canonical_json, digest_of, sha256_file, to_plain, write_atomic
+from trimtab.core.model import Snapshot
 from trimtab.core.policy import Policy
-from trimtab.core.training import (
-    TrainCheckpoints,
-    TrainConfig,
-    TrainData,
-    TrainLayout,
-    TrainModel,
-    TrainObjective,
-    TrainOptimizer,
-    TrainResult,
-    TrainRun,
-)
+from trimtab.core.training import TrainConfig, TrainResult
 from trimtab.decide.policies import policy_sha256
 from trimtab.evaluate.suites.registry import Suite
-from trimtab.flows.events import Event, OnEvent, ignore
+from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.document import versions
 from trimtab.flows.parts.exam import load_suites, policy_for, suite_names
 from trimtab.flows.parts.heal_judged import judge_healed
 from trimtab.flows.parts.heal_precise import precise
-from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed
-from trimtab.flows.parts.heal_text import AT_ONCE, CONTEXT_TOKENS, user_files, written_text
+from trimtab.flows.parts.heal_student import student_of
+from trimtab.flows.parts.heal_text import user_files
+from trimtab.flows.parts.heal_training import Lessons, check_lessons, export, prepare, reference_of, told_by
 from trimtab.flows.parts.lock_checks import read_beside
 from trimtab.flows.parts.locked import build_locked, policy_of, source_of, suites_of
-from trimtab.flows.parts.opening import Opened, build_candidate, recipe_named
+from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.row_lock import lock_of_row
 from trimtab.flows.parts.session import Session, open_session, run_sync
-from trimtab.flows.parts.train_launch import Follow, launch
+from trimtab.flows.parts.train_launch import launch
 from trimtab.record.deploy import DeployLock
 from trimtab.record.disk import sentences
-from trimtab.train.heal.codes_file import NAME as CODES
-from trimtab.train.heal.codes_file import read_codes
 
 SCHEMA = "trimtab.heal/1"
 DOCUMENT = "heal.json"
 DEFAULT_LIMIT_S = 4 * 3600.0
-SEQ_TOKENS = 512
-BATCH_SEQS = 2
-LEVELS_A_STEP = 0.005
-"""Learning rate of the latent weights, in levels of the grid: see docs/heal.md."""
-START_SEQUENCES = 16
 LOOKED_AT_SEQUENCES = 2
-WARMUP_STEPS = 4
-CHECKPOINT_STEPS = 50
-WRITTEN_SHARE = 0.5
-"""Of the tokens to train on that are written: text costs as much as training on it, and a second pass teaches nearly as much."""
-FLOATS = Recipe(name="huggingface-fp32", family="huggingface", engine="transformers", parameters={"dtype": "float32"}, bits_per_weight=32.0)
-WRITERS = (("openvino", "openvino-int8-asym"), ("llamacpp", "llamacpp-q8_0"))
-"""Who writes text fastest, at a divergence from the reference that does not matter here."""
-
 
 Opening = AbstractAsyncContextManager[tuple[Session, Opened]]
 
@@ -82,10 +55,7 @@ class Asked:
     lock_path: Path
     policy: Policy
     suites: Sequence[Suite]
-    tokens: int
-    data: tuple[str, ...]
-    lr: float
-    processes: int
+    lessons: Lessons
     judge: bool
 
 
@@ -118,8 +88,8 @@ def train_heal(
     a token), `sensitivity` (see flows/parts/heal_precise.py), `decision` (decision.json of the judgement, or None).
     Raises InputError (no such candidate, one that is no grid of weights), MissingError; InfeasibleError if the reference cannot run.
     """
-    if tokens < SEQ_TOKENS * BATCH_SEQS:
-        raise InputError(f"--tokens {tokens} is less than one step's {SEQ_TOKENS * BATCH_SEQS}; give more.")
+    lessons = Lessons(tokens=tokens, data=user_files(data), lr=lr, processes=processes)
+    check_lessons(lessons)
     folder = Path(run)
     lock_path = folder / "deploy.toml"
     chosen = lock_of_row(folder, candidate, offline=offline)
@@ -133,10 +103,7 @@ def train_heal(
         lock_path=lock_path,
         policy=asked_policy,
         suites=loaded,
-        tokens=tokens,
-        data=user_files(data),
-        lr=lr or LEVELS_A_STEP,
-        processes=processes,
+        lessons=lessons,
         judge=judge,
     )
 
@@ -154,110 +121,41 @@ def train_heal(
             on_event=on_event,
         )
 
-    prepared = run_sync(_prepare(opened(fresh), asked, out, seed))
+    prepared = run_sync(_prepare(opened(fresh), asked, out))
     result = launch(
         prepared.config,
         out / "train",
         processes=processes,
         time_limit_s=max(1.0, limit_s - (time.monotonic() - began)),
-        follow=_teller(on_event),
+        follow=told_by(on_event),
     )
     return run_sync(_finish(opened(False), asked, prepared, result, out))
 
 
 def _digests(asked: Asked) -> dict[str, str]:
     """What a run is bound to, beside its model."""
+    lessons = asked.lessons
     return {
         "lock": asked.lock.deployment.digest,
         "policy": policy_sha256(asked.policy),
         "suite": digest_of([suite.digest for suite in asked.suites]),
-        "training": digest_of([asked.tokens, [sha256_file(Path(name)) for name in asked.data], asked.lr, asked.processes]),
+        "training": digest_of([lessons.tokens, [sha256_file(Path(name)) for name in lessons.data], lessons.lr, lessons.processes]),
     }
 
 
-def _teller(on_event: OnEvent) -> Callable[[Follow], None]:
-    def follow(news: Follow) -> None:
-        for step in news.steps:
-            speed = step.tokens / max(step.step_s, 1e-9)
-            on_event(Event(phase="train", message=f"step {step.step}: divergence {step.loss:.4f} nats, {speed:.0f} tok/s"))
-        for event in news.events:
-            on_event(Event(phase="train", message=str(event.get("text", ""))))
-
-    return follow
-
-
-async def _prepare(opening: Opening, asked: Asked, out: Path, seed: int) -> Prepared:
-    """Text, and the directory that the training begins at."""
-    from trimtab.train.heal.start import first_sequences, write_start
-
+async def _prepare(opening: Opening, asked: Asked, out: Path) -> Prepared:
+    """All that comes before the first step."""
     async with opening as (session, opened):
         cpu_s = _cpu_s()
-        student, reference = await _student(session, opened, asked)
-        files = asked.data or (str(await _written(session, opened, asked, out)),)
-        await session.workers.end_all()
-        start = out / "start"
-        if not (start / CODES).exists():
-            session.say("start", "rounding that makes its own error good")
-            write_start(
-                reference,
-                start,
-                grids=student.grids,
-                kept=student.kept,
-                sequences=first_sequences(reference, files, SEQ_TOKENS, START_SEQUENCES),
-                progress=lambda share: session.say("start", "rounding that makes its own error good", share, 1.0),
-            )
-        return Prepared(config=config_for(asked, student, reference, start, files, seed), cpu_s=_cpu_s() - cpu_s)
+        _, config = await prepare(session, opened, await _candidate(session, opened, asked), asked.lessons, out)
+        return Prepared(config=config, cpu_s=_cpu_s() - cpu_s)
 
 
-async def _student(session: Session, opened: Opened, asked: Asked) -> tuple[Student, Path]:
-    """The candidate's weights and the reference in float32."""
-    lock = asked.lock
-    reference = make(FLOATS, opened.snapshot, session.products_dir)
-    session.say("build", lock.id)
-    built = await build_locked(opened, lock, asked.lock_path, caches=session.caches, offline=session.offline)
-    return student_of(built.snapshot, reference.root), reference.root
-
-
-async def _written(session: Session, opened: Opened, asked: Asked, out: Path) -> Path:
-    """Text by the fastest engine at hand that is close enough to the reference."""
-    reasons = []
-    for engine, recipe in WRITERS:
-        try:
-            writer = await build_candidate(
-                opened,
-                engine,
-                recipe_named(recipe, engine),
-                Settings(slots=AT_ONCE, context_tokens=CONTEXT_TOKENS),
-                products_dir=session.products_dir,
-            )
-            return await written_text(session, writer, round(asked.tokens * WRITTEN_SHARE), out)
-        except (InfeasibleError, MissingError) as error:
-            reasons.append(str(error))
-    raise InfeasibleError(f"No engine here can write text to train on ({'; '.join(reasons)}); give text of yours with --data.")
-
-
-def config_for(asked: Asked, student: Student, reference: Path, start: Path, files: Sequence[str], seed: int) -> TrainConfig:
-    """How a student is distilled."""
-    from trimtab.train.heal.start import fast_precision
-
-    batch = BATCH_SEQS * asked.processes
-    others = {f"^{re.escape(name)}$": grid for name, grid in student.grids.items() if grid != student.grid}
-    return TrainConfig(
-        model=TrainModel(source=str(start.resolve()), grid=student.grid, tensors=others),
-        data=TrainData(files=tuple(files), mask_documents=False),
-        train=TrainRun(
-            seq_tokens=SEQ_TOKENS,
-            global_batch_seqs=batch,
-            micro_batch_seqs=BATCH_SEQS,
-            tokens=asked.tokens,
-            precision=fast_precision(),
-            seed=seed,
-        ),
-        optimizer=TrainOptimizer(lr=asked.lr, beta2=0.95, clip_norm=0.0, warmup_steps=WARMUP_STEPS, end_lr_share=0.02),
-        layout=TrainLayout(dp=asked.processes, zero_stage=0),
-        objective=TrainObjective(kind="distil", teacher=str(reference.resolve())),
-        checkpoint=TrainCheckpoints(every_steps=CHECKPOINT_STEPS, keep=2),
-    )
+async def _candidate(session: Session, opened: Opened, asked: Asked) -> Snapshot:
+    """The weights that are healed, as the candidate has them."""
+    session.say("build", asked.lock.id)
+    built = await build_locked(opened, asked.lock, asked.lock_path, caches=session.caches, offline=session.offline)
+    return built.snapshot
 
 
 async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: TrainResult, out: Path) -> dict[str, Any]:
@@ -267,12 +165,10 @@ async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: Tr
     async with opening as (session, opened):
         session.say("convert", "the trained weights in the form of the candidate")
         cpu_s = _cpu_s()
-        student, reference = await _student(session, opened, asked)
+        reference = reference_of(session, opened)
+        student = student_of(await _candidate(session, opened, asked), reference)
         model = out / "train" / result.model
-        healed = write_healed(student, read_codes(model), out / "healed")
-        exact = is_exact(student, healed, model)
-        if not exact:
-            raise InfeasibleError(f"{healed} does not hold the weights that were trained; it is not to be used.")
+        healed = export(student, result, out)
         told: dict[str, Any] = {
             "schema": SCHEMA,
             "verdict": "inconclusive",
@@ -282,17 +178,23 @@ async def _finish(opening: Opening, asked: Asked, prepared: Prepared, result: Tr
             "model": str(healed),
             "grid": student.grid,
             "n_weights": len(student.grids),
-            "exact": exact,
+            "exact": True,
             "tokens_seen": result.tokens_seen,
             "cpu_s": prepared.cpu_s + result.cpu_s + _cpu_s() - cpu_s,
             "training": to_plain(result),
             "config": to_plain(prepared.config),
-            "text": "the user's" if asked.data else "written by the reference",
+            "text": "the user's" if asked.lessons.data else "written by the reference",
             "decision": None,
         }
         files = prepared.config.data.files
         told["sensitivity"] = await precise(
-            session, student, asked.lock.recipe, reference, model, first_sequences(reference, files, SEQ_TOKENS, LOOKED_AT_SEQUENCES), out
+            session,
+            student,
+            asked.lock.recipe,
+            reference,
+            model,
+            first_sequences(reference, files, prepared.config.train.seq_tokens, LOOKED_AT_SEQUENCES),
+            out,
         )
         if asked.judge:
             decision = await judge_healed(session, opened, asked.lock, asked.lock_path, asked.policy, asked.suites, healed)

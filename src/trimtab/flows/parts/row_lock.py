@@ -1,5 +1,6 @@
 """A candidate of a finished run, as a lock: what it takes to build it and judge it again, whatever the run decided about it."""
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ Plain = Mapping[str, Any]
 def lock_of_row(folder: Path, name: str, *, source: str = "", offline: bool) -> DeployLock:
     """The lock that the run in `folder` would have written for one of its candidates.
 
-    name: the candidate's id; empty = the first that was certified and did not pass. source: where the model lies now, if it was moved
+    name: the candidate's id, or words of it that no other has; empty = the first that was certified and did not pass. source: where the model lies now, if it was moved
     Raises InputError for a run that has no such candidate, or one whose recipe or source is not known any more; MissingError.
     """
     decision = read_decision(folder)
@@ -64,16 +65,24 @@ def _row(folder: Path, decision: Plain, name: str) -> Plain:
     """The candidate asked for, or the first that was certified and did not pass: a fail before an inconclusive one."""
     rows: list[Plain] = [row for row in decision["candidates"] if (row.get("details") or {}).get("deployment_sha256")]
     if name:
-        found = next((row for row in rows if row["id"] == name), None)
-        if found is None:
-            known = ", ".join(repr(row["id"]) for row in rows) or "none that was built"
-            raise InputError(f"The run in {folder} has no candidate {name!r}; it has {known}.")
-        return found
+        found = [row for row in rows if row["id"] == name] or [row for row in rows if is_short_for(name, row["id"])]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(repr(row["id"]) for row in found or rows) or "none that was built"
+        if found:
+            raise InputError(f"The run in {folder} has several candidates that {name!r} may be; give the whole name of one: {known}.")
+        raise InputError(f"The run in {folder} has no candidate {name!r}; it has {known}.")
     for verdict in ("fail", "inconclusive"):
         for row in rows:
             if row["status"] == "certified" and row["verdict"] == verdict:
                 return row
     raise InputError(f"No candidate of the run in {folder} was certified and did not pass; name one with --candidate.")
+
+
+def is_short_for(name: str, full: str) -> bool:
+    """Whether the words of a name come in a longer one, in the same order: `int4-g64` of `openvino int4-sym-g64`."""
+    rest = iter(re.split(r"[\s-]+", full))
+    return all(word in rest for word in re.split(r"[\s-]+", name.strip()))
 
 
 def _typed(folder: Path, kind: str, row: Plain) -> tuple[str, Recipe]:

@@ -24,7 +24,8 @@ Plain = Mapping[str, Any]
 def lock_of_row(folder: Path, name: str, *, source: str = "", offline: bool) -> DeployLock:
     """The lock that the run in `folder` would have written for one of its candidates.
 
-    name: the candidate's id, or words of it that no other has; empty = the first that was certified and did not pass. source: where the model lies now, if it was moved
+    name: the candidate's id, or words of it that no other has; empty = the first that was certified and did not pass
+    source: where the model lies now, if it was moved
     Raises InputError for a run that has no such candidate, or one whose recipe or source is not known any more; MissingError.
     """
     decision = read_decision(folder)

@@ -2,9 +2,8 @@
 
 What is trained is a weight in units of its block's scale: level, minimum and zero point apart. The forward pass rounds it to the nearest
 level that the grid has (the straight-through estimator of Bengio et al. 2013, arXiv:1308.3432) and multiplies with the scale as the file
-will hold it. One learning rate then means the same for all blocks, in levels a step. Scales may be trained too, by the gradient of LSQ
-(Esser et al. 2020, arXiv:1902.08153) with respect to their logarithm; they are always seen rounded to 16 bits. `bake` ends it: the layers
-become plain ones, and their weights are, bit for bit, the numbers that the engine will compute from the exported file.
+will hold it. One learning rate then means the same for all blocks, in levels a step. Scales stay. `bake` ends it: the layers become plain
+ones, and their weights are, bit for bit, the numbers that the engine will compute from the exported file.
 """
 
 import re
@@ -25,13 +24,10 @@ class GridLinear(nn.Module):
     """A linear layer on a grid.
 
     weight: [rows, columns], in units of the block's scale, offset left out; trained
-    log_scale: [rows, groups], logarithm of what the scale is multiplied with; trained if the optimizer gets it
     scales: [rows, groups] float32, signed, each a 16-bit float; offsets: minima or zero points [rows, groups], or None
     """
 
-    def __init__(
-        self, codes: Codes, weight: torch.Tensor | None, bias: nn.Parameter | None, *, train_scales: bool, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, codes: Codes, weight: torch.Tensor | None, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.grid: Grid = grid_named(codes.grid)
         self.out_features, self.in_features = codes.shape
@@ -43,14 +39,13 @@ class GridLinear(nn.Module):
         self.register_buffer("table", table, persistent=False)
         latent = self._latent(dequantize_or(weight, codes))
         self.weight = nn.Parameter(latent.to(dtype))
-        self.log_scale = nn.Parameter(torch.zeros_like(scales, dtype=dtype)) if train_scales else None
         self.bias = bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         kind = inputs.device.type
         if torch.is_autocast_enabled(kind):
             inputs = inputs.to(torch.get_autocast_dtype(kind))
-        outputs: torch.Tensor = _GridProduct.apply(inputs, self.weight, self.log_scale, self)
+        outputs: torch.Tensor = _GridProduct.apply(inputs, self.weight, self)
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
     def extra_repr(self) -> str:
@@ -69,16 +64,9 @@ class GridLinear(nn.Module):
         return Codes(
             grid=self.grid.name,
             levels=stood_for.cpu().numpy().astype(kind),
-            scales=self.held_scales().cpu().numpy().astype(np.float16),
+            scales=self.scales.cpu().numpy().astype(np.float16),
             offsets=offsets,
         )
-
-    def held_scales(self) -> torch.Tensor:
-        """[rows, groups] float32: the scales as the file holds them, 16-bit floats."""
-        scales: torch.Tensor = self.scales
-        if self.log_scale is None:
-            return scales
-        return (scales * torch.exp(_whole(self.log_scale).detach().float())).half().float()
 
     def values(self) -> torch.Tensor:
         """[rows, columns] float32: the numbers that the engine computes with."""
@@ -106,35 +94,22 @@ class _GridProduct(torch.autograd.Function):
     """inputs @ values.T, of which the weights' gradient is that of the values, in units of the scale."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, latent: torch.Tensor, log_scale: torch.Tensor | None, layer: GridLinear) -> torch.Tensor:
-        scales = layer.held_scales()
+    def forward(ctx: Any, inputs: torch.Tensor, latent: torch.Tensor, layer: GridLinear) -> torch.Tensor:
+        scales: torch.Tensor = layer.scales
         values = _values(latent, scales, layer).to(inputs.dtype)
         flat = inputs.reshape(-1, inputs.shape[-1])
         ctx.save_for_backward(flat, latent, values, scales)
-        ctx.layer, ctx.shape = layer, inputs.shape
+        ctx.shape = inputs.shape
         return torch.mm(flat, values.t()).reshape(*inputs.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, latent, values, scales = ctx.saved_tensors
-        layer: GridLinear = ctx.layer
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         to_inputs = torch.mm(grad, values).reshape(ctx.shape) if ctx.needs_input_grad[0] else None
         to_values = torch.mm(grad.t(), flat).to(latent.dtype)
         blocks = to_values.reshape(*scales.shape, -1)
-        to_scales = None
-        if ctx.needs_input_grad[2]:
-            blocks_latent = latent.reshape(blocks.shape)
-            rounded = _snap(blocks_latent, layer.grid, layer.table)
-            low, high = _ends(layer)
-            off = rounded - torch.where((blocks_latent < low) | (blocks_latent > high), torch.zeros(()), blocks_latent)
-            to_scales = (blocks * off).sum(-1) * scales
-        return to_inputs, (blocks * scales[..., None]).reshape(latent.shape), to_scales, None
-
-
-def _ends(layer: GridLinear) -> tuple[float, float]:
-    grid = layer.grid
-    return (float(grid.table[0]), float(grid.table[-1])) if grid.table else (float(grid.low), float(grid.high))
+        return to_inputs, (blocks * scales[..., None]).reshape(latent.shape), None
 
 
 def _snap(latent: torch.Tensor, grid: Grid, table: torch.Tensor | None) -> torch.Tensor:
@@ -162,7 +137,6 @@ def apply(
     tensors: Mapping[str, str] | None = None,
     *,
     start: Mapping[str, Codes] | None = None,
-    train_scales: bool = False,
 ) -> dict[str, str]:
     """Put the linear layers of a model's blocks on a grid, in place; embedding and head stay as they are. Gives the grid of each weight.
 
@@ -183,7 +157,7 @@ def apply(
         weight = _whole(layer.weight).detach().float()
         codes = (start or {}).get(weight_name) or quantize(weight.numpy(), chosen[weight_name])
         parent = model.get_submodule(name.rpartition(".")[0])
-        placed = GridLinear(codes, weight, layer.bias, train_scales=train_scales, dtype=layer.weight.dtype)
+        placed = GridLinear(codes, weight, layer.bias, layer.weight.dtype)
         setattr(parent, name.rpartition(".")[2], placed)
     return {name: held for name, held in chosen.items() if held != KEEP}
 

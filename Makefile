@@ -30,10 +30,10 @@ SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# Side by side, then those on a real model one after another: they measure, and fill all cores themselves. 5: TEST_ARGS selected none.
+# The quick ones side by side; then one after another those that start engines and browsers, or measure. 5: TEST_ARGS selected none.
 test: .venv/.ready-for-tests
-	$(SIDE_BY_SIDE) -m "not model" || [ $$? = 5 ]
-	$(BIN)/python -m pytest $(TEST_ARGS) -m "model" || [ $$? = 5 ]
+	$(SIDE_BY_SIDE) -m "not slow and not model" || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(TEST_ARGS) -m "slow or model" || [ $$? = 5 ]
 
 quick: .venv/.ready
 	$(SIDE_BY_SIDE) -m "not slow and not model"

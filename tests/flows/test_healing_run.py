@@ -11,7 +11,7 @@ pytest.importorskip("llama_cpp")
 from trimtab.flows.optimize import optimize
 from trimtab.testing.tiny_models import write_tiny_gguf
 
-pytestmark = [pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.training]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from trimtab.flows.train_heal import train_heal
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 SAID = ("the", "small", "boat", "turned", "slowly", "into", "wind", "and", "old", "sailor", "watched", "water", "near", "shore")
-pytestmark = [pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.training]
 
 
 @pytest.fixture(scope="module")

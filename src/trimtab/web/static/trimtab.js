@@ -93,9 +93,13 @@ if (field && location.hash.startsWith("#code=")) {
   field.form.querySelector("button").focus();
 }
 
-// On a phone the links are a strip: the page that is shown is in sight.
+// On a phone the links are a strip: the page that is shown is in sight. By the strip's own scrolling: scrollIntoView would let the first Tab
+// begin behind the link.
 const current = document.querySelector(".bar nav [aria-current]");
-if (current) current.scrollIntoView({ block: "nearest", inline: "center" });
+if (current) {
+  const strip = current.closest("nav");
+  strip.scrollLeft += current.getBoundingClientRect().x - strip.getBoundingClientRect().x - (strip.clientWidth - current.offsetWidth) / 2;
+}
 
 // A form is sent once.
 document.addEventListener("submit", (event) => {

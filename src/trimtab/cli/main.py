@@ -5,9 +5,7 @@ Results go to stdout, everything else to stderr. Exit codes are those of core/er
 
 import contextlib
 import errno
-import importlib
 import io
-import keyword
 import os
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from trimtab.cli.late_group import LateGroup
 from trimtab.cli.options import State, defaults_from, read_settings
 from trimtab.cli.pipes import silence_stdout
 from trimtab.core.errors import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MISSING, EXIT_PASSED, TrimtabError
@@ -48,31 +47,16 @@ VERBS = {
 }
 
 
-class Verbs(click.Group):
-    """Imports a verb's file when the verb is used: help and completion stay quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        command = getattr(importlib.import_module(VERBS[cmd_name][0]), name)
-        assert isinstance(command, click.Command)
-        return command
+class Verbs(LateGroup):
+    """The verbs; a word that is none is told so, with those that are."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             raise click.UsageError(f"There is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}.", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
 
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Verbs, late=VERBS, section="Verbs", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="trimtab", prog_name="trimtab", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:

@@ -1,8 +1,8 @@
 """`trimtab plan`: its parts by name; each is imported when it is used."""
 
-import importlib
-
 import click
+
+from trimtab.cli.late_group import LateGroup
 
 PARTS = {
     "serve": ("trimtab.cli.plan_serve", "Which hardware, layout and engine answer these requests in time, for how much?"),
@@ -16,25 +16,7 @@ PARTS = {
 }
 
 
-class Parts(click.Group):
-    """Imports a part's file when the part is used: the others cost no time."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(PARTS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in PARTS:
-            return None
-        command = getattr(importlib.import_module(PARTS[cmd_name][0]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Parts"):
-            formatter.write_dl([(name, line) for name, (_, line) in PARTS.items()])
-
-
-@click.group(cls=Parts, short_help="What do I need, how fast will it be, what will it cost, and how sure is that?")
+@click.group(cls=LateGroup, late=PARTS, short_help="What do I need, how fast will it be, what will it cost, and how sure is that?")
 def plan() -> None:
     """Choose hardware and layout for training or serving any open model, from a laptop to 16,000 accelerators, before anything runs.
 

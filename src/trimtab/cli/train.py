@@ -1,8 +1,8 @@
 """`trimtab train`: its parts by name; each is imported when it is used."""
 
-import importlib
-
 import click
+
+from trimtab.cli.late_group import LateGroup
 
 PARTS = {
     "finetune": ("trimtab.cli.train_finetune", "Train a model on text or conversations of yours, or a small one from scratch."),
@@ -11,25 +11,7 @@ PARTS = {
 }
 
 
-class Parts(click.Group):
-    """Imports a part's file when the part is used: the others cost no time."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(PARTS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in PARTS:
-            return None
-        command = getattr(importlib.import_module(PARTS[cmd_name][0]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Parts"):
-            formatter.write_dl([(name, line) for name, (_, line) in PARTS.items()])
-
-
-@click.group(cls=Parts, short_help="Train a model further, heal what compression broke, or make it fairer.")
+@click.group(cls=LateGroup, late=PARTS, short_help="Train a model further, heal what compression broke, or make it fairer.")
 def train() -> None:
     """Train with PyTorch on one machine's processes or, with torchrun and the same train.toml, on many.
 

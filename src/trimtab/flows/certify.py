@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.decision import CandidateResult
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InfeasibleError, InputError
-from trimtab.core.files import digest_of, to_plain
+from trimtab.core.files import digest_of
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import policy_sha256
@@ -17,7 +16,7 @@ from trimtab.decide.remedies import gates_to_mend
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
+from trimtab.flows.parts.document import certified_row, decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, suite_names
 from trimtab.flows.parts.lock_checks import SHOWN_DIGITS, read_beside
@@ -211,17 +210,7 @@ def _finish(
     named: what the document says of the reference beside `subject`
     """
     lock, own = asked.lock, certified
-    row = CandidateResult(
-        id=candidate.id,
-        engine=candidate.engine,
-        recipe=candidate.recipe,
-        settings=candidate.settings.given(),
-        status="certified" if own else "infeasible",
-        verdict=own.decision.verdict if own else "fail",
-        reasons=tuple(reasons),
-        evidence={"gates": to_plain(own.decision.gates)} if own else None,
-        details=subject(candidate),
-    )
+    row = certified_row(candidate, own, reasons)
     rows, chosen, recipe, policy = [row, *(mended.rows() if mended else ())], candidate, lock.recipe, asked.policy
     best = mended.best if mended else None
     if best is not None and best.remedy.candidate and best.remedy.recipe and best.policy:

@@ -1,13 +1,12 @@
 """`trimtab train debias`: a model trained to treat groups alike, then judged for bias and for everything else."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.decision import CandidateResult
 from trimtab.core.deployment import Candidate, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.core.files import canonical_json, digest_of, sha256_file, to_plain, write_atomic
@@ -16,20 +15,21 @@ from trimtab.core.workload import Workload
 from trimtab.decide.policies import load_policy, policy_sha256
 from trimtab.describe.card import model_card
 from trimtab.engines.registry import engine_names
-from trimtab.flows.events import Event, OnEvent, ignore
+from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify
 from trimtab.flows.parts.debias_config import WAYS, Asked, check_ways, config_for
 from trimtab.flows.parts.debias_forms import brought_back, check_form, directory_of, judged_spec
 from trimtab.flows.parts.debias_judged import bias_gates, debias_policy, levels_of, table_of, verdict_of
 from trimtab.flows.parts.debias_texts import Texts, texts_for
-from trimtab.flows.parts.document import decision_document, noise_row, subject, versions, write_files, write_judged
+from trimtab.flows.parts.document import certified_row, decision_document, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.evidence import Bench, outcomes_on
 from trimtab.flows.parts.exam import Exam, check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.locked import SHARE_SEARCH
 from trimtab.flows.parts.opening import Opened, build_typed
 from trimtab.flows.parts.reference import Reference, bench_of, common_settings, make_reference
 from trimtab.flows.parts.session import Session, open_session, run_sync
-from trimtab.flows.parts.train_launch import Follow, launch
+from trimtab.flows.parts.train_launch import launch
+from trimtab.flows.parts.train_told import told_by
 from trimtab.measure.machine import machine as this_machine
 from trimtab.plan.workloads import load_workload
 from trimtab.record.disk import sentences
@@ -133,7 +133,7 @@ def train_debias(
         out / "train",
         processes=processes,
         time_limit_s=max(1.0, limit_s - (time.monotonic() - began)),
-        follow=_teller(on_event),
+        follow=told_by(on_event, "loss {:.4f}"),
     )
     return run_sync(_judged(opened(False), asked, prepared, result, out, judge=judge))
 
@@ -148,18 +148,6 @@ def _digests(asked: Asked) -> dict[str, str]:
             [asked.method, asked.targets, files, asked.tokens, asked.strength, asked.lora_rank, asked.lr, asked.processes]
         ),
     }
-
-
-def _teller(on_event: OnEvent) -> Callable[[Follow], None]:
-    def follow(news: Follow) -> None:
-        for step in news.steps:
-            on_event(
-                Event(phase="train", message=f"step {step.step}: loss {step.loss:.4f}, {step.tokens / max(step.step_s, 1e-9):.0f} tok/s")
-            )
-        for event in news.events:
-            on_event(Event(phase="train", message=str(event.get("text", ""))))
-
-    return follow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,17 +250,7 @@ async def _verdict(session: Session, opened: Opened, asked: Asked, trained: Path
 def _write_decision(session: Session, opened: Opened, asked: Asked, stand: Stand, candidate: Candidate, certified: Certified) -> None:
     """The gates as `compare` tells them, with the trained model as B. What the gaps say stands in debias.json alone."""
     reference, decision = stand.reference.candidate, certified.decision
-    row = CandidateResult(
-        id=candidate.id,
-        engine=candidate.engine,
-        recipe=candidate.recipe,
-        settings=candidate.settings.given(),
-        status="certified",
-        verdict=decision.verdict,
-        reasons=decision.reasons,
-        evidence={"gates": to_plain(decision.gates)},
-        details=subject(candidate),
-    )
+    row = certified_row(candidate, certified, decision.reasons)
     session.run.put_candidate(row)
     document = decision_document(
         session,

@@ -21,13 +21,14 @@ from trimtab.flows.parts.heal_judged import judge_healed
 from trimtab.flows.parts.heal_precise import precise
 from trimtab.flows.parts.heal_student import student_of
 from trimtab.flows.parts.heal_text import user_files
-from trimtab.flows.parts.heal_training import Lessons, check_lessons, export, prepare, reference_of, told_by
+from trimtab.flows.parts.heal_training import LOSS, Lessons, check_lessons, export, prepare, reference_of
 from trimtab.flows.parts.lock_checks import read_beside
 from trimtab.flows.parts.locked import build_locked, policy_of, source_of, suites_of
 from trimtab.flows.parts.opening import Opened
 from trimtab.flows.parts.row_lock import lock_of_row
 from trimtab.flows.parts.session import Session, open_session, run_sync
 from trimtab.flows.parts.train_launch import launch
+from trimtab.flows.parts.train_told import told_by
 from trimtab.record.deploy import DeployLock
 from trimtab.record.disk import sentences
 
@@ -127,7 +128,7 @@ def train_heal(
         out / "train",
         processes=processes,
         time_limit_s=max(1.0, limit_s - (time.monotonic() - began)),
-        follow=told_by(on_event),
+        follow=told_by(on_event, LOSS),
     )
     return run_sync(_finish(opened(False), asked, prepared, result, out))
 

@@ -59,6 +59,21 @@ def subject(candidate: Candidate, **more: Any) -> dict[str, Any]:
     }
 
 
+def certified_row(candidate: Candidate, certified: Certified | None, reasons: Sequence[str]) -> CandidateResult:
+    """A candidate that went through the full gate; None: it cannot run here."""
+    return CandidateResult(
+        id=candidate.id,
+        engine=candidate.engine,
+        recipe=candidate.recipe,
+        settings=candidate.settings.given(),
+        status="certified" if certified else "infeasible",
+        verdict=certified.decision.verdict if certified else "fail",
+        reasons=tuple(reasons),
+        evidence={"gates": to_plain(certified.decision.gates)} if certified else None,
+        details=subject(candidate),
+    )
+
+
 def decision_document(
     session: Session,
     *,

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.decision import CandidateResult
 from trimtab.core.errors import InfeasibleError, InputError
-from trimtab.core.files import to_plain
 from trimtab.core.policy import Policy
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.parts.certify import Certified, certify
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, write_files, write_judged
+from trimtab.flows.parts.document import certified_row, decision_document, lock_of, noise_row, subject, write_files, write_judged
 from trimtab.flows.parts.exam import check_vocabulary
 from trimtab.flows.parts.locked import bench_of_lock, workload_of
 from trimtab.flows.parts.opening import AS_SHIPPED, Opened, build_candidate, open_model, recipe_named
@@ -50,17 +48,7 @@ async def judge_healed(
     except InfeasibleError as error:
         reasons = [f"The healed model cannot run here: {error}"]
     verdict = certified.decision.verdict if certified else "fail"
-    row = CandidateResult(
-        id=candidate.id,
-        engine=candidate.engine,
-        recipe=candidate.recipe,
-        settings=candidate.settings.given(),
-        status="certified" if certified else "infeasible",
-        verdict=verdict,
-        reasons=tuple(reasons),
-        evidence={"gates": to_plain(certified.decision.gates)} if certified else None,
-        details=subject(candidate),
-    )
+    row = certified_row(candidate, certified, reasons)
     session.run.put_candidate(row)
     workload, machine = workload_of(lock, lock_path.parent), this_machine()
     document = decision_document(

@@ -1,7 +1,7 @@
 """How a compressed candidate is trained back towards its reference: text, where the training begins, its settings, and what comes out."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,10 @@ from trimtab.core.training import (
     TrainResult,
     TrainRun,
 )
-from trimtab.flows.events import Event, OnEvent
 from trimtab.flows.parts.heal_student import Student, is_exact, student_of, write_healed
 from trimtab.flows.parts.heal_text import AT_ONCE, CONTEXT_TOKENS, written_text
 from trimtab.flows.parts.opening import Opened, build_candidate, recipe_named
 from trimtab.flows.parts.session import Session
-from trimtab.flows.parts.train_launch import Follow
 from trimtab.train.heal.codes_file import NAME as CODES
 from trimtab.train.heal.codes_file import read_codes
 
@@ -34,6 +32,8 @@ BATCH_SEQS = 2
 LEVELS_A_STEP = 0.005
 """Learning rate of the latent weights, in levels of the grid: see docs/heal.md."""
 START_SEQUENCES = 16
+LOSS = "divergence {:.4f} nats"
+"""How the loss of a step is told."""
 WARMUP_STEPS = 4
 CHECKPOINT_STEPS = 50
 WRITTEN_SHARE = 0.5
@@ -133,19 +133,6 @@ def config_for(lessons: Lessons, student: Student, reference: Path, start: Path,
         objective=TrainObjective(kind="distil", teacher=str(reference.resolve())),
         checkpoint=TrainCheckpoints(every_steps=CHECKPOINT_STEPS, keep=2),
     )
-
-
-def told_by(on_event: OnEvent) -> Callable[[Follow], None]:
-    """What follows a training and passes its steps and events on."""
-
-    def follow(news: Follow) -> None:
-        for step in news.steps:
-            speed = step.tokens / max(step.step_s, 1e-9)
-            on_event(Event(phase="train", message=f"step {step.step}: divergence {step.loss:.4f} nats, {speed:.0f} tok/s"))
-        for event in news.events:
-            on_event(Event(phase="train", message=str(event.get("text", ""))))
-
-    return follow
 
 
 def export(student: Student, result: TrainResult, out: Path) -> Path:

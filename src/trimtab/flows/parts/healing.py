@@ -13,7 +13,7 @@ from pathlib import Path
 from trimtab.core.errors import InfeasibleError, InputError, MissingError, StoppedError, TrimtabError
 from trimtab.core.training import TrainConfig, TrainResult
 from trimtab.flows.events import Event
-from trimtab.flows.parts.heal_training import Lessons, export, prepare, told_by
+from trimtab.flows.parts.heal_training import LOSS, Lessons, export, prepare
 from trimtab.flows.parts.opening import AS_SHIPPED, recipe_named
 from trimtab.flows.parts.reference import PromptMaker
 from trimtab.flows.parts.screening import why_screened_out
@@ -21,6 +21,7 @@ from trimtab.flows.parts.search import Row, Search, build_plan, keep_s, look, sc
 from trimtab.flows.parts.session import Session
 from trimtab.flows.parts.space import Plan
 from trimtab.flows.parts.train_launch import Follow, launch
+from trimtab.flows.parts.train_told import told_by
 
 LEAST_TOKENS, MOST_TOKENS = 16_384, 200_000
 FLOPS_PER_WEIGHT = 7.0
@@ -99,7 +100,7 @@ async def _trained(session: Session, config: TrainConfig, out: Path, limit_s: fl
     def say(event: Event) -> None:
         loop.call_soon_threadsafe(session.say, "heal", event.message)
 
-    tell = told_by(say)
+    tell = told_by(say, LOSS)
 
     def follow(news: Follow) -> None:
         tell(news)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InputError, MissingError, TextTooLong, TrimtabError
 from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines import interpreters
 from trimtab.engines.base import Engine, EngineInfo, GenerateRequest, Purpose, ScoreRequest, ScoreResult, TokenEvent
 from trimtab.engines.protocol import PROTOCOL_VERSION, decode_all, encode, engine_info_from, score_result_from, token_event_from
 
@@ -80,33 +80,50 @@ class WorkerClient:
         settings: Settings,
         *,
         purpose: Purpose | None = None,
-        python: str = sys.executable,
+        python: str = "",
         silence_limit_s: float = 300.0,
     ) -> "WorkerClient":
         """Start a worker, open `snapshot` in `engine` and, if a purpose is given, load it.
 
+        python: the interpreter, empty = the engine's (engines/interpreters.py)
         Raises EngineRefused, EngineCrashed, EngineHung, MissingError, InputError.
         """
+        python = python or interpreters.python_of(engine)
         last_words = tempfile.NamedTemporaryFile(prefix="trimtab-worker-", suffix=".log")  # noqa: SIM115 lives as long as the client
-        process = await asyncio.create_subprocess_exec(
-            python,
-            "-m",
-            "trimtab.engines.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=last_words,
-            limit=READ_BYTES,
-            start_new_session=True,  # Ctrl-C goes to the parent, which closes its workers
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                python,
+                "-m",
+                "trimtab.engines.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=last_words,
+                limit=READ_BYTES,
+                start_new_session=True,  # Ctrl-C goes to the parent, which closes its workers
+            )
+        except OSError as error:
+            last_words.close()
+            if interpreters.is_own(python):
+                raise
+            raise interpreters.no_interpreter(python, engine, error) from error
         client = cls(process, last_words, silence_limit_s)
         try:
-            await client._call("open", engine=engine, snapshot=snapshot, settings=settings.given(), protocol=PROTOCOL_VERSION)
+            await client._open(engine, snapshot, settings, python)
             if purpose is not None:
                 await client.load(purpose)
         except BaseException:
             await client.kill()
             raise
         return client
+
+    async def _open(self, engine: str, snapshot: Snapshot, settings: Settings, python: str) -> None:
+        """Raises as `start`. A process of another interpreter that ends at once lacks something, which is then asked for."""
+        try:
+            await self._call("open", engine=engine, snapshot=snapshot, settings=settings.given(), protocol=PROTOCOL_VERSION)
+        except EngineCrashed:
+            if not interpreters.is_own(python):
+                await asyncio.to_thread(interpreters.build_in, python, engine)
+            raise
 
     async def load(self, purpose: Purpose) -> None:
         """See Engine.load."""

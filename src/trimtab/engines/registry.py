@@ -2,10 +2,12 @@
 
 from trimtab.core.plugins import Plugins
 from trimtab.engines.base import CONTRACT_VERSION, Engine
+from trimtab.engines.interpreters import elsewhere, is_own, python_of
 
 SHIPPED = {
     "llamacpp": "trimtab.engines.llamacpp:LlamaCppEngine",
     "openvino": "trimtab.engines.openvino:OpenVinoEngine",
+    "ortgenai": "trimtab.engines.ortgenai:OrtGenAiEngine",
     "transformers": "trimtab.engines.transformers:TransformersEngine",
 }
 _ENGINES = Plugins(
@@ -23,6 +25,16 @@ def engine_names() -> list[str]:
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class behind a name. Raises InputError for an unknown name, MissingError if its library is not installed."""
+    """The class behind a name, to be asked; one that runs under another interpreter tells the build found there.
+
+    Raises InputError for an unknown name, MissingError if its library is not installed.
+    """
+    found = engine_here(name)
+    python = python_of(name)
+    return found if is_own(python) else elsewhere(found, name, python)
+
+
+def engine_here(name: str) -> type[Engine]:
+    """The class behind a name, to be opened in this process. Raises as `engine_class`."""
     found: type[Engine] = _ENGINES.load(name)
     return found

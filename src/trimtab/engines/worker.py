@@ -20,7 +20,7 @@ from trimtab.engines.affinity import pin
 from trimtab.engines.base import ABILITIES, Engine, GenerateRequest, TokenEvent, lacking_ability
 from trimtab.engines.pieces import Pieces, TextStream
 from trimtab.engines.protocol import PROTOCOL_VERSION, decode, encode, event_line, generate_request_from, score_request_from
-from trimtab.engines.registry import engine_class
+from trimtab.engines.registry import engine_here
 
 TAIL_CHARS = 64
 """So much of a rendered prompt's end is told: a template may begin the answer itself."""
@@ -139,7 +139,7 @@ class Worker:
             )
         settings = Settings.parse(message["settings"])
         pin(settings)
-        kind = engine_class(message["engine"])
+        kind = engine_here(message["engine"])
         self.engine = kind(Snapshot.parse(message["snapshot"]), settings)
         return PROTOCOL_VERSION
 

@@ -1,4 +1,4 @@
-"""`python -m trimtab.engines.build_child ENGINE`: what an engine says of its build in this interpreter, as one JSON line (interpreters.py)."""
+"""`python -m trimtab.engines.build_child ENGINE`: its build in this interpreter, as one JSON line; see interpreters.py."""
 
 import json
 import sys

@@ -28,6 +28,7 @@ FAMILIES = {
     "gguf": "trimtab.compress.gguf",
     "huggingface": "trimtab.compress.huggingface",
     "openvino": "trimtab.compress.openvino",
+    "ortgenai": "trimtab.compress.ortgenai",
     "transformers": "trimtab.compress.transformers",
 }
 RECIPES_FOLDER = Path(__file__).parent.parent / "catalog" / "recipes"

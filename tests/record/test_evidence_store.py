@@ -175,7 +175,7 @@ def test_a_wrong_address_is_one_sentence(url: str, sentence: str, tmp_path: Path
 def test_what_a_far_place_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = EvidenceStore.open("memory://user:s3cret@far/x", home=tmp_path)
     files = store._files
-    assert isinstance(files, evidence_store._RemoteFiles)
+    assert isinstance(files, evidence_store.RemoteFiles)
 
     def refuse(error: Exception) -> None:
         def fails(*_: object, **__: object) -> None:

@@ -11,6 +11,11 @@ from trimtab.engines.base import EngineInfo, ScoreRequest, ScoreResult
 from trimtab.evaluate.requests import PreparedRequest, PreparedSuite, build_requests, messages_of, missing, outcomes
 from trimtab.evaluate.split import interleaved
 
+CHUNK_TOKENS = 1500
+"""Of requests that are given to an engine at once."""
+SHARD_CHUNKS = 2
+"""Of what one machine is given at once: long enough that opening a model is not felt, short enough that machines end together."""
+
 OnProgress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all)."""
 
@@ -66,7 +71,7 @@ async def score_items(
     time_limit_s: float | None = None,
     on_progress: OnProgress | None = None,
     logit_bias: tuple[tuple[int, float], ...] = (),
-    chunk_tokens: int = 1500,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Outcome, ...]:
     """Outcomes of all items of `prepared`, in its order.
 
@@ -86,6 +91,17 @@ async def score_items(
         if on_progress is not None:
             on_progress(done, total)
     return tuple(found)
+
+
+def shards(prepared: PreparedSuite, chunk_tokens: int = CHUNK_TOKENS, n_chunks: int = SHARD_CHUNKS) -> tuple[PreparedSuite, ...]:
+    """Parts to be scored apart, a few whole chunks of `score_items` each, in order.
+
+    They depend on the items alone, not on how many machines there are; and as an engine is given the same chunks, it gives the same numbers
+    as when all is scored in one go.
+    """
+    chunks = _chunks(prepared.requests, chunk_tokens)
+    groups = [chunks[first : first + n_chunks] for first in range(0, len(chunks), n_chunks)]
+    return tuple(PreparedSuite(requests=tuple(one for chunk in group for one in chunk)) for group in groups)
 
 
 def _chunks(requests: Sequence[PreparedRequest], chunk_tokens: int) -> list[list[PreparedRequest]]:

@@ -33,6 +33,7 @@ HEAVY = {
     "openvino": {"engines", "compress"},
     "openvino_genai": {"engines", "compress"},
     "nncf": {"compress"},
+    "onnxruntime_genai": {"engines"},
     "scipy": {"stats", "decide"},
     "matplotlib": set(),
     "pyarrow": set(),

@@ -20,6 +20,7 @@ LIBRARIES = (
     "openvino",
     "openvino-genai",
     "nncf",
+    "onnxruntime-genai",
     "torch",
     "transformers",
     "torchao",

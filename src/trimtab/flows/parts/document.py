@@ -30,7 +30,10 @@ from trimtab.record.observed import write_observed
 from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 
-LIBRARIES = ("llama-cpp-python", "openvino", "openvino-genai", "nncf", "torch", "transformers", "torchao", "gguf", "numpy", "scipy")
+LIBRARIES = (
+    "llama-cpp-python", "openvino", "openvino-genai", "nncf", "onnxruntime-genai", "onnxruntime", "torch", "transformers", "torchao", "gguf",
+    "numpy", "scipy",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,12 @@ from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, cand
 from trimtab.sources.local import find_model
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
-SOURCE_FORMATS = {"llamacpp": {"gguf", "safetensors"}, "openvino": {"gguf", "openvino", "safetensors"}, "transformers": {"safetensors"}}
+SOURCE_FORMATS = {
+    "llamacpp": {"gguf", "safetensors"},
+    "openvino": {"gguf", "openvino", "safetensors"},
+    "ortgenai": {"gguf", "safetensors"},
+    "transformers": {"safetensors"},
+}
 """What an engine's recipes start from. Weights as shipped need an engine that opens them."""
 
 

@@ -28,6 +28,7 @@ _NAMESPACE = uuid.UUID("6f1d1c0e-7a0b-5c52-9f0e-5d0f5a5f2a71")
 _PACKAGES = {
     "llamacpp": ("llama-cpp-python",),
     "openvino": ("openvino", "openvino-genai"),
+    "ortgenai": ("onnxruntime-genai", "onnxruntime", "transformers"),
     "transformers": ("transformers", "torch", "torchao"),
 }
 """Engine -> the packages it comes in, as decision.json names their versions."""

@@ -6,13 +6,13 @@ Models that keep a state instead of keys and values are given one whole sequence
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from trimtab.engines.base import ScoreRequest, ScoreResult
+from trimtab.engines.rows import Row, groups_of, rows_of
 from trimtab.engines.tally import Logits, Place, Tally
 from trimtab.engines.transformers_cache import bytes_per_column, n_columns, taken
 from trimtab.engines.transformers_model import Call, Model, left_padded
@@ -21,18 +21,6 @@ LOGITS_BYTES = 2**28
 """At most this much memory for the logits of one call."""
 CACHE_BYTES = 2**30
 """At most this much for the copies of prefixes, as long as one fits."""
-MOST_PADDING = 0.2
-"""A row joins others only if padding stays below this share of the tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Tokens that are computed as one sequence. places: for each of the last tokens, what it predicts; branches: that follow later"""
-
-    tally: Tally
-    ids: tuple[int, ...]
-    places: tuple[tuple[Place, ...], ...]
-    branches: tuple[int, ...] = ()
 
 
 class Scorer:
@@ -142,32 +130,3 @@ class Scorer:
                 end = max(first, unread) + read
             yield first, end
             first = end
-
-
-def rows_of(tally: Tally, *, shares: bool) -> Iterator[Row]:
-    """The rows of one request; without sharing each continuation is a row of its own."""
-    request = tally.request
-    prefix = request.prefix_ids
-    if shares and len(request.continuations) > 1:
-        first = tuple((branch, 0) for branch in range(len(request.continuations)))
-        later = tuple(branch for branch, ids in enumerate(request.continuations) if len(ids) > 1)
-        yield Row(tally=tally, ids=prefix, places=(first,), branches=later)
-        return
-    for branch, ids in enumerate(request.continuations):
-        yield Row(tally=tally, ids=(*prefix, *ids[:-1]), places=tuple(((branch, position),) for position in range(len(ids))))
-
-
-def groups_of(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Rows that are computed together: of about the same length, and of one kind. batch_tokens: 0 = each alone"""
-    for kind in (False, True):
-        group: list[Row] = []
-        n_tokens = 0
-        for row in sorted((row for row in rows if bool(row.branches) == kind), key=lambda row: -len(row.ids)):
-            padded = (len(group) + 1) * len(group[0].ids) if group else 0
-            if group and (padded > batch_tokens or padded - n_tokens - len(row.ids) > MOST_PADDING * padded):
-                yield group
-                group, n_tokens = [], 0
-            group.append(row)
-            n_tokens += len(row.ids)
-        if group:
-            yield group

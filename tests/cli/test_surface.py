@@ -46,11 +46,14 @@ OWN = {
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
     "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
-    "serve": {"host", "port", "admin_port", "keys", "watch", "open_to_network"},
+    "serve": {"host", "port", "admin_port", "keys", "watch", "open_to_network", "cluster"},
     "watch": {
         *("logs", "baseline", "by_version", "text_pct", "explore", "rules", "once", "report", "days", "dry_run", "admin_url", "ledger"),
     },
-    "export": {"format", "out", "base", "image", "port", "ledger", "allow_uncertified"},
+    "export": {
+        *("format", "out", "base", "image", "port", "ledger", "allow_uncertified", "extra", "replicas", "redis", "gateway_class"),
+        "weights_uri",
+    },
     "import": {"out"},
     "doctor": set(),
     "ui": {"port", "ledger", "runs"},

@@ -18,6 +18,7 @@ FREE = {
     "volumes",
     "configs",
     "secrets",
+    "rayStartParams",
 }
 """Objects whose keys are anybody's choice, so that a renamed key in them is as valid as before."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from trimtab.core.deployment import EngineBuild, Recipe, Settings
 from trimtab.core.files import digest_of
 from trimtab.core.model import SnapshotFile
-from trimtab.core.release import Serving
+from trimtab.core.release import ClusterWish, Serving
 from trimtab.record.deploy import DeployLock, deploy_toml
 
 MIB = 2**20
@@ -102,3 +102,17 @@ SAFETENSORS = dataclasses.replace(
 UNMEASURED = dataclasses.replace(OPENVINO, release_id="", memory_bytes=None, cold_start_s=None, context_tokens=None, image="")
 
 SAMPLES = {"openvino": OPENVINO, "gguf": GGUF, "safetensors": SAFETENSORS, "unmeasured": UNMEASURED}
+
+ON_DEVICES = dataclasses.replace(
+    SAFETENSORS,
+    lock=deploy_toml(
+        as_shipped(Settings(slots=4, context_tokens=1600, tensor_split=(0.5, 0.5), device_layers=-1), source="hf:example/tiny-chat@abc123")
+    ),
+)
+
+WIDER = {
+    "rayservice": dataclasses.replace(ON_DEVICES, cluster=ClusterWish(replicas=(0, 8), redis="redis.state:6379", gateway_class="istio")),
+    "llminferenceservice": dataclasses.replace(ON_DEVICES, cluster=ClusterWish(replicas=(1, 8))),
+    "inferencepool": dataclasses.replace(OPENVINO, cluster=ClusterWish(replicas=(3, 3), gateway_class="istio")),
+}
+"""Of each format for a cluster of several pods: all that can be asked of it."""

@@ -2,8 +2,9 @@
 
 Core kinds: the OpenAPI schemas of Kubernetes that the package kubernetes-validate ships, in their strict form. Knative: the typed models of
 cloudcoil, generated from Knative's own CRDs. Compose: the schema of compose-spec (Apache-2.0) that the package check-jsonschema ships.
-KServe publishes no schema in a package: the fields that are used are written out here from its API's source, and what is a PodSpec there
-is Kubernetes' own. vLLM: its argument names and their types, as its documentation of engine arguments has them.
+KServe's InferenceService has no schema in a package: the fields that are used are written out here from its API's source, and what is a
+PodSpec there is Kubernetes' own; custom_resources.py has other projects' resources in the same way, with all their fields. vLLM: its
+argument names and their types, as its documentation of engine arguments has them.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from custom_resources import SPECS
 
 Check = Callable[[Mapping[str, Any]], str]
 
@@ -89,13 +91,9 @@ def inference_service() -> Check:
 
 
 @functools.cache
-def llm_inference_service() -> Check:
-    """LLMInferenceService v1alpha1: pkg/apis/serving/v1alpha1/llm_inference_service_types.go, without what is not used here."""
-    model = _strict({"uri": {"type": "string", "pattern": "^(hf|s3|pvc|oci)://[^/]+/.+"}, "name": {"type": "string"}}, ("uri",))
-    router = _strict({"route": _strict({}), "gateway": _strict({}), "scheduler": _strict({})})
-    template = {**_ref("io.k8s.api.core.v1.PodSpec")}
-    spec = _strict({"model": model, "replicas": _COUNT, "router": router, "template": template}, ("model",))
-    return by_schema(_kind("serving.kserve.io/v1alpha1", "LLMInferenceService", spec))
+def custom_resource(api_version: str, kind: str) -> Check:
+    """A resource of Ray's, KServe's or the Gateway API's: see custom_resources.py."""
+    return by_schema(_kind(api_version, kind, SPECS[api_version, kind]))
 
 
 @functools.cache
@@ -143,8 +141,8 @@ def of_document(document: Mapping[str, Any]) -> Check:
     kind, api_version = document["kind"], document["apiVersion"]
     if kind == "InferenceService":
         return inference_service()
-    if kind == "LLMInferenceService":
-        return llm_inference_service()
+    if (api_version, kind) in SPECS:
+        return custom_resource(api_version, kind)
     if api_version == "serving.knative.dev/v1":
         return knative_service()
     return kubernetes(kind, api_version)

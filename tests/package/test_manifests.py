@@ -322,7 +322,7 @@ def test_same_release_same_bytes_and_every_file_says_whose_it_is(form: str, samp
     try:
         files = manifest_files(form, serving)
     except InputError:
-        assert form in ("vllm", "modelfile")
+        assert form in ("vllm", "modelfile", "llminferenceservice")
         return
     assert files == manifest_files(form, serving)
     for name, data in files.items():
@@ -334,7 +334,7 @@ def test_same_release_same_bytes_and_every_file_says_whose_it_is(form: str, samp
 
 
 @pytest.mark.parametrize("name", ["Support-Chat", "3chat", "chat_1", "", "x" * 64])
-@pytest.mark.parametrize("form", [*CLUSTER, "compose", "systemd"])
+@pytest.mark.parametrize("form", [*CLUSTER, "compose", "systemd", "rayservice", "llminferenceservice", "inferencepool"])
 def test_a_name_that_no_cluster_takes_is_refused(form: str, name: str) -> None:
     with pytest.raises(InputError, match="is no name for a service"):
         manifest_files(form, dataclasses.replace(OPENVINO, name=name))

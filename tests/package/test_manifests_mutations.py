@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from manifest_mutations import Mutation, mutations
-from manifest_samples import OPENVINO, SAFETENSORS
+from manifest_samples import OPENVINO, SAFETENSORS, WIDER
 from manifest_schemas import Check, compose_file, of_document, vllm_config
 
 from trimtab.core.release import Serving
 from trimtab.package.formats import manifest_files
 
-LEAST_DELETED = {"knative": 4, "kserve": 8, "kubernetes": 30, "vllm": 1}
+LEAST_DELETED = {"knative": 4, "kserve": 8, "kubernetes": 30, "vllm": 1, "rayservice": 60, "llminferenceservice": 8, "inferencepool": 60}
 """How many deletions take something that the format requires; in Compose nearly nothing is."""
 
 
@@ -23,9 +23,9 @@ def checked(form: str, serving: Serving) -> Iterator[tuple[Mapping[str, Any], Ch
             yield document, {"compose": compose_file, "vllm": vllm_config}.get(form, lambda document=document: of_document(document))()
 
 
-@pytest.mark.parametrize("form", ["knative", "kserve", "kubernetes", "compose", "vllm"])
+@pytest.mark.parametrize("form", ["knative", "kserve", "kubernetes", "compose", "vllm", *WIDER])
 def test_faults_are_found(form: str, record_property: Any) -> None:
-    serving = SAFETENSORS if form in ("vllm", "kserve") else OPENVINO
+    serving = WIDER.get(form) or (SAFETENSORS if form in ("vllm", "kserve") else OPENVINO)
     tried: Counter[str] = Counter()
     found: Counter[str] = Counter()
     missed: list[Mutation] = []

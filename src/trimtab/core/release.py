@@ -22,6 +22,7 @@ EntryKind = Literal[
     "exception",
     "impact",
     "action",
+    "anchor",
 ]
 ReleaseState = Literal["draft", "candidate", "approved", "live", "retired", "revoked"]
 
@@ -135,6 +136,21 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterWish:
+    """What only whoever runs a cluster can say, for the formats that ask for it.
+
+    replicas: (least, most) of them, None = as the format does without a word; redis: `host:port` of the Redis that keeps a Ray head's state
+    gateway_class: of the Gateway API, as the cluster's administrators named it
+    weights_uri: where the cluster finds the weights: `hf://`, `s3://`, `pvc://` or `oci://`
+    """
+
+    replicas: tuple[int, int] | None = None
+    redis: str = ""
+    gateway_class: str = ""
+    weights_uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serving:
     """What it takes to serve a release, as measured, for manifests and images. One deployment spec, every format reads this.
 
@@ -146,7 +162,7 @@ class Serving:
     cpus: that it was judged with; slots: requests that it answers at once; context_tokens: None = the engine's own default
     image: reference of a container image that holds it, empty if none was named; port: of the gateway
     guards: that the gateway must put before it; unguarded: prohibited uses that no guard stands behind
-    lock: text of deploy.toml
+    lock: text of deploy.toml; cluster: what was said of the cluster that is to run it
     """
 
     name: str
@@ -168,3 +184,4 @@ class Serving:
     port: int = 8080
     guards: tuple[GuardUse, ...] = ()
     unguarded: tuple[str, ...] = ()
+    cluster: ClusterWish = ClusterWish()

@@ -1,14 +1,16 @@
 """`trimtab export`: a decision as something that a registry, a cluster or a colleague can run."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
-from trimtab.core.release import Serving
+from trimtab.core.release import ClusterWish, Serving
 from trimtab.flows.events import Event, OnEvent, ignore
 from trimtab.flows.parts.card_facts import card_facts
 from trimtab.flows.parts.shipment import Shipment, cargo_of, serving_of
@@ -17,12 +19,15 @@ from trimtab.package.base_image import is_base
 from trimtab.package.bundle import write_bundle
 from trimtab.package.cargo import Cargo
 from trimtab.package.folder import check_free, fresh_folder, inside
-from trimtab.package.formats import CARDS, MANIFESTS, card_files, format_lines, manifest_files
+from trimtab.package.formats import CARDS, MANIFESTS, card_files, check_wish, format_lines, manifest_files
 from trimtab.package.image import write_context, write_image
 from trimtab.package.manifests.text import image_of
 from trimtab.package.modelpack import write_modelpack
 
 SCHEMA = "trimtab.export/1"
+_RANGE = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
+_ADDRESS = re.compile(r"[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?:(?:[1-9]\d{0,4})")
+_LABEL = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 DEFAULT_BASE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 
 
@@ -35,6 +40,8 @@ def export(
     image: str = "",
     port: int = 8080,
     ledger: str = "",
+    cluster: ClusterWish | None = None,
+    extras: tuple[str, ...] = (),
     allow_uncertified: bool = False,
     offline: bool = False,
     on_event: OnEvent = ignore,
@@ -43,7 +50,8 @@ def export(
 
     what: `support-chat@3` or an alias, a deploy.toml, or the folder of a run; ledger: its URL, empty = that of TRIMTAB_HOME
     form: a name of package.formats; base: of an image, a root file system (.tar), an OCI layout, or the name of an image elsewhere
-    image: reference that manifests name; port: of the gateway
+    image: reference that manifests name; port: of the gateway; cluster: for the formats that ask for it, None = nothing was said
+    extras: of trimtab, whose packages an image holds too, such as `ray`
     Returns what was written: digest (of a manifest or a list of digests, empty for manifests and cards), files, size_bytes.
     Raises InputError (format, lock, folder), MissingError, InfeasibleError.
     """
@@ -51,18 +59,37 @@ def export(
         raise InputError(f"There is no format {form!r}; the formats are {', '.join(format_lines())}.")
     if base and form != "image":
         raise InputError(f"--base is for images; {form} has none.")
+    if extras and form != "image":
+        raise InputError(f"--extra is for images; {form} has none.")
+    wish = cluster or ClusterWish()
+    check_wish(form, wish)
     check_free(out)
     with shipped(what, ledger=ledger, allow_uncertified=allow_uncertified) as shipment:
-        serving = serving_of(shipment, image=image, port=port)
+        serving = replace(serving_of(shipment, image=image, port=port), cluster=wish)
         if form in MANIFESTS:
             digest = _write(out, manifest_files(form, serving))
         elif form in CARDS:
             digest = _write(out, card_files(form, card_facts(shipment)))
         else:
             on_event(Event(phase="weights", message=f"making the weights of {what}, unless they are there"))
-            cargo = asyncio.run(cargo_of(shipment, image=image, port=port, offline=offline))
+            cargo = asyncio.run(cargo_of(shipment, image=image, port=port, extras=extras, offline=offline))
             digest = _package(form, cargo, out, base, on_event)
     return _told(what, form, out, shipment, serving, digest)
+
+
+def cluster_wish(*, replicas: str = "", redis: str = "", gateway_class: str = "", weights_uri: str = "") -> ClusterWish:
+    """What was said of a cluster, as the command line takes it. replicas: `3` or `0..8`. Raises InputError."""
+    found = _RANGE.fullmatch(replicas) if replicas else None
+    if replicas and (found is None or int(found[2] or found[1]) < max(1, int(found[1]))):
+        raise InputError(f"--replicas {replicas!r} is no number of replicas; write 3, or the least and the most, 0..8.")
+    if redis and not _ADDRESS.fullmatch(redis):
+        raise InputError(
+            f"--redis {redis!r} is no address; write HOST:PORT, such as redis.state.svc:6379. Its password is a secret of the cluster."
+        )
+    if gateway_class and not _LABEL.fullmatch(gateway_class):
+        raise InputError(f"--gateway-class {gateway_class!r} is no name of a GatewayClass; `kubectl get gatewayclass` lists them.")
+    range_ = (int(found[1]), int(found[2] or found[1])) if found is not None else None
+    return ClusterWish(replicas=range_, redis=redis, gateway_class=gateway_class, weights_uri=weights_uri)
 
 
 def _told(what: str, form: str, out: Path, shipment: Shipment, serving: Serving, digest: str) -> dict[str, Any]:

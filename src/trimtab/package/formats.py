@@ -6,9 +6,11 @@ same input, same bytes.
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, cast
 
-from trimtab.core.release import Serving
+from trimtab.core.errors import InputError
+from trimtab.core.release import ClusterWish, Serving
 from trimtab.package.cards.facts import CardFacts
 
 Files = Mapping[str, bytes]
@@ -24,6 +26,18 @@ MANIFESTS: Mapping[str, tuple[str, str]] = {
         "trimtab.package.manifests.kserve:kserve",
         "a KServe InferenceService, and an LLMInferenceService where vLLM opens the weights",
     ),
+    "rayservice": (
+        "trimtab.package.manifests.rayservice:rayservice",
+        "a KubeRay RayService that runs trimtab's workers, and the gateway before it",
+    ),
+    "llminferenceservice": (
+        "trimtab.package.manifests.llm_inference:llm_inference_service",
+        "a KServe LLMInferenceService with its scheduler, for weights that vLLM opens",
+    ),
+    "inferencepool": (
+        "trimtab.package.manifests.inference_pool:inference_pool",
+        "gateway pods behind a Gateway API InferencePool, its endpoint picker and an HTTPRoute",
+    ),
     "kubernetes": ("trimtab.package.manifests.kubernetes:kubernetes", "Deployment, Service, configuration, volume and network policy"),
     "compose": ("trimtab.package.manifests.compose:compose", "a Compose file with its configuration"),
     "systemd": ("trimtab.package.manifests.systemd:systemd", "a hardened systemd unit, its environment and how to install it"),
@@ -37,11 +51,27 @@ CARDS: Mapping[str, tuple[str, str]] = {
 }
 """Name -> (module:function, what it is in half a line)."""
 
+WISHES: Mapping[str, tuple[str, ...]] = {
+    "rayservice": ("replicas", "redis", "gateway_class"),
+    "llminferenceservice": ("replicas", "weights_uri"),
+    "inferencepool": ("replicas", "gateway_class"),
+}
+"""What of a `ClusterWish` a format heeds; all others heed nothing of it."""
+
 
 def format_lines() -> dict[str, str]:
     """All formats, each with what it is."""
     named = {**MANIFESTS, **CARDS}
     return {**PACKAGES, **{name: line for name, (_, line) in named.items()}}
+
+
+def check_wish(name: str, wish: ClusterWish) -> None:
+    """Raises InputError for a wish that the format would pass over."""
+    heeded = WISHES.get(name, ())
+    for item in fields(wish):
+        if getattr(wish, item.name) and item.name not in heeded:
+            those = ", ".join(form for form, names in WISHES.items() if item.name in names)
+            raise InputError(f"--{item.name.replace('_', '-')} is for {those}; {name} has nothing of the kind.")
 
 
 def manifest_files(name: str, serving: Serving) -> Files:

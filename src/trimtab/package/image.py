@@ -29,6 +29,8 @@ NOT_NEEDED = frozenset({"nncf", "matplotlib", "huggingface-hub"})
 """What makes weights, draws reports and fetches models: in an image all three are done."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _COMMAND = b'#!/bin/sh\nexec python3 -m trimtab "$@"\n'
+_RAY_COMMAND = b'#!/bin/sh\nexec python3 -m ray.scripts.scripts "$@"\n'
+"""KubeRay starts every node with `ray start`."""
 
 
 def write_image(cargo: Cargo, base: Path, layout: Path) -> str:
@@ -91,6 +93,7 @@ def _layers(cargo: Cargo, packages: Iterable[Package], system: Mapping[str, str]
         Member(name=f"{ROOT}/{SITE}", content=site_toml(cargo.serving, lock=f"package/{LOCK}", is_open=True).encode()),
         Member(name=f"{ROOT}/sbom.cdx.json", content=sbom(cargo, packages, system)),
         Member(name="usr/local/bin/trimtab", content=_COMMAND, mode=0o755),
+        *([Member(name="usr/local/bin/ray", content=_RAY_COMMAND, mode=0o755)] if any(one.name == "ray" for one in packages) else []),
         Member(name=STATE, content=None, mode=0o700, owner=USER),
     ]
 

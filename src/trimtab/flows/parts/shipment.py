@@ -73,15 +73,20 @@ def shipment_of(path: Path, *, allow_uncertified: bool, release: Release | None 
     return Shipment(lock_path=lock_path, lock=lock, text=text, decision=decision, release=release, rules=rules)
 
 
-def serving_of(shipment: Shipment, *, weights_bytes: int | None = None, image: str = "", port: int = 8080) -> Serving:
-    """The deployment as it was measured. weights_bytes: where they are at hand; else what the run says of them"""
+def serving_of(
+    shipment: Shipment, *, weights_bytes: int | None = None, image: str = "", port: int = 8080, extras: tuple[str, ...] = ()
+) -> Serving:
+    """The deployment as it was measured. weights_bytes: where they are at hand; else what the run says of them
+
+    extras: of trimtab, that it is to have beside those that it needs
+    """
     lock, release = shipment.lock, shipment.release
     row: Mapping[str, Any] = next((row for row in shipment.decision.get("candidates", ()) if row.get("id") == lock.id), {})
     measured = row.get("measurement") or {}
     cold_ms = measured.get("cold_ttft_ms")
     model = release.name if release is not None else model_name(lock)
     guards, unguarded = enforced(release.use, shipment.rules) if release is not None and shipment.rules is not None else ((), ())
-    extras = (lock.build.engine, "serve", *(("guard",) if guards else ()))
+    needed = (lock.build.engine, "serve", *(("guard",) if guards else ()))
     return Serving(
         name=dns_label(model),
         model=model,
@@ -94,7 +99,7 @@ def serving_of(shipment: Shipment, *, weights_bytes: int | None = None, image: s
         slots=lock.settings.slots or DEFAULT_SLOTS,
         lock=shipment.text,
         release_id=release.id if release is not None else "",
-        extras=tuple(name for name in extras if name in ("serve", "guard", *SHIPPED)),
+        extras=(*(name for name in needed if name in ("serve", "guard", *SHIPPED)), *extras),
         memory_bytes=measured_bytes(shipment.lock_path, lock),
         cold_start_s=None if cold_ms is None else cold_ms / 1000,
         context_tokens=lock.settings.context_tokens,
@@ -117,7 +122,7 @@ def dns_label(name: str) -> str:
     return (label if label[:1].isalpha() else f"model-{label}")[:63].strip("-")
 
 
-async def cargo_of(shipment: Shipment, *, image: str = "", port: int = 8080, offline: bool) -> Cargo:
+async def cargo_of(shipment: Shipment, *, image: str = "", port: int = 8080, extras: tuple[str, ...] = (), offline: bool) -> Cargo:
     """The shipment with its weights, made if they are not there. Raises InputError (not those that were certified), MissingError."""
     lock = shipment.lock
     weights = await _weights(shipment, offline=offline)
@@ -125,7 +130,7 @@ async def cargo_of(shipment: Shipment, *, image: str = "", port: int = 8080, off
     licences = tuple(one.licence for one in shipment.release.licences[:1] if one.licence) if shipment.release is not None else ()
     packed = "" if is_as_shipped(lock.recipe) else lock.recipe.name
     return Cargo(
-        serving=serving_of(shipment, weights_bytes=weights.size_bytes, image=image, port=port),
+        serving=serving_of(shipment, weights_bytes=weights.size_bytes, image=image, port=port, extras=extras),
         weights=weights,
         evidence=_evidence(shipment.lock_path),
         made=_made(lock),

@@ -3,10 +3,9 @@
 Fields: `pkg/apis/serving/v1beta1/{predictor,component}.go` and `v1alpha1/llm_inference_service_types.go` of kserve/kserve.
 """
 
-from typing import Any
-
 from trimtab.core.release import Serving
-from trimtab.package.manifests.lock import HubName, hub_name, judged
+from trimtab.package.manifests.llm_inference import OLDER_API, container_notes, hub_uri, main_container, on_hub
+from trimtab.package.manifests.lock import HubName
 from trimtab.package.manifests.pod import POD_NOTES, annotations, config_map, container, keys_note, labels, volumes
 from trimtab.package.manifests.sizing import REQUEST_S, resource_notes
 from trimtab.package.manifests.text import checked_name, image_notes, title, yaml_bytes
@@ -39,7 +38,7 @@ def kserve(serving: Serving) -> dict[str, bytes]:
             }
         },
     }
-    model, why_not = _on_hub(serving)
+    model, why_not = on_hub(serving)
     notes = [
         title(serving, "KServe InferenceService"),
         *resource_notes(serving),
@@ -54,41 +53,23 @@ def kserve(serving: Serving) -> dict[str, bytes]:
     return {"kserve.yaml": yaml_bytes(notes, config_map(serving), service), "kserve-llm.yaml": _llm_file(serving, model)}
 
 
-def _on_hub(serving: Serving) -> tuple[HubName | None, str]:
-    """The model that vLLM would fetch, or why there is none."""
-    model = hub_name(serving.source)
-    if model is None:
-        return None, f"it fetches weights from the Hugging Face Hub (or a bucket of yours), and these come from {serving.source}."
-    if serving.weights_format != "safetensors" or not judged(serving).is_source:
-        return (
-            None,
-            f"it runs vLLM on the hub's own safetensors, and these weights are {serving.weights_format}, recipe {judged(serving).recipe}.",
-        )
-    return model, ""
-
-
 def _llm_file(serving: Serving, model: HubName) -> bytes:
     given, dropped = arguments(serving)
-    flags = " ".join(f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items())
-    main: dict[str, Any] = {"name": "main"}
-    if flags:
-        main["env"] = [{"name": "VLLM_ADDITIONAL_ARGS", "value": flags}]
     document = {
-        "apiVersion": "serving.kserve.io/v1alpha1",
+        "apiVersion": OLDER_API,
         "kind": "LLMInferenceService",
         "metadata": {"name": serving.name, "labels": labels(serving), "annotations": annotations(serving)},
         "spec": {
-            "model": {"uri": f"hf://{model.name}" + (f":{model.revision}" if model.revision else ""), "name": serving.model},
+            "model": {"uri": hub_uri(model), "name": serving.model},
             "replicas": 1,
             "router": {"route": {}, "gateway": {}},
-            "template": {"containers": [main]},
+            "template": {"containers": [main_container(serving, given)]},
         },
     }
     notes = [
         title(serving, "KServe LLMInferenceService"),
         *settings_notes(serving, dropped),
-        "Resources: what vLLM takes was not measured, so none are asked for; add processors, memory and accelerators to `main`.",
-        "VLLM_ADDITIONAL_ARGS is read by the template of current KServe; one that starts `vllm serve` without it needs the same words as "
-        "args.",
+        *container_notes(serving),
+        "With a scheduler, replicas that come and go, or weights elsewhere: --format llminferenceservice.",
     ]
     return yaml_bytes(notes, document)

@@ -23,16 +23,26 @@ NOTES = [
 def kubernetes(serving: Serving) -> dict[str, bytes]:
     """kubernetes.yaml with all of it. Raises InputError, MissingError."""
     checked_name(serving)
-    documents = [config_map(serving), _volume_claim(serving), _deployment(serving), _service(serving), _budget(serving), _policy(serving)]
+    gateway = pod(serving, drained(container(serving, "gateway", {"name": "http"})))
+    documents = [
+        config_map(serving),
+        volume_claim(serving),
+        deployment(serving, gateway),
+        service(serving),
+        budget(serving),
+        policy(serving, egress=[]),
+    ]
     notes = [title(serving, "Kubernetes"), *resource_notes(serving), *image_notes(serving), keys_note(serving), *POD_NOTES, *NOTES]
     return {"kubernetes.yaml": yaml_bytes(notes, *documents)}
 
 
-def _selected(serving: Serving) -> dict[str, Any]:
+def selected(serving: Serving) -> dict[str, Any]:
+    """The gateway's pods."""
     return {"matchLabels": {"app.kubernetes.io/name": serving.name}}
 
 
-def _volume_claim(serving: Serving) -> dict[str, Any]:
+def volume_claim(serving: Serving) -> dict[str, Any]:
+    """A volume for the audit log and what keys have spent."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -41,12 +51,15 @@ def _volume_claim(serving: Serving) -> dict[str, Any]:
     }
 
 
-def _deployment(serving: Serving) -> dict[str, Any]:
-    gateway = {
-        **container(serving, "gateway", {"name": "http"}),
-        "lifecycle": {"preStop": {"sleep": {"seconds": BEFORE_DRAIN_S}}},
-    }
-    pod = {
+def drained(container: dict[str, Any]) -> dict[str, Any]:
+    """The container, which goes on taking requests until everybody has heard that its pod leaves."""
+    return {**container, "lifecycle": {"preStop": {"sleep": {"seconds": BEFORE_DRAIN_S}}}}
+
+
+def pod(serving: Serving, container: dict[str, Any], home: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A gateway's pod. home: where TRIMTAB_HOME lies; None = the claim, {} = a template of claims that is called so"""
+    claimed = {"persistentVolumeClaim": {"claimName": f"{serving.name}-home"}} if home is None else home
+    return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": DRAIN_S + BEFORE_DRAIN_S,
@@ -56,9 +69,13 @@ def _deployment(serving: Serving) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [gateway],
-        "volumes": volumes(serving, {"persistentVolumeClaim": {"claimName": f"{serving.name}-home"}}),
+        "containers": [container],
+        "volumes": [one for one in volumes(serving, claimed) if len(one) > 1],
     }
+
+
+def deployment(serving: Serving, pod: dict[str, Any]) -> dict[str, Any]:
+    """One pod, which is ended before the next one starts: its volume holds one log."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -66,13 +83,14 @@ def _deployment(serving: Serving) -> dict[str, Any]:
         "spec": {
             "replicas": 1,
             "strategy": {"type": "Recreate"},
-            "selector": _selected(serving),
+            "selector": selected(serving),
             "template": {"metadata": {"labels": labels(serving), "annotations": annotations(serving)}, "spec": pod},
         },
     }
 
 
-def _service(serving: Serving) -> dict[str, Any]:
+def service(serving: Serving) -> dict[str, Any]:
+    """The gateway's address in the cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -84,24 +102,26 @@ def _service(serving: Serving) -> dict[str, Any]:
     }
 
 
-def _budget(serving: Serving) -> dict[str, Any]:
+def budget(serving: Serving) -> dict[str, Any]:
+    """One gateway at a time may be moved."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": serving.name, "labels": labels(serving)},
-        "spec": {"maxUnavailable": 1, "selector": _selected(serving)},
+        "spec": {"maxUnavailable": 1, "selector": selected(serving)},
     }
 
 
-def _policy(serving: Serving) -> dict[str, Any]:
+def policy(serving: Serving, *, egress: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pods of the namespace may ask the gateway. egress: whom it may ask itself, none where weights and engine are in its image"""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": serving.name, "labels": labels(serving)},
         "spec": {
-            "podSelector": _selected(serving),
+            "podSelector": selected(serving),
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": serving.port}]}],
-            "egress": [],
+            "egress": egress,
         },
     }

@@ -7,7 +7,7 @@ from trimtab.core.release import Serving
 from trimtab.package.cargo import LOCK
 from trimtab.package.image import PACKAGE, STATE, USER
 from trimtab.package.manifests.site import SITE, site_toml
-from trimtab.package.manifests.sizing import memory_mib, start_s
+from trimtab.package.manifests.sizing import ACCELERATOR, accelerators, memory_mib, start_s
 from trimtab.package.manifests.text import image_of
 
 SITE_DIR = "/etc/trimtab"
@@ -50,8 +50,14 @@ def keys_note(serving: Serving) -> str:
 
 def resources(serving: Serving) -> dict[str, Any]:
     """Requests equal limits, so that nothing else is promised what this was judged with."""
-    memory = memory_mib(serving)
-    asked = {"cpu": str(serving.cpus), **({} if memory is None else {"memory": f"{memory}Mi"})}
+    return asked_for(serving, memory_mib(serving))
+
+
+def asked_for(serving: Serving, mib: int | None) -> dict[str, Any]:
+    """Processors and accelerators that it was judged with, and so much memory (None = not known). Requests are limits."""
+    asked = {"cpu": str(serving.cpus), **({} if mib is None else {"memory": f"{mib}Mi"})}
+    if accelerators(serving):
+        asked[ACCELERATOR] = str(accelerators(serving))
     return {"requests": asked, "limits": dict(asked)}
 
 
@@ -66,6 +72,19 @@ def probes(serving: Serving) -> dict[str, Any]:
     }
 
 
+def no_rights() -> dict[str, Any]:
+    """A container that is nobody, may nothing, and writes only where something is mounted."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def container(serving: Serving, name: str, port: dict[str, Any]) -> dict[str, Any]:
     """The gateway with its engine. port: what the port is beside its number."""
     return {
@@ -76,15 +95,7 @@ def container(serving: Serving, name: str, port: dict[str, Any]) -> dict[str, An
         "ports": [{**port, "containerPort": serving.port}],
         "resources": resources(serving),
         **probes(serving),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "readOnlyRootFilesystem": True,
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": no_rights(),
         "volumeMounts": [
             {"name": "site", "mountPath": SITE_DIR, "readOnly": True},
             {"name": "site", "mountPath": LOCK_PATH, "subPath": LOCK, "readOnly": True},

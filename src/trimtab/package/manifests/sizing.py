@@ -7,6 +7,7 @@ import math
 
 from trimtab.core.release import Serving
 from trimtab.core.site import ServedModel, Site
+from trimtab.package.manifests.lock import judged
 
 MIB = 2**20
 
@@ -28,6 +29,18 @@ DRAIN_S = 45
 """From the signal to the end: the gateway finishes what runs for 30 s, then ends its workers."""
 REQUEST_S = int(Site.request_s)
 """The longest a request may last, as the gateway has it."""
+
+
+ACCELERATOR = "nvidia.com/gpu"
+"""What a container asks its cluster for where the engine was judged on accelerators. The lock does not name their vendor."""
+
+
+def accelerators(serving: Serving) -> int:
+    """Accelerators of one replica, by the settings that it was judged with; 0 = none."""
+    settings = judged(serving).settings
+    if settings.get("tensor_split"):
+        return len(settings["tensor_split"])
+    return 1 if settings.get("device_layers") else 0
 
 
 def memory_mib(serving: Serving) -> int | None:
@@ -61,6 +74,10 @@ def resource_notes(serving: Serving) -> list[str]:
             f"{GATEWAY_BYTES // MIB} MiB for the gateway, which was not in it."
         ]
     notes.append(f"Processors: {serving.cpus}, as it was judged with. Requests at once: {serving.slots}, its slots.")
+    if accelerators(serving):
+        notes.append(
+            f"Accelerators: {accelerators(serving)}, by its settings; {ACCELERATOR} is asked for: another vendor's have another name."
+        )
     if serving.cold_start_s is None:
         notes.append(f"Start: was not measured; {UNMEASURED_START_S} s are allowed, which is Knative's default.")
     else:

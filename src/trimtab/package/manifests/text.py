@@ -25,6 +25,11 @@ def yaml_bytes(notes: Iterable[str], *documents: Mapping[str, Any]) -> bytes:
     return (comment(notes) + "---\n".join(_dump(document) for document in documents)).encode()
 
 
+def yaml_text(document: Mapping[str, Any]) -> str:
+    """One document as YAML, for a field that holds YAML as text. Raises MissingError if PyYAML is not installed."""
+    return _dump(document)
+
+
 def _dump(document: Mapping[str, Any]) -> str:
     try:
         import yaml
@@ -76,4 +81,13 @@ def image_notes(serving: Serving) -> list[str]:
     return [
         f"Image: none was named; {image_of(serving)} is what `trimtab export --format image` makes. Push it to a registry that your "
         "machines reach, and write its reference, best with its digest, in its place."
+    ]
+
+
+def digest_note(serving: Serving) -> list[str]:
+    """What to do where the image has a tag: two pods, or two clusters, could run different ones under it."""
+    if not serving.image or "@sha256:" in serving.image:
+        return []
+    return [
+        f"Image: {serving.image} is named by tag, which may move; write it with its digest, NAME@sha256:..., as `skopeo inspect` tells it."
     ]

@@ -21,9 +21,9 @@ from trimtab.engines.registry import engine_names
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.runner import prepare, score_items
 from trimtab.flows.parts.document import versions
-from trimtab.flows.parts.evidence import SCORER_VERSION, prepared_digest
 from trimtab.flows.parts.exam import OWN_MARGINS
 from trimtab.flows.parts.opening import Opened, build_candidate, open_model, recipe_named
+from trimtab.flows.parts.outcome_keys import SCORER_VERSION, prepared_digest
 from trimtab.record.home import cache_dir
 from trimtab.record.outcomes import read_outcomes, write_outcomes
 

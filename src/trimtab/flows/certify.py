@@ -16,6 +16,7 @@ from trimtab.decide.remedies import gates_to_mend
 from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
+from trimtab.flows.parts.cluster_join import Cluster, cluster_of
 from trimtab.flows.parts.document import certified_row, decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.evidence import Bench
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, suite_names
@@ -62,6 +63,8 @@ def certify_run(
     offline: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
+    cluster: str = "",
+    cluster_store: str = "",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Judge the deployment of a run (its folder, or a deploy.toml) by all gates, write `out`, and return decision.json as JSON types.
@@ -70,6 +73,7 @@ def certify_run(
     candidate: id of another candidate of the run, whatever became of it there
     mitigate: where it does not pass, try the remedies of flows/parts/remedies.py; one that passes is chosen. Of a run that chose nothing
         it is the first candidate that did not pass which is judged
+    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; all is scored there, and served here
     What the run measured on the same items is found in the cache; more items, or stricter margins, are judged by the same rules.
     Raises InputError, MissingError; InfeasibleError if the reference cannot run (a deployment that cannot run fails).
     """
@@ -108,6 +112,7 @@ def certify_run(
             limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
             seed=seed,
             on_event=on_event,
+            cluster=cluster_of(cluster, cluster_store),
         )
     )
 
@@ -122,7 +127,16 @@ def suite_notes(lock: DeployLock, suites: Sequence[Suite]) -> tuple[str, ...]:
 
 
 async def _certify_run(
-    asked: Asked, *, source: str, out: Path, fresh: bool, offline: bool, limit_s: float, seed: int, on_event: OnEvent
+    asked: Asked,
+    *,
+    source: str,
+    out: Path,
+    fresh: bool,
+    offline: bool,
+    limit_s: float,
+    seed: int,
+    on_event: OnEvent,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     lock = asked.lock
     digests = {
@@ -143,6 +157,7 @@ async def _certify_run(
         limit_s=limit_s,
         seed=seed,
         on_event=on_event,
+        cluster=cluster,
     ) as (session, opened):
         candidate = await _locked_candidate(session, opened, lock, asked.lock_path)
         bench, named = await bench_of_lock(

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimtab.core.decision import CandidateResult
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
-from trimtab.core.errors import InfeasibleError
+from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
@@ -17,6 +17,7 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
+from trimtab.flows.parts.cluster_join import Cluster, cluster_of
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
@@ -57,15 +58,21 @@ def compare(
     offline: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
+    cluster: str = "",
+    cluster_store: str = "",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Judge B against A, write the run directory `out`, and return decision.json as JSON types.
 
     a, b: specs, `[engine:]source[?recipe=NAME&setting=value]` or `openai:URL#model`. A is the reference and the baseline of the timing.
     prompts: a JSONL file. With it, or where a side is a server, the sides are judged by their answers (`workload` is then not used)
+    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; both are scored there, and timed and served here
     Raises InputError, MissingError; InfeasibleError if A cannot run (B that cannot run is a decision: fail).
     """
+    joined = cluster_of(cluster, cluster_store)
     if prompts is not None or is_endpoint(a) or is_endpoint(b):
+        if joined is not None:
+            raise InputError("--cluster scores models on suites of items; it takes no servers and no --prompts.")
         limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
         return run_sync(
             compare_answers(
@@ -99,6 +106,7 @@ def compare(
             limit_s=DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s,
             seed=seed,
             on_event=on_event,
+            cluster=joined,
         )
     )
 
@@ -118,6 +126,7 @@ async def _compare(
     limit_s: float,
     seed: int,
     on_event: OnEvent,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     policy, notes = policy_for(policy, suites)
     digests = {
@@ -138,6 +147,7 @@ async def _compare(
         limit_s=limit_s,
         seed=seed,
         on_event=on_event,
+        cluster=cluster,
     ) as (session, opened_a):
         card = model_card(opened_a.header, opened_a.snapshot)
         opened_a = with_draft(opened_a, a.settings.draft, cache_dir=session.caches, offline=offline)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trimtab.evaluate.suites.registry import Suite
 from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_evaluate import evaluate_answers
 from trimtab.flows.parts.answering import LocalSide
+from trimtab.flows.parts.cluster_join import Cluster, cluster_of
 from trimtab.flows.parts.document import subject, versions, write_items
 from trimtab.flows.parts.evaluated import suite_row, write_evaluated
 from trimtab.flows.parts.evidence import outcomes_on
@@ -30,7 +32,7 @@ from trimtab.flows.parts.opening import (
 )
 from trimtab.flows.parts.outside import OutsideSuite, check_names, load_outside, outside_outcomes, split_names
 from trimtab.flows.parts.refusing import refusals_in_answers, requests_to_answer
-from trimtab.flows.parts.session import Session, open_session, run_sync
+from trimtab.flows.parts.session import Session, open_session, run_sync, together
 from trimtab.sources.endpoint import is_endpoint
 
 DEFAULT_LIMIT_S = 3600.0
@@ -49,6 +51,8 @@ def evaluate(
     offline: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
+    cluster: str = "",
+    cluster_store: str = "",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Score a model (and a reference) on all items of the suites, write `out`, and return evaluation.json as JSON types.
@@ -56,10 +60,14 @@ def evaluate(
     model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`, or servers, `openai:URL#model`
     suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool; `guard-parity`, alone, asks the guards of
         the site.toml that `model` names, and its document is another one (flows/parts/guard_parity.py)
+    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; models are scored there, all else is done here
     Raises InputError, MissingError; InfeasibleError if one of them cannot run, ExchangeFailed if a server answers no chat request.
     """
     own, others = split_names(suites)
     limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
+    joined = cluster_of(cluster, cluster_store)
+    if joined is not None and (GUARD_PARITY in own or others or is_endpoint(model) or is_endpoint(reference)):
+        raise InputError("--cluster scores models on suites of items; it takes no servers, no lm-eval tasks and no guards.")
     if GUARD_PARITY in own:
         if reference or len(own) + len(others) > 1:
             raise InputError(f"{GUARD_PARITY} asks guards, not a model; run it alone, without other suites and without a reference.")
@@ -99,6 +107,7 @@ def evaluate(
             limit_s=limit_s,
             seed=seed,
             on_event=on_event,
+            cluster=joined,
         )
     )
 
@@ -116,6 +125,7 @@ async def _evaluate(
     limit_s: float,
     seed: int,
     on_event: OnEvent,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     async with open_session(
         model.source,
@@ -128,6 +138,7 @@ async def _evaluate(
         limit_s=limit_s,
         seed=seed,
         on_event=on_event,
+        cluster=cluster,
     ) as (session, opened):
         candidate = await _built(session, opened, model)
         held_against: Candidate | None = None
@@ -140,8 +151,9 @@ async def _evaluate(
         check_names(outside, exam)
         if held_against is not None and exam.items:
             await check_vocabulary(await session.workers.ready(candidate, None), exam, candidate)
-        outcomes, units = await _outcomes(session, candidate, exam, outside)
-        before = (await _outcomes(session, held_against, exam, outside))[0] if held_against is not None else None
+        sides = [candidate, *([held_against] if held_against is not None else [])]
+        found = await together(session, [partial(_outcomes, session, side, exam, outside) for side in sides])
+        (outcomes, units), before = found[0], found[1][0] if held_against is not None else None
         own = LocalSide(session, candidate, candidate.snapshot.source)
         other = LocalSide(session, held_against, held_against.snapshot.source) if held_against is not None else None
         refusals = await refusals_in_answers(session, own, other, requests_to_answer(exam.items.values()))

@@ -104,6 +104,10 @@ class Cache:
         """Store a JSON value or dataclass; returns the empty string, or one sentence that says why it was not stored."""
         return self._put(kind, key, canonical_json(value).encode())
 
+    def drop(self, kind: str, key: str) -> None:
+        """Forget an entry."""
+        self._remove(kind, key)
+
     def _path(self, kind: str, key: str) -> Path:
         if not _KIND.fullmatch(kind) or not _KEY.fullmatch(key):
             raise ValueError(f"not a cache kind and key: {kind!r}, {key!r}")

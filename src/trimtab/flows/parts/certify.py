@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trimtab.core.decision import Decision
@@ -25,7 +26,7 @@ from trimtab.flows.parts.evidence import (
     parity_controls,
     parity_of,
 )
-from trimtab.flows.parts.session import Session
+from trimtab.flows.parts.session import Session, together
 from trimtab.record.hidden import may_show
 
 
@@ -65,12 +66,19 @@ async def certify(
     n_looks = len(bench.exam.parts)
     for look, part in enumerate(bench.exam.parts, 1):
         words = f" (look {look} of {n_looks})" if n_looks > 1 else ""
-        reference += await outcomes_on(session, bench.reference, part, phase="certify", what=f"reference{words}")
-        own += await outcomes_on(session, candidate, part, phase="certify", what=f"{candidate.id}{words}")
+        found = await together(
+            session,
+            [
+                partial(outcomes_on, session, bench.reference, part, phase="certify", what=f"reference{words}"),
+                partial(outcomes_on, session, candidate, part, phase="certify", what=f"{candidate.id}{words}"),
+            ],
+        )
+        reference, own = reference + found[0], own + found[1]
         noise = await more_noise(session, bench, noise, reference, part)
-        for gate in bench.policy.gates:
-            if gate.suite:
-                controls[gate.name] = controls.get(gate.name, ()) + await control_on(session, bench, gate, part, reference)
+        judged = [gate for gate in bench.policy.gates if gate.suite]
+        planted = await together(session, [partial(control_on, session, bench, gate, part, reference) for gate in judged])
+        for gate, added in zip(judged, planted, strict=True):
+            controls[gate.name] = controls.get(gate.name, ()) + added
         evidence = Evidence(
             use="sequential",
             reference=reference,
@@ -115,8 +123,13 @@ async def served_evidence(
 async def power_ahead(session: Session, bench: Bench, candidate: Candidate) -> PowerPlan:
     """What the gates will be able to show at the planned n, from the spread between reference and candidate on the search items."""
     items = bench.exam.pilot
-    reference = await outcomes_on(session, bench.reference, items, phase="power", what="reference on search items")
-    own = await outcomes_on(session, candidate, items, phase="power", what=f"{candidate.id} on search items")
+    reference, own = await together(
+        session,
+        [
+            partial(outcomes_on, session, bench.reference, items, phase="power", what="reference on search items"),
+            partial(outcomes_on, session, candidate, items, phase="power", what=f"{candidate.id} on search items"),
+        ],
+    )
     pilots = {}
     for gate in bench.policy.gates:
         if not gate.suite:

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trimtab.core.deployment import Candidate, Settings
 from trimtab.core.errors import InfeasibleError
 from trimtab.core.evidence import Evidence, GenerationCheck, Outcome, ParityProbe
-from trimtab.core.files import digest_of, to_plain
+from trimtab.core.files import to_plain
 from trimtab.core.policy import GateSpec, Policy
 from trimtab.decide.noise import noise_floor
 from trimtab.evaluate.generation import check_generation
@@ -16,20 +17,14 @@ from trimtab.evaluate.parity import ServedAnswer, rescore, sample_answers
 from trimtab.evaluate.requests import PreparedSuite, biased_against
 from trimtab.evaluate.runner import score_items
 from trimtab.flows.parts.exam import Exam
-from trimtab.flows.parts.session import Session
-from trimtab.record.cache import evaluation_key
+from trimtab.flows.parts.outcome_keys import outcomes_key
+from trimtab.flows.parts.session import Session, together
 
-SCORER_VERSION = "3"
 PLANTED_MARGINS = 4.0
 """A planted bias moves the odds by this many margins of its gate."""
 CONTROL_TOKENS = 512
 ANSWER_TOKENS = 96
 LOOPED_CHARACTERS = 60
-
-
-def prepared_digest(prepared: PreparedSuite) -> str:
-    """Identity of what is asked: token ids, watched ids and biases, and the items they answer."""
-    return digest_of([(one.request, [place.item.id for place in one.places]) for one in prepared.requests])
 
 
 async def outcomes_on(session: Session, candidate: Candidate, prepared: PreparedSuite, *, phase: str, what: str) -> tuple[Outcome, ...]:
@@ -39,23 +34,22 @@ async def outcomes_on(session: Session, candidate: Candidate, prepared: Prepared
     """
     if not prepared.requests:
         return ()
-    key = evaluation_key(
-        weights_sha256=candidate.snapshot.digest,
-        template_sha256=candidate.template_sha256,
-        build_sha256=candidate.build.digest,
-        numeric_settings=candidate.settings.only(candidate.numeric),
-        reference_sha256="",  # outcomes are of one deployment; pairs are formed when they are judged
-        suite_sha256=prepared_digest(prepared),
-        scorer_sha256=SCORER_VERSION,
-    )
+    key = outcomes_key(candidate, prepared)
     known = session.cache.get_outcomes(key)
     if known is not None:
         session.n_known += 1
         session.say(phase, f"{what}: known", prepared.n_tokens, prepared.n_tokens)
         return known
     session.say(phase, what, 0, prepared.n_tokens)
-    async with session.workers.lent(candidate, "score") as client:
-        found = await score_items(client, prepared, on_progress=lambda done, total: session.say(phase, what, done, total))
+
+    def tell(done: int, total: int) -> None:
+        session.say(phase, what, done, total)
+
+    if session.fan is not None:
+        found = await session.fan.outcomes(candidate, prepared, what=what, on_progress=tell)
+    else:
+        async with session.workers.lent(candidate, "score") as client:
+            found = await score_items(client, prepared, on_progress=tell)
     session.n_computed += 1
     if all(outcome.value is not None for outcome in found):  # what is missing today may be there tomorrow
         session.cache.put_outcomes(key, found, {"deployment": candidate.deployment.digest})
@@ -105,13 +99,16 @@ Noise = dict[str, tuple[Outcome, ...]]
 
 async def noise_of(session: Session, bench: Bench, items: PreparedSuite) -> Noise:
     """Noise on these items. A variant that cannot run is left out."""
-    found: Noise = {}
-    for name, variant in bench.variants.items():
+
+    async def one(name: str, variant: Candidate) -> tuple[Outcome, ...] | None:
         try:
-            found[name] = await outcomes_on(session, variant, items, phase="noise", what=f"reference with {name}")
+            return await outcomes_on(session, variant, items, phase="noise", what=f"reference with {name}")
         except InfeasibleError as error:
             session.say("noise", f"{name} cannot be tried: {error}")
-    return found
+            return None
+
+    seen = await together(session, [partial(one, name, variant) for name, variant in bench.variants.items()])
+    return {name: outcomes for name, outcomes in zip(bench.variants, seen, strict=True) if outcomes is not None}
 
 
 async def more_noise(session: Session, bench: Bench, noise: Noise, reference: Sequence[Outcome], part: PreparedSuite) -> Noise:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import InputError
 from trimtab.core.evidence import Item, Outcome
-from trimtab.flows.parts.evidence import SCORER_VERSION
 from trimtab.flows.parts.exam import Exam, suite_names
+from trimtab.flows.parts.outcome_keys import SCORER_VERSION
 from trimtab.flows.parts.session import Session
 
 ENTRY_POINTS = "trimtab.outside"

@@ -22,8 +22,9 @@ from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.requests import PreparedSuite
 from trimtab.evaluate.runner import score_items
 from trimtab.flows.parts.calibration import suites_with_twins
-from trimtab.flows.parts.evidence import Bench, outcomes_on, prepared_digest
+from trimtab.flows.parts.evidence import Bench, outcomes_on
 from trimtab.flows.parts.opening import Opened, build_candidate, recipe_named
+from trimtab.flows.parts.outcome_keys import prepared_digest
 from trimtab.flows.parts.session import Session
 from trimtab.plan.tuning.mixes import KEEP, possible_types
 from trimtab.plan.tuning.protect import Protection, Sensitivity, protect

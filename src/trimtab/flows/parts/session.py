@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trimtab.core.files import digest_of, to_plain
 from trimtab.flows.events import Event, OnEvent
+from trimtab.flows.parts.cluster_fan import Fan
+from trimtab.flows.parts.cluster_join import Cluster, join
 from trimtab.flows.parts.opening import Opened, open_model
 from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
@@ -30,6 +32,7 @@ class Session:
 
     limit_s: seconds after the start at which no new work is started
     caches: folder of everything that can be made or fetched again; products_dir: built weights
+    fan: what gives scoring to other machines, None = it is done here
     n_computed, n_known: pieces of work done in this run, and pieces found in the cache
     """
 
@@ -42,6 +45,7 @@ class Session:
     tell: OnEvent
     workers: Workers
     limit_s: float
+    fan: Fan | None = None
     started_s: float = field(default_factory=time.monotonic)
     n_computed: int = 0
     n_known: int = 0
@@ -74,6 +78,20 @@ class Session:
         return result
 
 
+async def together(session: Session, work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Results of pieces of work, in order: all at once where other machines do them, else one after the other.
+
+    Raises what the first of them in this order raises, as if they had been done one after the other.
+    """
+    if session.fan is None:
+        return [await one() for one in work]
+    found = await asyncio.gather(*(one() for one in work), return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
+
+
 def run_sync(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end from synchronous code, also where an event loop already runs (a notebook)."""
     try:
@@ -97,12 +115,14 @@ async def open_session(
     limit_s: float,
     seed: int,
     on_event: OnEvent,
+    cluster: Cluster | None = None,
 ) -> AsyncIterator[tuple[Session, Opened]]:
     """Open the model and the run directory. A fresh run neither reads what is known nor an earlier part of this run.
 
+    cluster: where scoring is done; None = here
     Raises InputError, MissingError.
     """
-    caches = cache_dir()
+    caches = cluster.caches if cluster is not None else cache_dir()
     on_event(Event(phase="open", message=model))
     in_use = caches_in_use()  # from before the model is opened until the run says so itself
     try:
@@ -112,7 +132,7 @@ async def open_session(
     finally:
         if in_use is not None:
             in_use.release()
-    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event) as session:
+    async with _running(run, fresh=fresh, offline=offline, limit_s=limit_s, seed=seed, on_event=on_event, cluster=cluster) as session:
         yield session, opened
 
 
@@ -136,14 +156,16 @@ async def open_run(
 
 
 @asynccontextmanager
-async def _running(run: RunDir, *, fresh: bool, offline: bool, limit_s: float, seed: int, on_event: OnEvent) -> AsyncIterator[Session]:
-    caches = cache_dir()
-    async with Workers(available_memory_bytes()) as workers:
+async def _running(
+    run: RunDir, *, fresh: bool, offline: bool, limit_s: float, seed: int, on_event: OnEvent, cluster: Cluster | None = None
+) -> AsyncIterator[Session]:
+    caches = cluster.caches if cluster is not None else cache_dir()
+    async with Workers(available_memory_bytes()) as workers, AsyncExitStack() as stack:
         with run:
             for warning in run.warnings:
                 on_event(Event(phase="open", message=warning))
             own_cache = run.path / "cache"
-            yield Session(
+            session = Session(
                 run=run,
                 cache=Cache(own_cache if fresh or own_cache.exists() else caches / "results"),
                 caches=caches,
@@ -154,3 +176,8 @@ async def _running(run: RunDir, *, fresh: bool, offline: bool, limit_s: float, s
                 workers=workers,
                 limit_s=limit_s,
             )
+            if cluster is not None:
+                session.cache, session.fan = await stack.enter_async_context(
+                    join(cluster, run, fresh=fresh, say=lambda message: session.say("cluster", message))
+                )
+            yield session

@@ -10,6 +10,7 @@ from trimtab.cli.options import option_names
 from trimtab.plan.tuning.budget import DEFAULT_LIMIT_S
 
 COMMON = {"json", "quiet", "verbose", "no_color", "offline", "time_limit", "seed"}
+CLUSTER = ("cluster", "cluster_store")
 OWN = {
     "describe": {"html", "base", "engines"},
     "compare": {
@@ -27,6 +28,7 @@ OWN = {
         "margin",
         "out",
         "fresh",
+        *CLUSTER,
     },
     "optimize": {
         "workload",
@@ -44,8 +46,8 @@ OWN = {
         "heal",
     },
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
-    "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh"},
-    "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh"},
+    "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh", *CLUSTER},
+    "certify": {"policy", "suite", "reference", "source", "candidate", "mitigate", "explain", "out", "fresh", *CLUSTER},
     "serve": {"host", "port", "admin_port", "keys", "watch", "open_to_network", "cluster"},
     "watch": {
         *("logs", "baseline", "by_version", "text_pct", "explore", "rules", "once", "report", "days", "dry_run", "admin_url", "ledger"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import Common, State, common, option
+from trimtab.cli.options import Common, State, clustered, common, option
 
 
 @click.command(short_help="The full gate on what a run chose, and what that shows.")
@@ -28,6 +28,7 @@ from trimtab.cli.options import Common, State, common, option
 @option("--explain", is_flag=True, help="Say in plain words what was shown, for whom, up to where, and what was not.")
 @option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the new decision. [default: <run>-<policy>]")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache.")
+@clustered
 @common
 @click.pass_obj
 def certify(
@@ -43,6 +44,8 @@ def certify(
     explain: bool,
     out: Path | None,
     fresh: bool,
+    cluster: str,
+    cluster_store: str,
     common: Common,
 ) -> int:
     """Judge the deployment that a run chose by all gates of a policy.
@@ -78,6 +81,8 @@ def certify(
             offline=common.offline,
             time_limit_s=common.time_limit,
             seed=common.seed,
+            cluster=cluster,
+            cluster_store=cluster_store,
             on_event=on_event,
         )
     words = what_was_shown(decision) if explain else []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import Common, State, common, option
+from trimtab.cli.options import Common, State, clustered, common, option
 from trimtab.core.errors import InputError
 
 LOG_ENDINGS = (".jsonl", ".json", ".eval")
@@ -46,6 +46,7 @@ LOG_ENDINGS = (".jsonl", ".json", ".eval")
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decision, items and report. [default: runs/compare-<names>]"
 )
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@clustered
 @common
 @click.pass_obj
 def compare(
@@ -67,6 +68,8 @@ def compare(
     chat: bool,
     out: Path | None,
     fresh: bool,
+    cluster: str,
+    cluster_store: str,
     common: Common,
 ) -> int:
     """Is B no worse than A, and how much faster, smaller?
@@ -117,6 +120,8 @@ def compare(
             offline=common.offline,
             time_limit_s=common.time_limit,
             seed=common.seed,
+            cluster=cluster,
+            cluster_store=cluster_store,
             on_event=on_event,
         )
     emit(common, decision, decision_view(decision, files_of(folder)))

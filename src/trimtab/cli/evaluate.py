@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.cli.options import Common, State, common, option
+from trimtab.cli.options import Common, State, clustered, common, option
 from trimtab.core.errors import InputError
 from trimtab.core.phrases import MISSING, count, decimals_for, fixed, interval, is_number, line, percent, seconds
 
@@ -43,6 +43,7 @@ FOUND_P = 0.05
 )
 @option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the levels and items. [default: runs/evaluate-<model>]")
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@clustered
 @common
 @click.pass_obj
 def evaluate(
@@ -57,6 +58,8 @@ def evaluate(
     eval_results: Path | None,
     out: Path | None,
     fresh: bool,
+    cluster: str,
+    cluster_store: str,
     common: Common,
 ) -> int:
     """How good, fair and safe a model is on suites of items, with intervals. There is no verdict: that takes a policy, see `compare`.
@@ -105,6 +108,8 @@ def evaluate(
             offline=common.offline,
             time_limit_s=common.time_limit,
             seed=common.seed,
+            cluster=cluster,
+            cluster_store=cluster_store,
             on_event=on_event,
         )
     if "verdict" in document:

@@ -70,6 +70,26 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def clustered(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --cluster and --cluster-store; the command gets them as `cluster` and `cluster_store`, both empty without a cluster."""
+    for decorate in (
+        option(
+            "--cluster-store",
+            default="",
+            metavar="PLACE",
+            help="Where the cluster's results go: a folder that all nodes see, or a URL, s3://bucket/trimtab. [default: the cache folder]",
+        ),
+        option(
+            "--cluster",
+            default="",
+            metavar="ADDRESS",
+            help="Score on a Ray cluster: ray://HOST:10001, auto on one of its nodes; or local:N.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 def read_settings(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """trimtab.toml of a folder, else [tool.trimtab] of its pyproject.toml, else None. Raises InputError for TOML that cannot be read."""
     own, shared = folder / "trimtab.toml", folder / "pyproject.toml"

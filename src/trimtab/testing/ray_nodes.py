@@ -28,6 +28,9 @@ import psutil
 STARTING_S = 240.0
 """On a machine that is busy with other things a node takes many times the usual six seconds."""
 MB = 2**20
+ALIVE = 0
+"""In the GCS's table of nodes."""
+NAMED = "named_"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -119,6 +122,7 @@ class RayNodes:
             f"--port={self._port}",
             f"--ray-client-server-port={self._client_port}",
             "--include-dashboard=false",
+            "--no-monitor",
             f"--temp-dir={self._folder / f'h{next(self._numbers)}'}",
         ]
         self.head = self._up("head", 1, self.head_shape, options, lambda: self._answers(self._port) and self._answers(self._client_port))
@@ -126,9 +130,9 @@ class RayNodes:
 
     def add(self, shape: NodeShape | None = None) -> RayNode:
         """Start one more node. It is in the cluster when this returns."""
-        number, before = next(self._numbers) + 1, self.n_alive()
-        options = [f"--address={self.address}"]
-        node = self._up(f"node{number}", number, shape or NodeShape(), options, lambda: self.n_alive() > before)
+        number = next(self._numbers) + 1
+        name = f"node{number}"
+        node = self._up(name, number, shape or NodeShape(), [f"--address={self.address}"], lambda: name in self._alive())
         self.nodes.append(node)
         return node
 
@@ -154,8 +158,18 @@ class RayNodes:
         self.head = None
 
     def n_alive(self) -> int:
-        """Nodes that the head counts as alive, itself among them."""
-        return sum(1 for row in self._listed() if row.get("state") == "ALIVE")
+        """Nodes that the head counts as alive, itself among them; 0 while it does not answer."""
+        return len(self._alive())
+
+    def _alive(self) -> list[str]:
+        """Their names, each of which is a resource of its node."""
+        from ray._raylet import GcsClient
+
+        try:
+            rows = GcsClient(address=self.address).get_all_node_info(timeout=20).values()
+        except Exception:  # Ray has several for a head that is not there
+            return []
+        return [next(key[len(NAMED) :] for key in row.resources_total if key.startswith(NAMED)) for row in rows if row.state == ALIVE]
 
     def __enter__(self) -> Self:
         try:
@@ -193,9 +207,10 @@ class RayNodes:
             "--num-gpus=0",
             f"--memory={shape.memory_bytes}",
             f"--object-store-memory={shape.object_store_bytes}",
-            f"--resources={json.dumps(dict(shape.resources))}",
+            f"--resources={json.dumps({**shape.resources, NAMED + name: 1})}",
             "--min-worker-port=0",
             "--max-worker-port=0",
+            "--include-log-monitor=false",
             *options,
         ]
         log = self._folder / f"{name}-{next(self._numbers)}.log"
@@ -204,20 +219,6 @@ class RayNodes:
                 command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | QUIET | dict(shape.env), start_new_session=True
             )
         return RayNode(name=name, ip=ip, namespace=namespace, shape=shape, process=process, log=log)
-
-    def _listed(self) -> list[Mapping[str, str]]:
-        """The nodes as the head has them. Asked in a process of its own: this one may be a driver, or become one."""
-        script = (
-            "import json, sys\n"
-            "from ray._raylet import GcsClient\n"
-            "rows = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5).values()\n"
-            "print(json.dumps([{'state': 'ALIVE' if row.state == 0 else 'DEAD'} for row in rows]))\n"
-        )
-        ran = subprocess.run(
-            [sys.executable, "-c", script, self.address], capture_output=True, text=True, check=False, env=os.environ | QUIET
-        )
-        rows: list[Mapping[str, str]] = json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 and ran.stdout else []
-        return rows
 
     def _answers(self, port: int) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((self._head_ip, port), timeout=1):

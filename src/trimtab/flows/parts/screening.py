@@ -65,11 +65,11 @@ class Screening:
         if None not in known.values():
             self.session.n_known += len(known)
             return (ScreenResult(**known["screen"] or {}) if self.requests else None), Probe(**known["probe"] or {})
-        quality: ScreenResult | None = None
+        quality = ScreenResult(**known["screen"]) if known.get("screen") else None  # by another machine, ahead of the timing
         client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
         try:
             await check_vocabulary(client, self.exam, candidate)
-            if self.requests:
+            if self.requests and quality is None:
                 await client.load("score")
                 quality = screen(self.results, await client.score(candidate_screen_requests(self.requests, self.results)))
             await client.load("serve")
@@ -80,6 +80,19 @@ class Screening:
         for (kind, key), value in zip(keys.items(), [quality, speed] if self.requests else [speed], strict=True):
             self.session.cache.put_json(kind, digest_of([kind, key]), to_plain(value))
         return quality, speed
+
+    async def ahead(self, candidates: Sequence[Candidate]) -> None:
+        """Have other machines screen all of these at once, so that only short turns are left to do here."""
+        if self.session.fan is None or not self.requests:
+            return
+        await self.session.workers.end_all()
+        await self.session.fan.screens(
+            {digest_of(["screen", self._keys(one)["screen"]]): one for one in candidates},
+            self.requests,
+            self.results,
+            vocab_size=self.exam.vocab_size,
+            on_done=lambda title, done, total: self.session.say("screen", f"{title}, on the cluster", done, total),
+        )
 
     def _keys(self, candidate: Candidate) -> dict[str, Any]:
         """What each part of a look depends on."""

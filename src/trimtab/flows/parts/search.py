@@ -204,6 +204,7 @@ async def screen_all(search: Search, make_prompts: PromptMaker) -> None:
                 search.note(row, "dropped", OUT_OF_TIME)
         await build_all(search)
         todo = [row for row in search.rows.values() if row.candidate is not None]
+        await screening.ahead([row.candidate for row in todo if row.candidate is not None])
         for number, row in enumerate(todo):
             session.say("screen", row.plan.id, number, len(todo))
             tried_one = any(other.probe for other in todo if other is not base)

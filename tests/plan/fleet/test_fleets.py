@@ -154,6 +154,19 @@ def test_from_zero_the_first_request_waits_for_a_cold_start(trace: Callable[...,
     assert found["replica_hours"] == pytest.approx(sum(spans) / 3600)
 
 
+def test_long_pauses_without_replicas_cost_nothing_and_change_nothing(trace: Callable[..., Trace], fleet: Callable[..., Fleet]) -> None:
+    """A year between two requests would be 30 million looks of a second each."""
+    year_s = 365 * 86_400.0
+    near, far = (trace([(0.25, 10, 5), (gap_s, 10, 5), (gap_s + 1.0, 10, 5)]) for gap_s in (500.25, year_s + 0.25))
+    played = fleet(2, policy="scale-to-zero:keep=60", kind={"cold_s": 4.0})
+    courses = [simulate(rows, played) for rows in (near, far)]
+    starts = [np.array(course.requests.started_s) - rows.arrival_s for course, rows in zip(courses, (near, far), strict=True)]
+    assert starts[0] == pytest.approx(starts[1], abs=1e-6)
+    spans = [[life.end_s - life.start_s for life in course.lives] for course in courses]
+    assert spans[0] == pytest.approx(spans[1], abs=1e-6)
+    assert [course.n_cold for course in courses] == [2, 2]
+
+
 def test_a_fleet_grows_under_load_and_shrinks_after(fleet: Callable[..., Fleet]) -> None:
     at = np.concatenate([np.arange(0, 60, 2.0), np.arange(60, 120, 0.02), np.arange(120, 600, 4.0)])
     none = np.full(len(at), -1)

@@ -97,7 +97,7 @@ class _Run:
                 if replica.at_s != math.inf:
                     self._later(replica.at_s, WAKE, life, replica.version)
             elif what == LOOK:
-                if not self._look(now_s, is_over=place >= n):
+                if not self._look(now_s, next_s=arrivals[place] if place < n else math.inf):
                     break
             else:
                 self.moved_s = now_s
@@ -286,8 +286,8 @@ class _Run:
 
     # Scaling
 
-    def _look(self, now_s: float, *, is_over: bool) -> bool:
-        """The policy looks at the fleet. False if nothing will ever happen any more."""
+    def _look(self, now_s: float, *, next_s: float) -> bool:
+        """The policy looks at the fleet. next_s: when the next request comes. False if nothing will ever happen any more."""
         policy = self.policy
         alive = self._alive()
         most = sum(kind.max_replicas for kind in self.fleet.kinds)
@@ -307,9 +307,12 @@ class _Run:
         if now_s >= policy.keep_s:
             self._shrink(alive, len(alive) - self.wanted[0][1], now_s)
         self._drain_queue(now_s)
-        if is_over and not self.heap and now_s > max(self.moved_s, self.requests.arrival_s[-1]) + policy.keep_s + NOTHING_S:
+        if next_s == math.inf and not self.heap and now_s > max(self.moved_s, self.requests.arrival_s[-1]) + policy.keep_s + NOTHING_S:
             return False
-        self._later(now_s + policy.every_s, LOOK, None)
+        n_looks = 1
+        if not self.life_of and not self.queue and next_s < math.inf:
+            n_looks = max(1, int((next_s - now_s) / policy.every_s))  # the looks until somebody comes would all see nothing
+        self._later(now_s + n_looks * policy.every_s, LOOK, None)
         return True
 
     def _shrink(self, alive: list[Life], n: int, now_s: float) -> None:

@@ -192,8 +192,8 @@ def test_other_types_are_rounded_once(tmp_path: Path) -> None:
 def test_a_directory_stays_as_it_is_and_what_is_none_is_refused(tmp_path: Path) -> None:
     plain = opened(write_tiny_safetensors(tmp_path / "plain"))
     assert make(FP32, plain, tmp_path / "cache") is plain
-    with pytest.raises(InfeasibleError, match="awq"):
-        make(FP32, opened(write_tiny_safetensors(tmp_path / "awq", quantization="awq")), tmp_path / "cache")
+    with pytest.raises(InfeasibleError, match="bitsandbytes"):
+        make(FP32, opened(write_tiny_safetensors(tmp_path / "nf4", quantization="bitsandbytes")), tmp_path / "cache")
     with pytest.raises(InfeasibleError, match="names its matrices only"):
         make(FP32, Snapshot(source="d", format="openvino", root=tmp_path, files=()), tmp_path / "cache")
     for parameters, words in (({"dtype": "float8"}, "float8"), ({"dtype": "float32", "type": "F32"}, "unknown parameter")):

@@ -1,7 +1,7 @@
 """Recipes of family `gguf`: llama.cpp's own quantiser, always from the source, with or without an importance matrix.
 
 A Hugging Face directory is first written as a GGUF file with its weights as they are stored (see compress/gguf_from_hf.py), a product of
-its own that all recipes share.
+its own that all recipes share; a quantised one is unpacked before that.
 
 Parameters: `type` (a key of TYPES, or as-shipped); `calibration = true` computes an importance matrix from the calibration texts, of
 `calibration_tokens` tokens at most (a list of suites instead of true: with their identity-swapped twins, see flows/parts/calibration.py);
@@ -30,7 +30,9 @@ import numpy.typing as npt
 from trimtab.compress import imatrix
 from trimtab.compress.base import Progress, is_as_shipped, make, needs_calibration, snapshot_of
 from trimtab.compress.gguf_tensors import KEEP, check_tensors, types_by_weight
+from trimtab.compress.quantized_checkpoint import packing_in, plain_bytes
 from trimtab.compress.safetensors import read_tensors
+from trimtab.compress.transformers import in_floats
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -96,6 +98,9 @@ def product_bytes(recipe: Recipe, source: Snapshot) -> int:
 
 def _bytes_of_folder(recipe: Recipe, source: Snapshot) -> int:
     """Of a product made from a Hugging Face directory. The file as stored is a product of its own: only vectors grow in it."""
+    if packing_in(source) is not None:
+        plain = plain_bytes(source, "F32")
+        return plain if recipe.parameters.get("type") == AS_STORED else int(plain * max(recipe.bits_per_weight, 8.5) / 32) + 2**25
     tensors = read_tensors(source).values()
     if recipe.parameters.get("type") == AS_STORED:
         return source.size_bytes + sum(each.size_bytes for each in tensors if len(each.shape) == 1) + 2**25
@@ -113,7 +118,7 @@ def build(
     if recipe.parameters["type"] == AS_STORED:
         from trimtab.compress.gguf_from_hf import write_gguf_of
 
-        write_gguf_of(source, out_dir / "model.gguf", progress=progress)
+        write_gguf_of(in_floats(source, out_dir.parent, progress=progress), out_dir / "model.gguf", progress=progress)
         return snapshot_of(out_dir, ["model.gguf"], like=source, recipe=recipe, fmt="gguf")
     weights = make(FROM_HUGGINGFACE, source, out_dir.parent, progress=progress) if source.format == "safetensors" else source
     if recipe.parameters["type"] == IMATRIX:

@@ -2,8 +2,9 @@
 
 Parameter `dtype`: `float32`, `bfloat16` or `float16`. A GGUF file is expanded: in float32 each weight is exactly the number that the file
 stands for. Its vocabulary and template become tokenizer.json and tokenizer_config.json; a tokenizer that would cut text otherwise than
-llama.cpp does is refused. A directory of safetensors is left as it is, whatever its type. An OpenVINO directory is refused: its matrices
-could be read back, but norms and biases have no names in it.
+llama.cpp does is refused. A directory of safetensors is left as it is, whatever its type, unless its weights are quantised: those are
+unpacked (see compress/quantized_checkpoint.py). An OpenVINO directory is refused: its matrices could be read back, but norms and biases
+have no names in it.
 """
 
 import importlib.metadata
@@ -46,7 +47,9 @@ def version(recipe: Recipe) -> str:
 def product_bytes(recipe: Recipe, source: Snapshot) -> int:
     """See RecipeBuilder."""
     if source.format != "gguf":
-        return 0
+        from trimtab.compress.quantized_checkpoint import packing_in, plain_bytes
+
+        return plain_bytes(source, _type_name(recipe)) if packing_in(source) else 0
     n_params = sum(int(np.prod(tensor.shape)) for reader in _readers(source) for tensor in reader.tensors)
     return n_params * ITEM_BYTES[_type_name(recipe)] + 2**25
 
@@ -57,8 +60,13 @@ def build(
     """See RecipeBuilder. Writes model.safetensors, config.json, generation_config.json, tokenizer.json and tokenizer_config.json."""
     type_name = _type_name(recipe)
     if source.format == "safetensors":
-        _check_safetensors(source)
-        return source
+        from trimtab.compress.quantized_checkpoint import packing_in, write_plain
+
+        if packing_in(source) is None:
+            return source
+        return snapshot_of(
+            out_dir, write_plain(source, out_dir, type_name, progress=progress), like=source, recipe=recipe, fmt="safetensors"
+        )
     if source.format != "gguf":
         raise InfeasibleError(
             f"{source.source} is an OpenVINO directory, which names its matrices only; convert the file it was made from."
@@ -132,17 +140,6 @@ def _type_name(recipe: Recipe) -> str:
     if dtype not in DTYPES:
         raise InputError(f"Recipe {recipe.name!r} asks for dtype {dtype!r}; the types are {', '.join(DTYPES)}.")
     return DTYPES[dtype]
-
-
-def _check_safetensors(source: Snapshot) -> None:
-    """Raise InfeasibleError for a directory that is no plain model."""
-    try:
-        config = json.loads((source.root / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InfeasibleError(f"{source.source} has no readable config.json ({error}).") from error
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "some way")
-        raise InfeasibleError(f"The weights of {source.source} are quantised ({method}); take the model they were made from.")
 
 
 def _hf_name(names: Names, name: str, source: Snapshot) -> str:

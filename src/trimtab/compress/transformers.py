@@ -3,13 +3,14 @@
 Parameters: `dtype` (float32, bfloat16, float16); `weights` (int8 or int4 in linear layers, by torchao), `activations` (int8, with weights
 in int8), `group_size` (of int4). The product holds links to the source's files and one file more, which names the format: no weight is
 rounded before the engine opens it, and no byte of weights is written twice. A GGUF file is expanded to float32 first, exactly, as a product
-of its own (see compress/huggingface.py).
+of its own (see compress/huggingface.py), and so is a checkpoint that was quantised before.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.compress.base import Progress, make
+from trimtab.compress.quantized_checkpoint import packing_in
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError
 from trimtab.core.files import sha256_file
@@ -35,7 +36,7 @@ def build(
     number_format = format_of(recipe)
     if source.format not in ("safetensors", "gguf"):
         raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories and GGUF files, not for {source.format} weights.")
-    weights = make(EXPANDED, source, out_dir.parent, progress=progress) if source.format == "gguf" else source
+    weights = make(EXPANDED, source, out_dir.parent, progress=progress) if source.format == "gguf" else in_floats(source, out_dir.parent)
     for file in weights.files:
         if file.name == FORMAT_FILE:
             continue
@@ -54,6 +55,14 @@ def build(
         revision=source.revision,
         made_by=f"{recipe.name} {source.digest}",
     )
+
+
+def in_floats(source: Snapshot, cache_dir: Path, *, progress: Progress | None = None) -> Snapshot:
+    """Plain weights: the source, or of a quantised Hugging Face directory the product unpacked to float32, which recipes share.
+
+    For builders, which start from plain weights. Raises what compress/quantized_checkpoint.py raises.
+    """
+    return source if packing_in(source) is None else make(EXPANDED, source, cache_dir, progress=progress)
 
 
 def version(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from trimtab.core.files import digest_of
 
-SnapshotFormat = Literal["gguf", "safetensors", "openvino", "onnx"]
+SnapshotFormat = Literal["gguf", "safetensors", "openvino", "onnx", "ctranslate2"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from trimtab.core.model import ModelCard, ModelHeader, Snapshot
 from trimtab.describe.layout import Layer, Layout, state_layout, whole
 from trimtab.describe.layout_gguf import gguf_layout
 from trimtab.describe.layout_hf import hf_layout
+from trimtab.describe.packing import packing_of
 from trimtab.describe.tensors import PARTS, Placed, is_side_table, layer_traits, place_tensors
 
 
@@ -98,6 +99,7 @@ def model_card(header: ModelHeader, snapshot: Snapshot) -> ModelCard:
         by_type[item.tensor.type_name] = by_type.get(item.tensor.type_name, 0) + item.tensor.size_bytes
     template = header.chat_template
     adapters, projector = _attached(header, snapshot)
+    packing = packing_of(header.metadata) if header.format == "safetensors" else None
     return ModelCard(
         name=_name(header, snapshot),
         architecture=header.architecture,
@@ -122,6 +124,8 @@ def model_card(header: ModelHeader, snapshot: Snapshot) -> ModelCard:
         projector=projector,
         digests={file.name: file.sha256 for file in snapshot.files},
         notes=_notes(header, layout, placed),
+        packing=packing.text if packing else "",
+        packing_exceptions=packing.exceptions if packing else "",
     )
 
 
@@ -304,6 +308,7 @@ def card_rows(card: ModelCard) -> tuple[CardRow, ...]:
         CardRow(label="Name", value=card.name),
         CardRow(label="Architecture", value=card.architecture, note=f"{card.n_layers} layers, width {card.hidden_size:,}"),
         CardRow(label="Format", value=card.format, note="" if card.quantization in ("none", card.format) else card.quantization),
+        *([CardRow(label="Quantised", value=card.packing, note=card.packing_exceptions)] if card.packing else []),
         CardRow(label="Licence", value=_or_unknown(card.licence)),
         CardRow(label="Parameters", value=_count(card.n_params), note=parts),
         CardRow(label="Active a token", value=_count(card.active_params)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.core.model import ModelHeader, TensorInfo
+from trimtab.describe.packing import packing_of
 
 PARTS = ("embedding", "attention", "mlp", "experts", "norm", "output", "other")
 MAX_LAYERS = 4096
@@ -128,11 +129,13 @@ def _part(inner: str, layer: int | None, routed: bool) -> str:
 def _packing(header: ModelHeader) -> Any:
     """Function: tensor -> logical parameters, which differ from stored elements where several values share one integer."""
     config = header.metadata.get("quantization_config")
-    bits = config.get("bits") if isinstance(config, dict) else None
-    bits = bits if isinstance(bits, int) and bits in (2, 3, 4, 5, 6, 8) else 4
     scheme = header.quantization
     in_four = scheme == "bitsandbytes" and isinstance(config, dict) and bool(config.get("load_in_4bit"))
-    num_bits = _group_bits(config) if scheme == "compressed-tensors" else bits
+    packing = packing_of(header.metadata)
+
+    def bits_of(name: str) -> int:
+        found = packing.scheme_of(name.rpartition(".")[0]).bits if packing is not None and packing.schemes else 0
+        return found if found in (2, 3, 4, 5, 6, 7, 8) else 4
 
     def count(tensor: TensorInfo) -> int:
         if header.format == "gguf":
@@ -145,22 +148,12 @@ def _packing(header: ModelHeader) -> Any:
         if _AUXILIARY.search(tensor.name):
             return 0
         if tensor.name.endswith((".qweight", ".weight_packed")):
-            return tensor.n_params * 8 * (tensor.size_bytes // max(tensor.n_params, 1)) // num_bits
+            return tensor.n_params * 8 * (tensor.size_bytes // max(tensor.n_params, 1)) // bits_of(tensor.name)
         if tensor.name.endswith("_blocks") or (in_four and tensor.type_name == "U8") or (scheme == "modelopt" and tensor.type_name == "U8"):
             return tensor.n_params * 2
         return tensor.n_params
 
     return count
-
-
-def _group_bits(config: Any) -> int:
-    groups = config.get("config_groups") if isinstance(config, dict) else None
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        bits = weights.get("num_bits") if isinstance(weights, dict) else None
-        if isinstance(bits, int) and bits in (2, 3, 4, 8):
-            return bits
-    return 4
 
 
 def _nameless(placed: Sequence[Placed]) -> tuple[Placed, ...]:

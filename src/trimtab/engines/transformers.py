@@ -16,6 +16,7 @@ from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.core.number_format import NumberFormat, read_format
+from trimtab.describe.packing import packing_of
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
     Engine,
@@ -52,6 +53,8 @@ CANNOT = {
     "ngram_tokens": "transformers proposes tokens for a lone request only, not for many that run together",
 }
 CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which transformers does not apply"}
+UNPACKED_ON_LOADING = ("fp8", "mxfp4")
+"""Methods of quantised checkpoints that transformers turns into floats by itself, on any device."""
 LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "max_sequence_length")
 """Where configurations of transformers' model types hold the context."""
 
@@ -97,9 +100,11 @@ class TransformersEngine(Engine):
             return f"it reads Hugging Face directories with safetensors, not {snapshot.format}"
         if snapshot.adapters:
             return f"it takes no adapters, {CANNOT_SERVE['adapter']}"
-        if header is not None and header.quantization != "none":
+        packing = packing_of(header.metadata) if header is not None else None
+        if packing is not None and (packing.why_not or packing.method not in UNPACKED_ON_LOADING):
             return (
-                f"its weights are packed by {header.quantization}; give the original weights, which recipes of this engine round themselves"
+                f"transformers does not open its weights without further packages ({packing.text}); recipe huggingface-fp32 unpacks them "
+                "first"
             )
         if header is not None and header.architecture == "adapter":
             return "it is an adapter without the model that it belongs to"

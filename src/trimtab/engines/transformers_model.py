@@ -5,6 +5,7 @@ fill it with random numbers and say so in a warning.
 """
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_log
 
 from trimtab.core.errors import EngineRefused
 from trimtab.core.number_format import NumberFormat
+from trimtab.describe.packing import packing_of
 from trimtab.engines.tally import Logits
 from trimtab.engines.transformers_cache import new_cache
 
@@ -145,6 +147,7 @@ def _opened(folder: Path, source: str, number_format: NumberFormat, attention: s
             trust_remote_code=False,
             output_loading_info=True,
             **({"attn_implementation": attention} if attention else {}),
+            **_unpacking(folder),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
         raise EngineRefused(f"transformers cannot open {source}: {sentence_of(error)}.") from error
@@ -154,6 +157,13 @@ def _opened(folder: Path, source: str, number_format: NumberFormat, attention: s
             f"transformers cannot open {source}: {len(wrong)} tensors are missing or of another shape, the first is {sorted(wrong)[0]}."
         )
     return net
+
+
+def _unpacking(folder: Path) -> dict[str, Any]:
+    """What asks transformers to turn the weights of a quantised checkpoint into floats as it loads them, on any machine."""
+    packing = packing_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    kinds = {"fp8": transformers.FineGrainedFP8Config, "mxfp4": transformers.Mxfp4Config}
+    return {"quantization_config": kinds[packing.method](dequantize=True)} if packing is not None and packing.method in kinds else {}
 
 
 def _device(device_layers: int | None, n_layers: int, source: str) -> torch.device:

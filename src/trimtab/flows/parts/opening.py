@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.compress.base import load_recipes, read_recipe
+from trimtab.compress.base import is_as_shipped, load_recipes, read_recipe
 from trimtab.compress.child import make_apart
 from trimtab.core.deployment import Candidate, CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import EngineRefused, InputError, MissingError
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.model import ModelHeader, Snapshot
+from trimtab.describe.packing import packing_of
 from trimtab.engines.base import Engine
 from trimtab.engines.registry import engine_class, engine_names
 from trimtab.flows.parts.calibration import calibration_of
@@ -19,6 +20,7 @@ from trimtab.sources.gguf import read_gguf_array
 from trimtab.sources.open import open_source, read_header
 
 AS_SHIPPED = "as-shipped"
+UNPACKED = "huggingface-fp32"
 TOKENS_KEY = "tokenizer.ggml.tokens"
 DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino", "safetensors": "transformers"}
 
@@ -117,13 +119,22 @@ def recipe_named(name: str, engine: str) -> Recipe:
 
 def default_engine(opened: Opened) -> str:
     """The engine for a source whose user named none. Raises InputError where no engine at hand opens such weights."""
-    if opened.snapshot.format == "safetensors" and opened.header.quantization != "none":
+    packing = packing_of(opened.header.metadata) if opened.snapshot.format == "safetensors" else None
+    if packing is not None and packing.why_not:
         raise InputError(
-            f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({opened.header.quantization}), which no engine at hand "
-            "runs; give the original weights, or convert it to GGUF (llama.cpp's convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export "
-            "openvino) and give that."
+            f"{opened.snapshot.source} holds {opened.snapshot.format} weights ({packing.text}), which no engine at hand runs and which "
+            f"cannot be unpacked here: {packing.why_not}; give the original weights, or convert it to GGUF (llama.cpp's "
+            "convert_hf_to_gguf.py) or to OpenVINO (optimum-cli export openvino) and give that."
         )
     return DEFAULT_ENGINE[opened.snapshot.format]
+
+
+def as_opened(opened: Opened, engine: str, recipe: Recipe) -> Recipe:
+    """The recipe; but of a quantised checkpoint as shipped, that transformers does not open itself, the one that unpacks it."""
+    if engine != "transformers" or not is_as_shipped(recipe) or opened.snapshot.format != "safetensors":
+        return recipe
+    packed = packing_of(opened.header.metadata) is not None
+    return recipe_named(UNPACKED, engine) if packed and engine_class(engine).refuses(opened.snapshot, opened.header, Settings()) else recipe
 
 
 def check_settings(opened: Opened, engine: str, common: Settings, typed: Settings) -> None:
@@ -149,6 +160,7 @@ async def build_candidate(
     Raises EngineRefused, InfeasibleError, InputError, MissingError.
     """
     kind = engine_class(engine)
+    recipe = as_opened(opened, engine, recipe)
     snapshot = await make_apart(recipe, opened.snapshot, products_dir, calibration=calibration_of(recipe))
     header = opened.header if snapshot is opened.snapshot else None
     if settings.draft is not None:
@@ -176,7 +188,7 @@ async def build_typed(opened: Opened, spec: CandidateSpec, common: Settings, *, 
     Raises EngineRefused, InfeasibleError, InputError, MissingError.
     """
     engine = spec.engine or default_engine(opened)
-    recipe = recipe_named(spec.recipe, engine)
+    recipe = as_opened(opened, engine, recipe_named(spec.recipe, engine))
     check_settings(opened, engine, common, spec.settings)
     name = f"{candidate_name(engine, recipe, spec.settings)} {Path(spec.source).name}"
     return await build_candidate(

@@ -9,6 +9,7 @@ from trimtab.core.deployment import Candidate, Machine, Settings
 from trimtab.core.errors import InfeasibleError, MissingError
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload, WorkloadRequest
+from trimtab.describe.packing import packing_of
 from trimtab.engines.client import WorkerEngine
 from trimtab.evaluate.prompts import mark, marked, prompts_with_prefix
 from trimtab.flows.parts.evidence import Bench, noise_variants
@@ -25,7 +26,7 @@ QUANTIZED_BITS = 10.0
 """Weights stored with fewer bits than this on average were quantised by somebody before."""
 EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, ""), "safetensors": ("transformers", "fp32", "")}
 WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64", "transformers": "int3"}
-MADE = {AS_SHIPPED: "", "f16": " expanded to 16-bit floats", "fp32": ", computed in 33-bit floats"}
+MADE = {AS_SHIPPED: "", "f16": " expanded to 16-bit floats", "fp32": ", computed in 32-bit floats"}
 """What the recipe of a reference does to weights, in words."""
 
 
@@ -92,6 +93,9 @@ async def make_reference(session: Session, opened: Opened, settings: Settings, b
     exact = await _try(session, opened, engine, finer, settings) if finer else None
     weak, missing = await weakened(session, opened, settings)
     kind = f"already {bits_per_weight:.1f} bits a weight" if bits_per_weight < QUANTIZED_BITS else "not quantised"
+    packing = packing_of(opened.header.metadata) if opened.snapshot.format == "safetensors" else None
+    if packing is not None:
+        kind = f"quantised before: {packing.text}; here unpacked"
     provenance = f"{opened.snapshot.source}: the weights as shipped ({kind}){MADE[recipe_name]}, in {engine}"
     return Reference(candidate=made, provenance=provenance, exact=exact, weak=weak, weak_missing=missing)
 

@@ -9,7 +9,7 @@ from trimtab.compress.base import is_as_shipped
 from trimtab.core.deployment import CandidateSpec, Recipe, Settings, parse_spec
 from trimtab.core.errors import InputError
 from trimtab.engines.registry import engine_class, engine_names
-from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, candidate_name, recipe_named, settings_text
+from trimtab.flows.parts.opening import AS_SHIPPED, DEFAULT_ENGINE, Opened, as_opened, candidate_name, recipe_named, settings_text
 from trimtab.sources.local import find_model
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
@@ -92,6 +92,6 @@ def baseline_plan(opened: Opened, engines: Collection[str]) -> Plan:
     return Plan(
         id=f"{engine} {AS_SHIPPED}",
         engine=engine,
-        recipe=recipe_named(AS_SHIPPED, engine),
+        recipe=as_opened(opened, engine, recipe_named(AS_SHIPPED, engine)),
         extra=Settings(),
     )

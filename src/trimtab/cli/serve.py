@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 )
 @option("--keys/--no-keys", default=None, help="Refuse requests without a key of `trimtab keys`. [default: of the site file, else no keys]")
 @option("--open-to-network", is_flag=True, help="Listening beyond this machine is meant; needs keys.")
+@option(
+    "--cluster",
+    default=None,
+    metavar="ADDRESS",
+    help="Serve locks on a Ray cluster: ray = the one that this machine is a node of, or HOST:PORT of its head, or ray://HOST:PORT.",
+)
 @option("--watch", is_flag=True, help="Look for changes while it serves, as `trimtab watch` does, in a process beside it.")
 @common
 @click.pass_obj
@@ -41,6 +47,7 @@ def serve(
     admin_port: int | None,
     keys: bool | None,
     open_to_network: bool,
+    cluster: str | None,
     watch: bool,
     common: Common,
 ) -> int:
@@ -58,7 +65,9 @@ def serve(
     from trimtab.flows.serve import serve as flow
 
     logging.basicConfig(level=logging.INFO if common.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    change = _options(host=host, port=port, admin_port=admin_port, need_keys=keys, open_to_network=open_to_network, watch=watch)
+    change = _options(
+        host=host, port=port, admin_port=admin_port, need_keys=keys, open_to_network=open_to_network, cluster=cluster, watch=watch
+    )
     state.resume = "Run the same command to serve again."
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
         flow(
@@ -72,14 +81,19 @@ def serve(
     return EXIT_PASSED
 
 
-def _options(*, need_keys: bool | None, open_to_network: bool, watch: bool, **listen: Any) -> Callable[[Site], Site]:
+def _options(*, need_keys: bool | None, open_to_network: bool, cluster: str | None, watch: bool, **listen: Any) -> Callable[[Site], Site]:
     """What the command line changes of a site."""
     given = {name: value for name, value in listen.items() if value is not None}
     if open_to_network:
         given["open_to_network"] = True
 
     def change(site: Site) -> Site:
-        site = dataclasses.replace(site, listen=dataclasses.replace(site.listen, **given), watch=site.watch or watch)
+        site = dataclasses.replace(
+            site,
+            listen=dataclasses.replace(site.listen, **given),
+            cluster=site.cluster if cluster is None else cluster,
+            watch=site.watch or watch,
+        )
         return site if need_keys is None else dataclasses.replace(site, need_keys=need_keys)
 
     return change

@@ -78,6 +78,7 @@ class ServedModel:
     adapters: each a model name of its own for clients and keys, answered by this model's replicas; only where every version is a lock
     min_replicas, max_replicas: of each version that has traffic; 0 = it leaves when nobody asks
     idle_s: a replica above the minimum that had no request for so long is stopped
+    target_queue: requests, in work and waiting, that a cluster scales for, a replica; 0 = as many as one works on at once
     queue_limit: requests that may wait; one more gets 429. queue_wait_s: the longest one waits, loading included; then it gets 503
     """
 
@@ -89,6 +90,7 @@ class ServedModel:
     min_replicas: int = 0
     max_replicas: int = 1
     idle_s: float = 600.0
+    target_queue: float = 0.0
     queue_limit: int = 128
     queue_wait_s: float = 120.0
     guards: tuple[GuardUse, ...] = ()
@@ -113,6 +115,7 @@ class Listen:
 class Site:
     """All that one gateway serves.
 
+    cluster: the Ray cluster that serves locks: `auto` = the one that this machine is a node of, or its address; empty = this machine alone
     memory_bytes: what all replicas together may take; None = no budget
     patience_s: so long at least a busy model keeps its memory though another one is asked for; then it ends what it has and makes room
     need_keys: requests without a valid key are refused
@@ -133,6 +136,7 @@ class Site:
 
     models: tuple[ServedModel, ...]
     listen: Listen = field(default_factory=Listen)
+    cluster: str = ""
     memory_bytes: int | None = None
     patience_s: float = 10.0
     need_keys: bool = False

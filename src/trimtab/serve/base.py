@@ -6,7 +6,7 @@ A request's way: `access` knows the key, `api` reads the body, `limits` admits i
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from trimtab.core.errors import TrimtabError
 
@@ -109,3 +109,21 @@ class Replica(Protocol):
 
     async def stop(self) -> None:
         """End it at once and give everything back. Idempotent, never raises. Draining is the caller's affair."""
+
+
+@runtime_checkable
+class Pool(Replica, Protocol):
+    """Replicas that a cluster starts and stops, behind one `answer`. The scheduler sees one replica with the places of all of them.
+
+    That a replica, its node or the cluster is lost is no error of the pool's: it asks another one, or raises Refusal.
+    """
+
+    @property
+    def state(self) -> ReplicaState:
+        """The best state of its replicas; `sleeping` while there is none because nobody asks, `failed` while the cluster is lost."""
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Its replicas as `Lane.facts` tells of others, with the node of each."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else whoever looks should know, as plain values."""

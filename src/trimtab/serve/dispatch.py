@@ -20,7 +20,7 @@ from typing import Any
 
 from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, InfeasibleError, TrimtabError
 from trimtab.core.site import ServedModel, Site, Version
-from trimtab.serve.base import Ready, Refusal, Replica, ReplicaState
+from trimtab.serve.base import Pool, Ready, Refusal, Replica, ReplicaState
 from trimtab.serve.scheduler import Scheduler
 from trimtab.serve.scheduling import (
     Aborted,
@@ -97,13 +97,16 @@ def plans_of(site: Site) -> tuple[Plan, ...]:
             traffic.shadow if traffic.shadow_pct > 0 else "",
         }
         for version in model.versions:
+            is_pool = bool(site.cluster and version.lock)
+            least = model.min_replicas if version.id in busy else 0
             plans.append(
                 Plan(
                     model=model,
                     version=version,
-                    memory_bytes=0 if site.memory_bytes is None or version.url else version.memory_bytes or 0,
-                    min_replicas=model.min_replicas if version.id in busy else 0,
-                    max_replicas=1 if version.url else model.max_replicas,
+                    memory_bytes=0 if site.memory_bytes is None or version.url or is_pool else version.memory_bytes or 0,
+                    min_replicas=min(1, least) if is_pool else least,
+                    max_replicas=1 if version.url or is_pool else model.max_replicas,
+                    stays=is_pool and version.id in busy,
                 )
             )
     return tuple(plans)
@@ -160,6 +163,7 @@ class Dispatcher:
         self._rhythm = rhythm or Rhythm()
         self._scheduler = Scheduler(plans_of(site), memory_bytes=site.memory_bytes, patience_s=site.patience_s)
         self._entries: dict[int, _Entry] = {}
+        self._ahead: dict[tuple[str, Version], Replica] = {}
         self._waiters: dict[int, asyncio.Future[_Entry]] = {}
         self._held: dict[int, _Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -181,12 +185,47 @@ class Dispatcher:
 
     def states(self) -> Mapping[str, ReplicaState]:
         """State of each model's stable version, by the model's name."""
-        return {model.name: self._scheduler.state_of(model.rollout.stable) for model in self._site.models}
+        found: dict[str, ReplicaState] = {}
+        for model in self._site.models:
+            state = self._scheduler.state_of(model.rollout.stable)
+            pool = self._pool_of(model.name, model.rollout.stable) if state == "ready" else None
+            found[model.name] = state if pool is None else pool.state
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         """Queues, replicas and memory now, as plain values."""
         counts = {"loads": self.n_loads, "failed_loads": self.n_failed_loads, "deaths": self.n_deaths}
-        return {**self._scheduler.facts(self._clock()), **{name: dict(found) for name, found in counts.items()}}
+        facts = self._scheduler.facts(self._clock())
+        for row in facts["versions"]:
+            if (pool := self._pool_of(row["model"], row["version"])) is not None:
+                row |= {"replicas": pool.replicas(), "pool": pool.facts()}
+        return {**facts, **{name: dict(found) for name, found in counts.items()}}
+
+    def _pool_of(self, model: str, version: str) -> Pool | None:
+        """The pool that answers for a version, the newest where two do."""
+        found = [entry.replica for entry in self._entries.values() if (entry.plan.model.name, entry.plan.id) == (model, version)]
+        return next((one for one in reversed(found) if isinstance(one, Pool)), None)
+
+    async def prepare(self, site: Site) -> None:
+        """Bring up the pools that another site needs and that are not there yet, while what there is goes on answering.
+
+        So the new one is up and has answered its known question before the old one gets no more. Raises what Replica.start raises: then
+        nothing has changed.
+        """
+        there = {(entry.plan.model.name, entry.plan.version) for entry in self._entries.values()}
+        made: dict[tuple[str, Version], Replica] = {}
+        try:
+            for plan in plans_of(site):
+                key = (plan.model.name, plan.version)
+                if plan.stays and key not in there and key not in self._ahead:
+                    made[key] = self._make_replica(plan.model, plan.version)
+                    async with asyncio.timeout(self._rhythm.load_limit_s):
+                        await made[key].start()
+        except BaseException:
+            for replica in made.values():
+                await replica.stop()
+            raise
+        self._ahead |= made
 
     async def reconfigure(self, site: Site) -> None:
         """Serve another site from now on. What is the same goes on; requests for what is not end as they began."""
@@ -196,6 +235,8 @@ class Dispatcher:
     async def drain(self, limit_s: float) -> bool:
         """Admit nobody, serve whom there is, stop everything. After `limit_s` what is left is cut off: then it returns False."""
         self.tell(Draining())
+        while self._ahead:
+            await self._ahead.popitem()[1].stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._empty.wait()
@@ -296,7 +337,7 @@ class Dispatcher:
     async def _bring_up(self, entry: _Entry) -> None:
         plan, began_s = entry.plan, self._clock()
         try:
-            entry.replica = self._make_replica(plan.model, plan.version)
+            entry.replica = self._ahead.pop((plan.model.name, plan.version), None) or self._make_replica(plan.model, plan.version)
             async with asyncio.timeout(self._rhythm.load_limit_s):  # wait_for of 3.11 may swallow a cancellation
                 ready = await entry.replica.start()
         except Exception as error:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from trimtab.core.errors import InfeasibleError
+from trimtab.core.errors import InfeasibleError, TrimtabError
 from trimtab.core.files import to_plain
 from trimtab.core.groups import groups_of, without_groups
 from trimtab.core.model import Adapter
@@ -344,6 +344,7 @@ class Gateway:
         model = self._named(name)
         rollout = shifted(model, action, percent)
         site = with_rollout(self.site, model.name, rollout)
+        await self._prepared(site)
         keep(self.traffic_path, self.declared, site)
         note = self.notes.begin(
             {"event": "traffic", "model": model.name, "action": action, "before": to_plain(model.rollout), "after": to_plain(rollout)}
@@ -369,6 +370,8 @@ class Gateway:
         Raises Refusal: its `max_replicas` are ready already.
         """
         model = self._named(name)
+        if self.site.cluster and any(version.lock for version in model.versions):
+            raise Refusal(409, f"The cluster itself scales {model.name!r}.", code="scaled_by_cluster")
         least = min(model.max_replicas, model.min_replicas + more)
         if least == model.min_replicas:
             raise Refusal(409, f"{model.name!r} has its max_replicas of {least} ready already.", code="at_most_replicas")
@@ -379,6 +382,13 @@ class Gateway:
         await self.notes.settled(note)
         return least
 
+    async def _prepared(self, site: Site) -> None:
+        """Have a cluster bring up what another site needs, before anything is changed. Raises Refusal if it cannot."""
+        try:
+            await self.dispatcher.prepare(site)
+        except (TrimtabError, TimeoutError) as error:
+            raise Refusal(503, f"Nothing was changed, because what is to answer does not come up: {error}", code="not_ready") from error
+
     def _named(self, name: str) -> ServedModel:
         model = self.site.model_called(name)
         if model is None:
@@ -386,7 +396,8 @@ class Gateway:
         return model
 
     async def reconfigure(self, declared: Site, guards: Mapping[str, Guards]) -> None:
-        """Take another configuration. Requests under way end as they began; listening addresses stay."""
+        """Take another configuration. Requests under way end as they began; listening addresses stay. Raises Refusal: nothing changed."""
+        await self._prepared(kept(self.traffic_path, declared))
         self.site = kept(self.traffic_path, declared)
         self.declared, self.guards = declared, guards
         self.notes.refuses = declared.audit == "refuse"

@@ -157,7 +157,7 @@ class Scheduler:
         if replica.status != "ready" or lane.is_leaving or self._is_draining or any(one.waiting for one in self._all_lanes()):
             return False
         if replica.n_running == 0:
-            self.next_s = min(self.next_s, self._now_s + lane.plan.model.idle_s)
+            self.next_s = min(self.next_s, self._now_s + lane.plan.idle_s)
         return True
 
     def _loaded(self, event: Loaded) -> bool:
@@ -363,7 +363,7 @@ class Scheduler:
                 due.append(lane.retry_s)
             if lane.n_live > lane.least(self._is_draining):
                 idle = (one.idle_s for one in lane.replicas if one.status == "ready" and not one.n_running)
-                due += [since_s + lane.plan.model.idle_s for since_s in idle]
+                due += [since_s + lane.plan.idle_s for since_s in idle]
             if is_short and self._needs_replica(lane) and lane.waiting:
                 ends = (self._turn_end_s(lane, one) for one in self._replicas.values() if one.status == "ready")
                 due += [end_s for end_s in ends if end_s > self._now_s]
@@ -376,7 +376,7 @@ class Scheduler:
     def _is_over_due(self, replica: Replica) -> bool:
         """Whether an idle replica above the minimum had its time."""
         lane = replica.lane
-        return lane.n_live > lane.least(self._is_draining) and self._now_s >= replica.idle_s + lane.plan.model.idle_s
+        return lane.n_live > lane.least(self._is_draining) and self._now_s >= replica.idle_s + lane.plan.idle_s
 
     def _all_lanes(self) -> Iterator[Lane]:
         return itertools.chain(self._lanes.values(), self._leaving)

@@ -4,6 +4,7 @@ A replica is named by a number that is never used again: an event about one that
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from trimtab.core.site import ServedModel, Version
@@ -18,6 +19,7 @@ class Plan:
 
     memory_bytes: expected of one replica; 0 = nothing of ours (a server elsewhere), or no budget
     min_replicas, max_replicas: of this version; the minimum is 0 for one without traffic
+    stays: once up it is not stopped though nobody asks: a cluster's pool, which takes nothing then
     """
 
     model: ServedModel
@@ -25,10 +27,16 @@ class Plan:
     memory_bytes: int
     min_replicas: int
     max_replicas: int
+    stays: bool = False
 
     @property
     def id(self) -> str:
         return self.version.id
+
+    @property
+    def idle_s(self) -> float:
+        """How long a replica above the minimum waits for a request."""
+        return inf if self.stays else self.model.idle_s
 
 
 # Events. Times are seconds of one monotonic clock and come with `Scheduler.on`.

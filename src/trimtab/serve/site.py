@@ -109,6 +109,7 @@ def _site(top: Table, folder: Path) -> Site:
     site = Site(
         models=models,
         listen=listen,
+        cluster=top.text("cluster", Site.cluster),
         memory_bytes=top.size("memory"),
         patience_s=top.number("patience_s", Site.patience_s),
         need_keys=top.flag("need_keys", Site.need_keys),
@@ -178,6 +179,7 @@ def _model(table: Table, folder: Path) -> ServedModel:
         min_replicas=table.count("min_replicas", ServedModel.min_replicas),
         max_replicas=table.count("max_replicas", max(ServedModel.max_replicas, table.values.get("min_replicas") or 0), least=1),
         idle_s=table.number("idle_s", ServedModel.idle_s),
+        target_queue=table.number("target_queue", ServedModel.target_queue),
         queue_limit=table.count("queue_limit", ServedModel.queue_limit),
         queue_wait_s=table.number("queue_wait_s", ServedModel.queue_wait_s, least=0.1),
         guards=tuple(_guard(one) for one in table.tables("guards")),

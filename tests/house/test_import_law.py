@@ -43,7 +43,7 @@ HEAVY = {
     "torchao": {"engines", "compress", "train"},
     "vllm": {"engines"},
     "peft": {"train"},
-    "ray": set(),  # in functions only: a process of its own speaks to a cluster
+    "ray": {"serve"},  # its router only, which Ray loads; elsewhere in functions, of a process that speaks to a cluster
     "starlette": {"serve", "web"},
     "aiohttp": {"serve"},
     "uvicorn": {"serve", "web"},

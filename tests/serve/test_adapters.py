@@ -22,6 +22,7 @@ from trimtab.serve.journey import Journey, began_record, ended_record
 from trimtab.serve.limits import Limits
 from trimtab.serve.meter import Meter
 from trimtab.serve.notes import Notes
+from trimtab.serve.quota import OwnQuota
 from trimtab.serve.replica_worker import WorkerReplica
 from trimtab.serve.site import read_site
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_lora
@@ -122,7 +123,7 @@ def test_keys_are_for_the_adapter_or_for_the_model(folder: Path) -> None:
     found = site(folder, 'need_keys = true\naudit = "off"\n' + HEAD + 'adapters = { support-fr = "fr.gguf" }')
     secrets = {name: add_key(name, models=[name], home=folder / "keys")[1] for name in ("chat", "support-fr")}
     notes = Notes(audit=None, meter=Meter(), refuses=False)
-    door = Door(access=Access(Keyring(folder / "keys")), limits=Limits(), notes=notes)
+    door = Door(access=Access(Keyring(folder / "keys")), quota=OwnQuota(Limits()), notes=notes)
 
     def journey(secret: str, name: str) -> Journey:
         raw = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "hello"}}]}}'.encode()

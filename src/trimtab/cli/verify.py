@@ -29,6 +29,7 @@ def verify() -> None:
     trimtab verify out/bundle --key signing.pub.pem
     trimtab verify ledger --anchor /elsewhere/checkpoint.json
     trimtab verify log
+    trimtab verify logs /collected/gateway-1 /collected/gateway-2
     """
 
 
@@ -98,6 +99,20 @@ def log(*, folder: str | None, anchor: str | None, key: str | None, common: Comm
     return EXIT_BY_VERDICT[found["verdict"]]
 
 
+@verify.command(short_help="Hold the logs of several gateways against their shared state and the ledger.")
+@click.argument("folders", nargs=-1)
+@option("--key", metavar="FILE", help="Public key (PEM) that all checkpoints must be signed by; default that of each log's first anchor.")
+@common
+def logs(*, folders: tuple[str, ...], key: str | None, common: Common) -> int:
+    """Check the logs in FOLDERS, collected from several gateways (default TRIMTAB_HOME/audit), as one record. Needs TRIMTAB_STATE."""
+    from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.flows.verify import verify_logs
+
+    found = verify_logs(folders, key=key)
+    emit(common, found, _logs_shown(found))
+    return EXIT_BY_VERDICT[found["verdict"]]
+
+
 def _told(found: Mapping[str, Any], sentence: str, longest: int) -> Iterable[Any]:
     """The verdict as a sentence with its mark, and the reasons for it, each cut to `longest` characters."""
     from rich.text import Text
@@ -127,6 +142,26 @@ def _shown(found: Mapping[str, Any]) -> Iterable[Any]:
     yield Text(f"{found['n_records']:,} good records from the first on{signed}. {line(found['folder'], 400)}", style="dim")
     if found["n_torn_bytes"]:
         yield Text(f"{found['n_torn_bytes']} bytes of a half-written record stand at the end; the next start cuts them off.", style="dim")
+
+
+def _logs_shown(found: Mapping[str, Any]) -> Iterable[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from trimtab.cli.tables import MARKS
+    from trimtab.core.phrases import line
+
+    words = {
+        "pass": "All logs are as they were written",
+        "fail": "A log is not as it was written",
+        "inconclusive": "Whether all logs are as they were written cannot be told",
+    }
+    yield from _told(found, f"{words[found['verdict']]}.", 400)
+    table = Table.grid(padding=(0, 2))
+    for row in found["logs"]:
+        n = "" if row["n_records"] is None else f"{row['n_records']:,} records"
+        table.add_row(Text(*MARKS[row["verdict"]]), row["log"][:8], line(row["host"]), n, line(row["folder"], 200))
+    yield table
 
 
 def _checks_shown(found: Mapping[str, Any]) -> Iterable[Any]:

@@ -33,6 +33,8 @@ def read_book(entries: Sequence[Entry], until: str = "") -> Book:
     for entry in entries:
         if last is not None and moment(entry.at) > last:
             break
+        if entry.kind == "anchor":
+            continue  # of gateways' logs: what it says is signed in itself, and is about no release
         reasons = refusals(book, _wish_of(entry))
         if entry.by in doubtful:
             reasons = (f"The key of {entry.by} was put there by somebody who may not; an approver must add {entry.by} again.", *reasons)

@@ -1,7 +1,8 @@
 """`trimtab keys`: API keys made, listed, renewed and ended. A gateway that runs sees it within a second."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.record.home import state_dir
@@ -47,14 +48,24 @@ def revoke_key(which: str) -> dict[str, Any]:
 
 def show_keys() -> list[dict[str, Any]]:
     """Every key that was ever made, with what it has used today (UTC). Raises InputError, MissingError."""
-    from trimtab.serve.limits import SpendFile, Spent
-
-    today = SpendFile(state_dir()).of_day(int(time.time() // DAY_S))
+    today = _spent_of_day(int(time.time() // DAY_S))
     rows = []
     for key in list_keys():
-        spent = today.get(key.id, Spent())
-        rows.append({**_row(key), "requests_today": spent.requests, "tokens_today": spent.tokens})
+        requests, tokens = today.get(key.id, (0, 0))
+        rows.append({**_row(key), "requests_today": requests, "tokens_today": tokens})
     return rows
+
+
+def _spent_of_day(day: int) -> Mapping[str, tuple[int, int]]:
+    """Requests and tokens by key, of this gateway or of all that share a state."""
+    if os.environ.get("TRIMTAB_STATE"):
+        from trimtab.record.shared_state import SharedState
+
+        with SharedState.open() as state:
+            return state.spent_of_day(day)
+    from trimtab.serve.limits import SpendFile
+
+    return {key: (spent.requests, spent.tokens) for key, spent in SpendFile(state_dir()).of_day(day).items()}
 
 
 def _row(key: Key) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.deployment import Candidate
-from trimtab.core.errors import InputError, MissingError
+from trimtab.core.errors import InputError, MissingError, TrimtabError
 from trimtab.core.files import digest_of
 from trimtab.core.site import Listen, ServedModel, Site, Version
 from trimtab.engines.base import ABILITIES
@@ -28,11 +30,16 @@ from trimtab.record.run import caches_in_use
 
 if TYPE_CHECKING:
     from trimtab.flows.parts.observer import Observer
+    from trimtab.serve.access import Keys
     from trimtab.serve.feedback import FeedbackDesk
     from trimtab.serve.journey import Journey
     from trimtab.serve.probing import Prober
+    from trimtab.serve.quota import Quota
+    from trimtab.serve.shared import SharedQuota
     from trimtab.serve.traces import Traces
 
+ANCHOR_LOOKS_S = (2.0, 60.0)
+"""So long after the start, and after each look again, is looked whether gateways' logs are to be written into the ledger."""
 SEGMENTS_REMEMBERED = 2
 """Of the spool, read at the start: feedback on requests that came before it is taken too."""
 
@@ -153,18 +160,15 @@ async def _serve(
     from trimtab.guard.pipeline import Guards
     from trimtab.record.audit import AuditLog
     from trimtab.record.captures import Captures
-    from trimtab.record.identities import Keyring
     from trimtab.serve.access import Access
     from trimtab.serve.app import DRAIN_S, bound_socket, run_servers
     from trimtab.serve.base import Replica
     from trimtab.serve.dispatch import Dispatcher
     from trimtab.serve.door import Door
     from trimtab.serve.gateway import Gateway, OnEnded
-    from trimtab.serve.limits import Limits, SpendFile
     from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.notes import Notes
     from trimtab.serve.probing import Prober
-    from trimtab.serve.ray_site import RaySite
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.sampling import Sampler
@@ -177,14 +181,11 @@ async def _serve(
     sockets = bound_socket(listen.host, listen.port), bound_socket("127.0.0.1", listen.admin_port) if listen.admin_port else None
     in_use = caches_in_use()
     prepared = await asyncio.to_thread(prepare, site, folder, offline=offline, on_event=on_event)
-    cluster: RaySite | None = None
 
     def make_replica(model: ServedModel, version: Version) -> Replica:
         if not version.lock:
             return HttpReplica(model, version)
         one = prepared[version.id].candidate
-        if cluster is not None:
-            return cluster.pool(model, version, one)
         return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name, adapters=model.adapters)
 
     def files_of(version: Version) -> tuple[Path, ...]:
@@ -194,16 +195,10 @@ async def _serve(
     place = digest_of(str(target.absolute()))[:16]
     traffic_path = home / "serve" / f"traffic-{place}.json"
     in_force = kept(traffic_path, site)
-    limits, spend = Limits(), SpendFile(home)
-    spend.load(limits, time.time())
     dispatcher = Dispatcher(in_force, make_replica, files_of=files_of)
     async with contextlib.AsyncExitStack() as stack:
         if in_use is not None:
             stack.callback(in_use.release)
-        if site.cluster:
-            on_event(Event(phase="open", message=f"cluster: {site.cluster}"))
-            cluster = await stack.enter_async_context(RaySite.joined(site, place, home))
-            cluster.check(site.models, {key: one.candidate for key, one in prepared.items()})
         told: list[OnEnded] = [_accessed]
         traces = Traces.from_environment()
         if traces is not None:
@@ -215,14 +210,19 @@ async def _serve(
         if watched is not None:
             stack.push_async_callback(asyncio.to_thread, watched[0].close)
             told.append(partial(_observed, *watched))
+        if site.audit != "off" and os.environ.get("TRIMTAB_STATE"):
+            await stack.enter_async_context(_anchoring(home))
+        counted = await stack.enter_async_context(counting(home))
         audit = await stack.enter_async_context(AuditLog.open(sync_s=site.audit_sync_ms / 1000)) if site.audit != "off" else None
+        if counted.shared is not None and audit is not None:
+            counted.shared.checkpoint = lambda: audit.checkpoint
         meter = Meter(read_loads=lambda: loads_of(dispatcher.snapshot()), read_joules=joules_meter())
         notes = Notes(audit=audit, meter=meter, refuses=site.audit == "refuse")
         gateway = Gateway(
             declared=site,
             site=in_force,
             guards={model.name: Guards(model.guards) for model in site.models},
-            door=Door(access=Access(Keyring()), limits=limits, notes=notes),
+            door=Door(access=Access(counted.keys), quota=counted.quota, notes=notes),
             dispatcher=dispatcher,
             meter=meter,
             notes=notes,
@@ -253,7 +253,6 @@ async def _serve(
             if needs_restart := what_stays(site, changed):
                 log.warning("only a restart changes: %s", ", ".join(needs_restart))
 
-        spending = asyncio.create_task(spend.keep(limits))
         dispatcher.start()
         try:
             serving = _serving(site, sockets, {key: one.lock for key, one in prepared.items()})
@@ -261,8 +260,67 @@ async def _serve(
         finally:
             await dispatcher.drain(DRAIN_S)
             await gateway.finish()
-            spending.cancel()
-            await asyncio.wait({spending})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Whose keys are known and how they are counted: here alone, or together with other gateways (`shared`)."""
+
+    keys: "Keys"
+    quota: "Quota"
+    shared: "SharedQuota | None" = None
+
+
+@contextlib.asynccontextmanager
+async def counting(home: Path) -> AsyncIterator[Counted]:
+    """Keys and limits, of this gateway alone or, where TRIMTAB_STATE names a database, of all that name it.
+
+    Raises InputError, MissingError.
+    """
+    from trimtab.record.identities import Keyring, are_shared
+    from trimtab.serve.limits import SpendFile
+    from trimtab.serve.quota import OwnQuota
+
+    if not os.environ.get("TRIMTAB_STATE"):
+        async with SpendFile.kept(home) as limits:
+            yield Counted(keys=Keyring(), quota=OwnQuota(limits))
+        return
+    from trimtab.record.identities import shared_state
+    from trimtab.serve.shared import SharedQuota
+
+    with await asyncio.to_thread(shared_state) as state:
+        shared = SharedQuota(state=state)
+        async with shared.running():
+            yield Counted(keys=shared if are_shared() else Keyring(), quota=shared, shared=shared)
+
+
+@contextlib.asynccontextmanager
+async def _anchoring(home: Path) -> AsyncIterator[None]:
+    """What gateways' logs have come to is written into the ledger from time to time, and once more at the end."""
+    from trimtab.record.identities import shared_state
+
+    state = await asyncio.to_thread(shared_state)
+    from trimtab.record.log_anchors import ANCHOR_S, anchor_logs
+
+    async def anchored(after_s: float) -> None:
+        try:
+            await asyncio.to_thread(anchor_logs, state, home, after_s=after_s)
+        except TrimtabError as error:
+            log.error("the logs of the gateways are not in the ledger: %s", error)
+
+    async def keep() -> None:
+        for look_s in itertools.chain(ANCHOR_LOOKS_S, itertools.repeat(ANCHOR_LOOKS_S[-1])):
+            await asyncio.sleep(look_s)
+            await anchored(ANCHOR_S)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        await anchored(0.0)
+        state.close()
 
 
 def what_stays(site: Site, changed: Site) -> list[str]:

@@ -1,6 +1,7 @@
 """`trimtab verify`: is what was kept still what was written?"""
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,43 @@ def verify_log(folder: str | None = None, *, anchor: str | None = None, key: str
         checkpoint = newer  # a gateway wrote, started or stopped while the log was read
         check = checked(checkpoint)
     return _answer(path, check, _other(path, checkpoint, check))
+
+
+def verify_logs(folders: Sequence[str] = (), *, key: str | None = None) -> dict[str, Any]:
+    """Hold the logs of several gateways against what the shared state and the ledger hold of each.
+
+    folders: of logs, from whichever machines; default that of TRIMTAB_HOME. key: PEM file, default the key of each log's first anchor
+    Returns verdict, reasons, and a row a log, those that are known and were not given too. Raises InputError, MissingError.
+    """
+    if not os.environ.get("TRIMTAB_STATE"):
+        raise InputError("TRIMTAB_STATE names no shared state; one gateway's log is checked by `trimtab verify log`.")
+    from trimtab.record.log_anchors import check_known, known_logs
+    from trimtab.record.shared_state import SharedState, shared_ledger_url
+
+    home = state_dir()
+    paths = [Path(folder).expanduser().absolute() for folder in folders] or [home / "audit"]
+    given = {log_id(path): path for path in paths}
+    trusted = public_key_of(Path(key).expanduser()) if key else ""
+    with SharedState.open() as state, Ledger.open(shared_ledger_url(), home=home) as ledger:
+        chain = ledger.check()
+        known = {one.log: one for one in known_logs(state, home)}
+    rows = []
+    for log in sorted({*given, *known}):
+        row: dict[str, Any] = {"log": log, "host": known[log].host if log in known else "", "folder": str(given.get(log, ""))}
+        if log not in given:
+            checked: dict[str, Any] = {"verdict": "inconclusive", "reasons": ["It was not given."], "n_records": None}
+        elif log not in known:
+            checked = {"verdict": "fail", "reasons": ["No gateway ever told the others of this log."], "n_records": None}
+        else:
+            checked = check_known(given[log], known[log], trusted)
+        rows.append({**row, **checked})
+    verdicts = [row["verdict"] for row in rows] + (["fail"] if chain.verdict == "fail" else [])
+    reasons = [f"Log {row['log'][:8]} of {row['host'] or 'an unknown host'}: {reason}" for row in rows for reason in row["reasons"]]
+    return {
+        "verdict": "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass",
+        "reasons": [*(chain.reasons if chain.verdict == "fail" else ()), *reasons],
+        "logs": rows,
+    }
 
 
 def verify_ledger(*, anchor: str | None = None, keys: Sequence[str] = (), ledger: str = "") -> dict[str, Any]:

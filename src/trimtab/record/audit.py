@@ -20,6 +20,7 @@ import msgspec
 from trimtab.core.errors import InputError
 from trimtab.core.files import write_once
 from trimtab.record.chain import SEGMENT_BYTES, AuditUnavailable, ChainLog
+from trimtab.record.checkpoints import Checkpoint
 from trimtab.record.disk import sentences
 from trimtab.record.home import state_dir
 
@@ -74,6 +75,11 @@ class AuditLog:
     def n_records(self) -> int:
         """Records in the log, those about the log itself included."""
         return self._log.head.seq if self._log is not None else 0
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest that was signed, None before the log is open."""
+        return self._log.checkpoint if self._log is not None else None
 
     async def __aenter__(self) -> Self:
         return self

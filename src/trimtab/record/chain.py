@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import canonical_json, sync_folder
-from trimtab.record.checkpoints import Anchor, anchor_of_folder, anchor_of_log, new_anchor
+from trimtab.record.checkpoints import Anchor, Checkpoint, anchor_of_folder, anchor_of_log, new_anchor
 from trimtab.record.disk import disk_error, sentences
 from trimtab.record.lock import FolderLock
 
@@ -159,6 +159,11 @@ class ChainLog:
     def id(self) -> str:
         """The log's own name, 32 hex digits."""
         return self._anchor.log
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest that was signed."""
+        return self._anchor.last
 
     def commit(self, bodies: Sequence[bytes]) -> int:
         """Write records with one write and one sync; returns the number of the first. Durable when it returns.

@@ -58,6 +58,14 @@ class Checkpoint:
         return self.key == public_hex and is_signature(public_hex, self.signature, self.signed_bytes())
 
 
+def checkpoint_of(plain: Mapping[str, Any], where: Path | str) -> Checkpoint:
+    """From JSON, its signature not looked at. where: for people. Raises InputError."""
+    try:
+        return _parsed(plain, where)
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{where} holds a checkpoint that is damaged.") from None
+
+
 def own_public_key(home: Path) -> str:
     """64 hex digits of this installation's key, empty if it has none yet. Raises InputError."""
     path = home / "keys" / "signing.pub.pem"
@@ -209,7 +217,7 @@ def _opened(home: Path, path: Path, folder: Path | str) -> Anchor:
     return Anchor(path, signer, folder, last)
 
 
-def _parsed(value: Mapping[str, Any], path: Path) -> Checkpoint:
+def _parsed(value: Mapping[str, Any], path: Path | str) -> Checkpoint:
     check_schema(value, SCHEMA, path)
     plain: dict[str, Any] = {field.name: value[field.name] for field in fields(Checkpoint)}
     kinds = {"size": int, "is_closed": bool}

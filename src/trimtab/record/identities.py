@@ -1,4 +1,5 @@
-"""API keys: who may ask which model for what, how much, and until when. One file: TRIMTAB_KEYS_FILE, else `TRIMTAB_HOME/access/keys.json`.
+"""API keys: who may ask which model for what, how much, and until when. They lie in one file, TRIMTAB_KEYS_FILE, else
+`TRIMTAB_HOME/access/keys.json`; where gateways share a state (TRIMTAB_STATE), in its database, unless TRIMTAB_KEYS_FILE is given.
 
 A secret is 256 random bits, shown once and kept as its sha256. A slow hash, as passwords need it, would buy nothing: it makes guessing
 dear, and 256 random bits cannot be guessed at any price; it would only be paid on every request.
@@ -16,15 +17,18 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trimtab.core.errors import InputError, TrimtabError
-from trimtab.core.files import canonical_json, write_atomic
+from trimtab.core.errors import InputError, MissingError, TrimtabError
+from trimtab.core.files import canonical_json, to_plain, write_atomic
 from trimtab.record.disk import read_json, sentences
 from trimtab.record.home import state_dir
+
+if TYPE_CHECKING:
+    from trimtab.record.shared_state import SharedState
 
 log = logging.getLogger("trimtab.record")
 
@@ -109,14 +113,7 @@ class Keyring:
         """The key that a secret belongs to; None if there is none that is active."""
         if time.monotonic() - self._looked_s > LOOK_S:
             self._look()
-        # What is looked up is a digest: how long a miss takes tells nothing about the secrets that exist.
-        digest = _digest(secret)
-        key, kept = self._by_digest.get(digest, (None, None))
-        if key is None or kept is None or not hmac.compare_digest(digest, kept.sha256):
-            return None
-        now_unix_s = time.time()
-        is_past = kept.expires_unix_s is not None and kept.expires_unix_s <= now_unix_s
-        return None if is_past or key.state(now_unix_s) != "active" else key
+        return _found(self._by_digest, secret)
 
     def _look(self) -> None:
         self._looked_s = time.monotonic()
@@ -139,9 +136,56 @@ class Keyring:
         self._by_digest = {secret.sha256: (key, secret) for key in keys for secret in key.secrets}
 
 
+class SharedKeyring:
+    """The keys of a shared state as a running gateway sees them: told of each change by `take`. seen_revision: of the newest one"""
+
+    def __init__(self) -> None:
+        self.seen_revision = 0
+        self._by_digest: dict[str, tuple[Key, Secret]] = {}
+        self._digests: dict[str, tuple[str, ...]] = {}
+
+    def find(self, secret: str) -> Key | None:
+        """The key that a secret belongs to; None if there is none that is active."""
+        return _found(self._by_digest, secret)
+
+    def take(self, changed: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """What changed, (revision, key) each. Raises InputError for a key of a newer trimtab: a limit must not be passed over."""
+        for revision, row in changed:
+            try:
+                key = _key(row)
+            except (KeyError, TypeError, AttributeError):
+                raise InputError(
+                    f"The key {row.get('id')} in the shared state has a field that this trimtab does not know; upgrade it."
+                ) from None
+            for digest in self._digests.get(key.id, ()):
+                del self._by_digest[digest]
+            self._digests[key.id] = tuple(secret.sha256 for secret in key.secrets)
+            self._by_digest |= {secret.sha256: (key, secret) for secret in key.secrets}
+            self.seen_revision = revision
+
+
+def _found(by_digest: Mapping[str, tuple[Key, Secret]], secret: str) -> Key | None:
+    # What is looked up is a digest: how long a miss takes tells nothing about the secrets that exist.
+    digest = _digest(secret)
+    key, kept = by_digest.get(digest, (None, None))
+    if key is None or kept is None or not hmac.compare_digest(digest, kept.sha256):
+        return None
+    now_unix_s = time.time()
+    is_past = kept.expires_unix_s is not None and kept.expires_unix_s <= now_unix_s
+    return None if is_past or key.state(now_unix_s) != "active" else key
+
+
+def are_shared(home: Path | None = None) -> bool:
+    """Whether keys lie in the shared state's database, not in a file."""
+    return home is None and bool(os.environ.get("TRIMTAB_STATE")) and not os.environ.get("TRIMTAB_KEYS_FILE")
+
+
 def list_keys(home: Path | None = None) -> list[Key]:
     """All keys ever made, revoked ones too, in the order they were made. Raises InputError, MissingError."""
-    return _read(_path(home))
+    if not are_shared(home):
+        return _read(_path(home))
+    with shared_state() as state:
+        return [_key(row) for row in state.all_keys()]
 
 
 def add_key(
@@ -165,9 +209,7 @@ def add_key(
     now_unix_s = time.time()
     if expires_unix_s is not None and expires_unix_s <= now_unix_s:
         raise InputError("The key would have expired already; choose a later time.")
-    path = _path(home)
-    with _locked(path):
-        keys = _read(path)
+    with _changing(home) as (keys, put):
         if any(key.name == name and key.state(now_unix_s) == "active" for key in keys):
             raise InputError(f"There is a key named {name!r} already; revoke or rotate it, or choose another name.")
         key = Key(
@@ -181,7 +223,7 @@ def add_key(
             expires_unix_s=expires_unix_s,
         )
         key, secret = _with_secret(key, now_unix_s)
-        _write(path, [*keys, key])
+        put(key)
     return key, secret
 
 
@@ -190,10 +232,8 @@ def rotate_key(which: str, *, overlap_s: float, home: Path | None = None) -> tup
 
     Raises InputError, MissingError.
     """
-    path = _path(home)
     now_unix_s = time.time()
-    with _locked(path):
-        keys = _read(path)
+    with _changing(home) as (keys, put):
         key = _chosen(keys, which, now_unix_s)
         if key.state(now_unix_s) == "expired":
             raise InputError(f"The key {which} has expired; make a new one with `trimtab keys add`.")
@@ -204,20 +244,45 @@ def rotate_key(which: str, *, overlap_s: float, home: Path | None = None) -> tup
             if secret.expires_unix_s is None or secret.expires_unix_s > now_unix_s
         )
         changed, secret = _with_secret(replace(key, secrets=kept), now_unix_s)
-        _write(path, [changed if one.id == key.id else one for one in keys])
+        put(changed)
     return changed, secret
 
 
 def revoke_key(which: str, *, home: Path | None = None) -> Key:
     """End a key with all its secrets, for good. It stays in the list. Raises InputError, MissingError."""
-    path = _path(home)
     now_unix_s = time.time()
-    with _locked(path):
-        keys = _read(path)
+    with _changing(home) as (keys, put):
         key = _chosen(keys, which, now_unix_s)
         changed = replace(key, revoked_unix_s=now_unix_s, secrets=())
-        _write(path, [changed if one.id == key.id else one for one in keys])
+        put(changed)
     return changed
+
+
+@contextlib.contextmanager
+def _changing(home: Path | None) -> Iterator[tuple[list[Key], Callable[[Key], None]]]:
+    """All keys, and what writes one of them or a new one. One change at a time."""
+    if are_shared(home):
+        with shared_state() as state, state.changing_keys() as (rows, put):
+            yield [_key(row) for row in rows], lambda key: put(to_plain(key))
+        return
+    path = _path(home)
+    with _locked(path):
+        keys = _read(path)
+
+        def write(key: Key) -> None:
+            is_new = all(one.id != key.id for one in keys)
+            _write(path, [key if one.id == key.id else one for one in keys] + [key] * is_new)
+
+        yield keys, write
+
+
+def shared_state() -> "SharedState":
+    """What TRIMTAB_STATE names, opened. Raises InputError, MissingError."""
+    try:
+        from trimtab.record.shared_state import SharedState
+    except ModuleNotFoundError as error:
+        raise MissingError(f"State in PostgreSQL needs the package {error.name}.", "pip install 'trimtab[release,postgres]'") from None
+    return SharedState.open()
 
 
 def _path(home: Path | None) -> Path:

@@ -57,17 +57,17 @@ def is_locked(error: SQLAlchemyError) -> bool:
     return _reason(error) == "locked"
 
 
-def sentence(error: SQLAlchemyError, shown: str, doing: str) -> TrimtabError:
-    """The error a user reads. doing: `read` or `write`"""
-    what = f"The ledger {shown}"
+def sentence(error: SQLAlchemyError, shown: str, doing: str, *, noun: str = "ledger") -> TrimtabError:
+    """The error a user reads. doing: `read` or `write`; noun: what it is a database of"""
+    what = f"The {noun} {shown}"
     sentences: dict[str, TrimtabError] = {
         "locked": MissingError(f"{what} was locked by others for more than {LOCK_S} s; nothing was written.", "try again."),
         "moved": _removed(shown),
-        "read-only": InputError(f"No permission to {doing} the ledger {shown}; change its permissions, or use another ledger."),
-        "full": MissingError(f"No space left to {doing} the ledger {shown}; nothing was written.", "free some disk space there."),
-        "disk": MissingError(f"The disk of the ledger {shown} failed or is full; nothing was written.", "check the disk, then try again."),
-        "cannot open": InputError(f"Cannot open the ledger {shown}; check the path and its permissions."),
-        "damaged": DamagedLedger(f"{what} is damaged or is no ledger; put it back from a backup."),
+        "read-only": InputError(f"No permission to {doing} the {noun} {shown}; change its permissions, or use another {noun}."),
+        "full": MissingError(f"No space left to {doing} the {noun} {shown}; nothing was written.", "free some disk space there."),
+        "disk": MissingError(f"The disk of the {noun} {shown} failed or is full; nothing was written.", "check the disk, then try again."),
+        "cannot open": InputError(f"Cannot open the {noun} {shown}; check the path and its permissions."),
+        "damaged": DamagedLedger(f"{what} is damaged or is no {noun}; put it back from a backup."),
         "refused": InputError(f"{what} refused the entry: it takes only the next one, and changes none."),
         "login": InputError(f"{what} does not let this user in; check the user's name in its address and the password in PGPASSWORD."),
         "no database": InputError(f"There is no database {shown}; make it with `createdb`, or give another address."),

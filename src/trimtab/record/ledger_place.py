@@ -1,5 +1,6 @@
 """Where a ledger is, from what the user gave: a file of SQLite or a database of PostgreSQL. Passwords never leave the URL."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -27,6 +28,18 @@ class Place:
     path: Path | None = None
     url: URL | None = None
     connect_args: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def server_of(url: str, what: str) -> Place:
+    """A database of PostgreSQL. what: for people, such as `shared state`. Raises InputError, in which no password stands."""
+    place = None
+    with contextlib.suppress(InputError):
+        place = place_of(url, Path())
+    if place is None or place.path is not None:
+        raise InputError(
+            f"The address of the {what} is not a PostgreSQL database's; give postgresql://USER@HOST/DATABASE, its password in PGPASSWORD."
+        )
+    return place
 
 
 def place_of(url: str, default: Path) -> Place:

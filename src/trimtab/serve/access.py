@@ -1,15 +1,24 @@
 """Who asks, and whether they may. Refusals in the form that OpenAI's clients know."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from trimtab.record.identities import Key, Keyring
+from trimtab.record.identities import Key
 from trimtab.serve.base import Refusal
+
+
+class Keys(Protocol):
+    """Keys by their secrets."""
+
+    def find(self, secret: str) -> Key | None:
+        """The key that a secret belongs to; None if there is none that is active. Raises Refusal (503) where that cannot be told now."""
+        ...
 
 
 class Access:
     """The door of the gateway. keyring: None where a site has no keys at all."""
 
-    def __init__(self, keyring: Keyring | None) -> None:
+    def __init__(self, keyring: Keys | None) -> None:
         self._keyring = keyring
 
     def check(self, headers: Mapping[str, str], *, need_key: bool) -> Key | None:

@@ -16,8 +16,8 @@ from trimtab.record.identities import Key
 from trimtab.serve.access import Access
 from trimtab.serve.base import Refusal
 from trimtab.serve.journey import Journey
-from trimtab.serve.limits import Limits
 from trimtab.serve.notes import Notes
+from trimtab.serve.quota import Quota, most_tokens
 from trimtab.serve.schema import Parsed, parse
 
 LONG_CHARS = 20_000
@@ -48,10 +48,10 @@ class Admitted:
 
 @dataclass(kw_only=True)
 class Door:
-    """access: whose key it is; limits: what it may still ask; abuse: patterns over many requests of a key."""
+    """access: whose key it is; quota: what it may still ask; abuse: patterns over many requests of a key."""
 
     access: Access
-    limits: Limits
+    quota: Quota
     notes: Notes
     abuse: AbuseWatch = field(default_factory=AbuseWatch)
 
@@ -68,7 +68,7 @@ class Door:
             raise Refusal(404, why, code="model_not_found", param="model")
         self.access.check_verb(key, parsed.kind)
         journey.model, journey.adapter = name, adapter
-        self.limits.admit(key, time.time())
+        journey.hold = await self.quota.admit(key, most_tokens(parsed, len(incoming.raw)) if key is not None else 0)
         admitted = Admitted(parsed=parsed, model=model, guards=guards[model.name])
         return await self._inspected(site, admitted, journey) if admitted.guards.reads_input else admitted
 

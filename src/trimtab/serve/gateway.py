@@ -158,7 +158,7 @@ class Gateway:
 
     def _headers(self, journey: Journey) -> dict[str, str]:
         """What answered, and what the key may still ask."""
-        return {**journey.provenance, **self.door.limits.headers(journey.key, time.time())}
+        return {**journey.provenance, **self.door.quota.headers(journey.key)}
 
     # Answers
 
@@ -293,7 +293,7 @@ class Gateway:
         usage = journey.usage or Usage(prompt=0, completion=journey.n_tokens)
         seconds = time.monotonic() - journey.began_s
         first_s = None if journey.first_token_s is None else journey.first_token_s - journey.began_s
-        self.door.limits.spend(journey.key, usage.prompt + usage.completion, time.time())
+        self.door.quota.ended(journey.key, journey.hold, usage.prompt + usage.completion)
         return partial(self._tell, journey, usage, seconds, first_s)
 
     def _tell(self, journey: Journey, usage: Usage, seconds: float, first_s: float | None) -> None:

@@ -11,6 +11,7 @@ from trimtab.core.guarding import Verdict
 from trimtab.core.model import Adapter
 from trimtab.record.identities import Key
 from trimtab.serve.base import Usage
+from trimtab.serve.quota import Hold
 
 if TYPE_CHECKING:
     from trimtab.serve.sampling import Begun
@@ -33,7 +34,7 @@ class Texts:
 class Journey:
     """What is known of one request so far; at its end, what the meter and the audit log are told.
 
-    output: running digest of the answer's bytes; queue_s: its wait for a replica
+    hold: of its key's tokens, while gateways count together; output: running digest of the answer's bytes; queue_s: its wait for a replica
     model: its own name, or that of the adapter; adapter: under which it is answered, None = none
     decision: sha256 of the decision that the version's lock rests on; empty without a lock, and under an adapter
     traceparent: the caller's trace, empty if it told none; texts: None where nobody wants to read them
@@ -49,6 +50,7 @@ class Journey:
     is_stream: bool = False
     began_s: float = field(default_factory=time.monotonic)
     key: Key | None = None
+    hold: Hold | None = None
     model: str = ""
     adapter: Adapter | None = None
     version: str = ""

@@ -64,23 +64,11 @@ class Limits:
         if key is None:
             return
         if key.tokens_per_day is not None and self.spent(key.id, now_s).tokens >= key.tokens_per_day:
-            raise Refusal(
-                429,
-                f"The key's {key.tokens_per_day:,} tokens of this day are used up; the next day begins at 00:00 UTC.",
-                kind="insufficient_quota",
-                code="insufficient_quota",
-                retry_after_s=DAY_S - now_s % DAY_S,
-            )
+            raise used_up(key.tokens_per_day, now_s)
         if key.rpm is not None:
             bucket = self._bucket(key.id, key.rpm, now_s)
             if bucket.left < 1.0:
-                raise Refusal(
-                    429,
-                    f"The key may send {key.rpm} requests a minute, and has.",
-                    kind="requests",
-                    code="rate_limit_exceeded",
-                    retry_after_s=(1.0 - bucket.left) * 60.0 / key.rpm,
-                )
+                raise too_many(key.rpm, bucket.left)
             bucket.left -= 1.0
         self._add(key.id, now_s, Spent(requests=1))
 
@@ -98,10 +86,10 @@ class Limits:
         found: dict[str, str] = {}
         if key is not None and key.rpm is not None:
             left = self._bucket(key.id, key.rpm, now_s).left
-            found |= _limit_headers("requests", key.rpm, int(left), (key.rpm - left) * 60.0 / key.rpm)
+            found |= limit_headers("requests", key.rpm, int(left), (key.rpm - left) * 60.0 / key.rpm)
         if key is not None and key.tokens_per_day is not None:
             left_tokens = max(0, key.tokens_per_day - self.spent(key.id, now_s).tokens)
-            found |= _limit_headers("tokens", key.tokens_per_day, left_tokens, DAY_S - now_s % DAY_S)
+            found |= limit_headers("tokens", key.tokens_per_day, left_tokens, DAY_S - now_s % DAY_S)
         return found
 
     def take_pending(self) -> dict[tuple[int, str], Spent]:
@@ -225,7 +213,30 @@ def _date(day: int) -> str:
     return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
 
 
-def _limit_headers(what: str, limit: int, left: int, reset_s: float) -> dict[str, str]:
+def used_up(tokens_per_day: int, now_s: float) -> Refusal:
+    """A day's tokens are used up."""
+    return Refusal(
+        429,
+        f"The key's {tokens_per_day:,} tokens of this day are used up; the next day begins at 00:00 UTC.",
+        kind="insufficient_quota",
+        code="insufficient_quota",
+        retry_after_s=DAY_S - now_s % DAY_S,
+    )
+
+
+def too_many(rpm: int, left: float) -> Refusal:
+    """More requests than the key's bucket holds. left: what it holds, below 1."""
+    return Refusal(
+        429,
+        f"The key may send {rpm} requests a minute, and has.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        retry_after_s=(1.0 - left) * 60.0 / rpm,
+    )
+
+
+def limit_headers(what: str, limit: int, left: int, reset_s: float) -> dict[str, str]:
+    """The three headers of one limit."""
     return {
         f"x-ratelimit-limit-{what}": str(limit),
         f"x-ratelimit-remaining-{what}": str(left),

@@ -44,6 +44,8 @@ OWN = {
         "over_long",
         "mixed",
         "heal",
+        "hardware_pools",
+        *CLUSTER,
     },
     "check": {"junit", "summary", "digests_only", "sample", "run_dir", "source", "reference", "policy", "suite"},
     "evaluate": {"suite", "reference", "why", "answer", "chat", "eval_results", "out", "fresh", *CLUSTER},

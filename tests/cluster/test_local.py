@@ -1,7 +1,5 @@
 """Work given to a place on this machine: the same numbers as without one, whatever the number of hands."""
 
-import json
-
 import pytest
 
 pytest.importorskip("llama_cpp")
@@ -34,13 +32,16 @@ def test_shards_on_two_hands_give_the_numbers_of_one_go_bit_for_bit(folder):
     again = levels(folder, "again", cluster="local:2", cluster_store=str(folder / "two-store"))
     assert again["levels"] == plain["levels"]
     assert again["work"]["computed"] == 0
-    assert not [key for key in read_step_keys(folder / "again") if key.startswith("unit/")] if (folder / "again" / "journal.jsonl").exists() else True
+    assert (
+        not [key for key in read_step_keys(folder / "again") if key.startswith("unit/")]
+        if (folder / "again" / "journal.jsonl").exists()
+        else True
+    )
 
 
 def test_what_takes_no_cluster_is_refused(folder):
     with pytest.raises(InputError, match="--cluster scores models on suites"):
-        levels_of_server = evaluate("openai:http://127.0.0.1:9/v1#m", suites=["core"], out=folder / "no", cluster="local")
-        json.dumps(levels_of_server)
+        evaluate("openai:http://127.0.0.1:9/v1#m", suites=["core"], out=folder / "no", cluster="local")
     with pytest.raises(InputError, match="takes the address of a Ray cluster"):
         levels(folder, "no", cluster="nonsense")
     with pytest.raises(InputError, match="give --cluster too"):

@@ -1,11 +1,11 @@
 """`trimtab optimize`: the options, and what is shown of the answer."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
-from trimtab.cli.options import Common, State, common, option
+from trimtab.cli.options import Common, State, clustered, common, option
 
 
 @click.command(short_help="Find the fastest way to run a model here that is shown to be no worse.")
@@ -57,6 +57,13 @@ from trimtab.cli.options import Common, State, common, option
     help="Also train the fastest candidate that lost too much back towards the reference, where the policy lets it; give --time-limit 40m.",
 )
 @option("--fresh", is_flag=True, help="Measure everything again: read no cache and no earlier part of this run.")
+@clustered
+@option(
+    "--hardware-pools",
+    default="",
+    metavar="NAMES",
+    help="With --cluster: search once for each of these pools, on a node of it; NAME has the nodes with the Ray resource pool_NAME.",
+)
 @common
 @click.pass_obj
 def optimize(
@@ -76,6 +83,9 @@ def optimize(
     mixed: bool,
     heal: bool,
     fresh: bool,
+    cluster: str,
+    cluster_store: str,
+    hardware_pools: str,
     common: Common,
 ) -> int:
     """Find the fastest way to run MODEL on this machine that is shown to be no worse than the original.
@@ -90,32 +100,39 @@ def optimize(
     trimtab optimize ./model.gguf --slo "ttft_p95<400ms,memory<1GiB" --objective throughput
     """
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
+    from trimtab.cli.pools import pools_view
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.optimize import optimize as flow
+    from trimtab.flows.optimize import optimize_on_pools
+    from trimtab.flows.parts.cluster_pools import pool_names
 
     folder = out or Path("runs") / (Path(model.partition(":")[2] or model).stem or "model")
     state.resume = f"What was finished is kept in {folder}; run the same command again and it goes on from there."
+    asked: dict[str, Any] = {
+        "workload": workload,
+        "over_long": over_long,
+        "candidates": candidates,
+        "policy": policy,
+        "engines": tuple(name.strip() for name in engines.split(",") if name.strip()) if engines else (),
+        "suites": suites,
+        "objective": objective,
+        "slo": slo,
+        "price_per_hour": price_per_hour,
+        "mixed": mixed,
+        "heal": heal,
+        "fresh": fresh,
+        "offline": common.offline,
+        "time_limit_s": common.time_limit,
+        "seed": common.seed,
+        "cluster": cluster,
+        "cluster_store": cluster_store,
+    }
+    pools = pool_names(hardware_pools)
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
-        decision = flow(
-            model,
-            workload=workload,
-            over_long=over_long,
-            out=folder,
-            candidates=candidates,
-            policy=policy,
-            engines=tuple(name.strip() for name in engines.split(",") if name.strip()) if engines else (),
-            suites=suites,
-            objective=objective,
-            slo=slo,
-            price_per_hour=price_per_hour,
-            mixed=mixed,
-            heal=heal,
-            fresh=fresh,
-            offline=common.offline,
-            time_limit_s=common.time_limit,
-            seed=common.seed,
-            on_event=on_event,
-        )
-    emit(common, decision, decision_view(decision, files_of(folder)))
-    return EXIT_BY_VERDICT[decision["verdict"]]
+        if pools:
+            found = optimize_on_pools(pools, model=model, out=folder, on_event=on_event, **asked)
+        else:
+            found = flow(model, out=folder, on_event=on_event, **asked)
+    emit(common, found, pools_view(found, folder) if pools else decision_view(found, files_of(folder)))
+    return EXIT_BY_VERDICT[found["verdict"]]

@@ -46,6 +46,7 @@ class RayPlace:
 
         address: `ray://host:port`, `host:port` or `auto`; target: `module:name` of what makes hands on a node (`local.Hands`)
         place, seen: of the shared results, and kind and key of an entry in them, by which a node knows them
+        pools: only nodes of these are used, empty = all
         Raises InputError, MissingError.
         """
         if find_spec("ray") is None:
@@ -66,10 +67,11 @@ class RayPlace:
         try:
             self._write({"address": address, "target": target, "seen": [place, *seen], "versions": own_versions()})
             first = await self._first()
-            self.nodes = self._told(first["nodes"])
+            found = self._told(first["nodes"])
+            check_pools(found, pools, address)
+            self.nodes = tuple(node for node in found if not pools or set(pools) & set(node.pools))
             check_versions(self.nodes)
             check_results_seen(self.nodes, place)
-            check_pools(self.nodes, pools, address)
         except BaseException:
             await self.close()
             raise
@@ -129,16 +131,18 @@ class RayPlace:
         """The receipt of one unit, asked again where its machine was lost. Raises MissingError if the cluster is lost."""
         asked = {"unit": to_plain(unit), "cpus": self._cpus_of(unit)}
         why = ""
-        for n_tries in range(1, TRIES + 1):
+        most = 1 if unit.node else TRIES  # whoever named a node names another one
+        for n_tries in range(1, most + 1):
             answer = await self._ask(asked, "do")
             if "receipt" in answer:
                 return Receipt(**answer["receipt"])
             if "bug" in answer:
                 return Receipt(key=unit.key, fault="bug", error=f"{unit.title} failed on a node: {answer['bug']}")
             why = answer["lost"]
-            if n_tries < TRIES:
-                self._say(f"{unit.title}: its machine was lost ({why}); once more elsewhere, try {n_tries + 1} of {TRIES}")
-        return Receipt(key=unit.key, fault="crashed", error=f"{unit.title} was lost with its machine {TRIES} times, last: {why}.")
+            if n_tries < most:
+                self._say(f"{unit.title}: its machine was lost ({why}); once more elsewhere, try {n_tries + 1} of {most}")
+        times = f"{most} times, last" if most > 1 else "once"
+        return Receipt(key=unit.key, fault="crashed", error=f"{unit.title} was lost with its machine {times}: {why}.")
 
     def _cpus_of(self, unit: Unit) -> float:
         """A unit that names its node has it alone."""
@@ -150,7 +154,8 @@ class RayPlace:
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._write({**message, what: number})
-        return await answer
+        found: dict[str, Any] = await answer
+        return found
 
     def _write(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None

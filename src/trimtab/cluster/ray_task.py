@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import importlib
+import os
 import platform
 import threading
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ def do_here(target: str, unit: Mapping[str, Any], versions: tuple[str, int, str]
     import ray
 
     asked, node = Unit(**unit), _node_name(ray)
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)  # a unit may give work to the same cluster
     try:
         _check(node, versions)
         receipt = asyncio.run_coroutine_threadsafe(_made(target).do(asked), _running()).result()

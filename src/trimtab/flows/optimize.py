@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.deployment import Candidate
-from trimtab.core.errors import InfeasibleError, MissingError, TrimtabError
+from trimtab.core.errors import InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.files import digest_of
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
@@ -23,6 +23,8 @@ from trimtab.flows.parts.afterwards import retime, time_at_worst, worst_sentence
 from trimtab.flows.parts.capacity import measure_capacity
 from trimtab.flows.parts.certify import certify, power_ahead, power_lines
 from trimtab.flows.parts.choice import choose, note_not_shown, passed, reasons_for, slo_rows, to_certify
+from trimtab.flows.parts.cluster_join import Cluster, cluster_of
+from trimtab.flows.parts.cluster_pools import from_anywhere, on_pools
 from trimtab.flows.parts.demands import settle, time_alone
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.exam import load_suites, policy_for, prepare_exam
@@ -75,6 +77,9 @@ def optimize(
     over_long: OverLong = "refuse",
     mixed: bool = False,
     heal: bool = False,
+    cluster: str = "",
+    cluster_store: str = "",
+    pool: str = "",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
@@ -86,6 +91,8 @@ def optimize(
     over_long: what is done with requests of a prompt file or a trace that do not fit the model's context
     mixed: also measure what groups of weights lose in fewer bits, and try mixes of types
     heal: also train the fastest candidate that only its loss ruled out back towards the reference, if policy and time allow
+    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; scoring is done there (in the hardware pool `pool`, if one is named),
+        and what is timed is timed here
     Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
     demand even at its predicted best.
     """
@@ -125,8 +132,24 @@ def optimize(
                 "time_limit_s": time_limit_s,
             },
             on_event=on_event,
+            cluster=cluster_of(cluster, cluster_store, pool),
         )
     )
+
+
+def optimize_on_pools(
+    pools: Sequence[str], *, out: Path, cluster: str, cluster_store: str = "", on_event: OnEvent = ignore, **asked: Any
+) -> dict[str, Any]:
+    """`optimize` once for each hardware pool of a Ray cluster, on a node of it; a run folder each below `out`, and one row each.
+
+    asked: the other arguments of `optimize`. Returns pools.json as JSON types. Raises InputError, MissingError.
+    """
+    joined = cluster_of(cluster, cluster_store)
+    if joined is None or joined.address.startswith("local"):
+        raise InputError("--hardware-pools are pools of a Ray cluster; give its address with --cluster.")
+    make_aim(asked.get("objective"), asked.get("slo"), asked.get("price_per_hour"))
+    plain = {key: from_anywhere(value) for key, value in asked.items()}
+    return run_sync(on_pools(joined, pools, out=out, asked=plain, on_event=on_event))
 
 
 async def _optimize(
@@ -148,6 +171,7 @@ async def _optimize(
     heal: bool,
     inputs: dict[str, Any],
     on_event: OnEvent,
+    cluster: Cluster | None,
 ) -> dict[str, Any]:
     loaded = load_suites(suites)
     policy, notes = policy_for(policy, loaded)
@@ -177,6 +201,7 @@ async def _optimize(
             limit_s=limit_s,
             seed=seed,
             on_event=on_event,
+            cluster=cluster,
         ) as (session, opened),
         AsyncExitStack() as stack,
     ):

@@ -40,7 +40,7 @@ class Cluster:
         return cache_dir() if is_url(self.store) else Path(self.store)
 
 
-def cluster_of(address: str, store: str) -> Cluster | None:
+def cluster_of(address: str, store: str, pool: str = "") -> Cluster | None:
     """What a user typed; None = no cluster. store: empty = the folder of caches. Raises InputError."""
     if not address:
         if store:
@@ -49,11 +49,11 @@ def cluster_of(address: str, store: str) -> Cluster | None:
     if not re.fullmatch(r"local(:[1-9]\d{0,2})?", address):
         check_address(address)
     place = store if is_url(store) else str(Path(store).expanduser().absolute()) if store else str(cache_dir())
-    return Cluster(address=address, store=place)
+    return Cluster(address=address, store=place, pool=pool)
 
 
 @asynccontextmanager
-async def join(cluster: Cluster, run: RunDir, *, fresh: bool, say: Say, pools: Sequence[str] = ()) -> AsyncIterator[tuple[Cache, Fan]]:
+async def join(cluster: Cluster, run: RunDir, *, fresh: bool, say: Say) -> AsyncIterator[tuple[Cache, Fan]]:
     """The shared results, and what gives work to the cluster. Raises InputError, MissingError before any work starts."""
     own = run.path / "cache"  # its presence says that this run began afresh, as in a run without a cluster
     part = "results"
@@ -61,7 +61,7 @@ async def join(cluster: Cluster, run: RunDir, *, fresh: bool, say: Say, pools: S
         own.mkdir(exist_ok=True)
         part = f"fresh/{digest_of([str(run.path), run.head['started']])[:32]}"
     results = open_results(cluster.store, part)
-    place = await _place(cluster, open_results(cluster.store), say, pools)
+    place = await _place(cluster, open_results(cluster.store), say, [cluster.pool] if cluster.pool else [])
     try:
         yield results, Fan(place, results, run, place_url=cluster.store, part=part, pool=cluster.pool)
     finally:
@@ -72,6 +72,11 @@ async def _place(cluster: Cluster, results: Cache, say: Say, pools: Sequence[str
     word, _, number = cluster.address.partition(":")
     if word == "local":
         return LocalPlace(Hands, int(number or 1))
+    return await joined_ray(cluster, results, say, pools=pools)
+
+
+async def joined_ray(cluster: Cluster, results: Cache, say: Say, *, pools: Sequence[str]) -> RayPlace:
+    """A Ray cluster whose nodes have the versions of this side, see the results and are of the pools. Raises InputError, MissingError."""
     key = digest_of(secrets.token_hex(16))
     results.put_json(SEEN, key, True)
     say(f"connecting to {cluster.address}")

@@ -27,6 +27,7 @@ from trimtab.evaluate.runner import score_items
 from trimtab.evaluate.screen import candidate_screen_requests, screen
 from trimtab.evaluate.stored import prepared_from
 from trimtab.flows.parts.calibration import calibration_of
+from trimtab.flows.parts.cluster_search import search_here
 from trimtab.flows.parts.opening import recipe_named
 from trimtab.flows.parts.workers import Workers
 from trimtab.measure.machine import available_memory_bytes
@@ -72,7 +73,7 @@ class Hands:
             self._rest.cancel()
         started_s = time.monotonic()
         try:
-            receipt = await {"score": self._score, "screen": self._screen}[unit.what](unit)
+            receipt = await {"score": self._score, "screen": self._screen, "optimize": self._optimize}[unit.what](unit)
         except TrimtabError as error:
             receipt = failed(unit, error)
         finally:
@@ -122,6 +123,12 @@ class Hands:
             peak_bytes = _resident_bytes(client)
         results.put_json("screen", unit.key, found)
         return Receipt(key=unit.key, sha256=digest_of(found), peak_bytes=peak_bytes)
+
+    async def _optimize(self, unit: Unit) -> Receipt:
+        from trimtab.flows.optimize import optimize  # which imports this
+
+        await self._workers.end_all()  # nothing else may take time or memory while it times
+        return Receipt(key=unit.key, sha256=await asyncio.to_thread(search_here, unit.spec, optimize))
 
 
 def _results(unit: Unit) -> Cache:

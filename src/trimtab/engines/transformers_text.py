@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.errors import EngineRefused, InputError
-from trimtab.describe.template import render_chat
+from trimtab.core.errors import EngineRefused
+from trimtab.engines.chat_render import rendered
 
 
 class TextModels:
@@ -54,13 +54,8 @@ class TextModels:
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """The chat template with the generation prompt. Raises EngineRefused if there is none or it fails."""
-        if not self.template:
-            raise EngineRefused(f"{self._source} has no chat template.")
         bos, eos = (str(token or "") for token in (self._tokenizer.bos_token, self._tokenizer.eos_token))
-        try:
-            return render_chat(self.template, messages, tools=tools, bos=bos, eos=eos)
-        except InputError as error:
-            raise EngineRefused(f"The chat template of {self._source} cannot render these messages: {error}") from error
+        return rendered(self._source, self.template, messages, tools, bos=bos, eos=eos)
 
     def json_tokens(self, vocab_size: int, end_ids: Sequence[int]) -> Any:
         """llguidance's tokenizer of this vocabulary. Raises ImportError, ValueError."""

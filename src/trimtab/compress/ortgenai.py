@@ -6,8 +6,8 @@ each block), `mixed` (the builder's selectors with types, such as `last_matmul:i
 rounded to 8 bits before they are multiplied, the builder's choice for processors; 1: they stay float32). A model whose embedding table is
 its output matrix gets it packed too; another table stays float32.
 
-A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py). The builder writes tokenizer files
-of its own making; those of the source, and its template, are put in their place, so that texts are cut as they are everywhere else.
+A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py). The builder also writes the
+tokenizer as transformers makes it of the source, and the chat template, so that the product is opened without transformers.
 """
 
 import contextlib
@@ -33,8 +33,9 @@ ALGORITHMS = ("rtn", "k_quant")
 ACCURACY_LEVELS = (1, 4)
 PACKED_ONLY = ("block_size", "symmetric", "algorithm", "mixed", "accuracy_level")
 MODEL_FILES = ("model.onnx.data", "model.onnx")
-CONFIG = "genai_config.json"
-WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".gguf")
+WRITTEN = (*MODEL_FILES, "genai_config.json", "tokenizer.json", "tokenizer_config.json")
+KEPT = ("config.json", "generation_config.json", "README.md")
+"""What is taken from the source as it is; its README names the licence."""
 FORM = "form 1"
 """Changes when the same source becomes other bytes."""
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers")
@@ -58,7 +59,7 @@ def product_bytes(recipe: Recipe, source: Snapshot) -> int:
 def build(
     recipe: Recipe, source: Snapshot, out_dir: Path, *, calibration: Sequence[str] = (), progress: Progress | None = None
 ) -> Snapshot:
-    """See RecipeBuilder. Writes model.onnx with its weights, genai_config.json and the source's tokenizer, template and configuration."""
+    """See RecipeBuilder. Writes model.onnx with its weights, genai_config.json, the tokenizer, the template and the configuration."""
     options = options_of(recipe)
     if source.format not in ("safetensors", "gguf"):
         raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories and GGUF files, not for {source.format} weights.")
@@ -68,7 +69,7 @@ def build(
         progress("building the ONNX model", 0.0)
     _run_builder(recipe, weights.root, out_dir, options, source)
     for file in weights.files:
-        if not file.name.endswith(WEIGHT_SUFFIXES) and "/" not in file.name:
+        if file.name in KEPT:
             shutil.copyfile(weights.root / file.name, out_dir / file.name)
     if progress:
         progress("building the ONNX model", 1.0)
@@ -127,8 +128,7 @@ def _run_builder(recipe: Recipe, folder: Path, out_dir: Path, options: Sequence[
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".onnx-") as scratch, contextlib.redirect_stdout(sys.stderr):
         place = ("", str(folder), str(out_dir), precision, "cpu", scratch)
         try:
-            told = parse_extra_options(*place, ["hf_token=false", "hf_remote=false", *options])
-            create_model(*place, **told)
+            create_model(*place, **parse_extra_options(*place, ["hf_token=false", "hf_remote=false", *options]))
         except Exception as error:  # of many kinds, down to those of torch and of the library that packs
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise InfeasibleError(
@@ -136,7 +136,7 @@ def _run_builder(recipe: Recipe, folder: Path, out_dir: Path, options: Sequence[
             ) from error
     for path in out_dir.iterdir():
         os.chmod(path, 0o644)
-    if missing := [name for name in (*MODEL_FILES, CONFIG) if not (out_dir / name).is_file()]:
+    if missing := [name for name in WRITTEN if not (out_dir / name).is_file()]:
         raise InfeasibleError(f"ONNX Runtime GenAI's builder wrote no {missing[0]} for {source.source}.")
 
 

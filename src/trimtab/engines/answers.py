@@ -46,9 +46,7 @@ class Answer:
         elif self.n_generated == request.max_tokens:
             done = "length"
         top = top_of(row, scratch, request.top_logprobs) if request.top_logprobs else ()
-        return TokenEvent(
-            request_id=request.request_id, token_id=token, logprob=logprob, time_ns=time.monotonic_ns(), done=done, top=top
-        )
+        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=time.monotonic_ns(), done=done, top=top)
 
 
 def ended(request_id: int, done: Done, error: str = "") -> TokenEvent:

@@ -1,13 +1,16 @@
 """ONNX Runtime GenAI: directories that its model builder makes of Hugging Face directories and GGUF files (see compress/ortgenai.py).
 
 Texts are cut and rendered by the tokenizer and the template that came with the weights, as in every other engine, and tokens are chosen
-here from all logits. Nothing here imports the library before a model is opened, so that a process that only asks stays quick.
+here from all logits. Nothing here imports the library before a model is opened, so that a process that only asks stays quick; torch and
+transformers are needed to make a directory, not to run it.
 """
 
+import contextlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trimtab.core.deployment import EngineBuild, Settings
@@ -26,14 +29,14 @@ from trimtab.engines.base import (
 )
 from trimtab.engines.schemas import Schemas
 from trimtab.engines.tally import check
+from trimtab.engines.tokenizer_json import TokenizerJson
 
 if TYPE_CHECKING:
     from trimtab.engines.ortgenai_model import Model
     from trimtab.engines.ortgenai_score import Scorer
     from trimtab.engines.ortgenai_serve import Server
-    from trimtab.engines.transformers_text import TextModels
 
-LIBRARIES = ("onnxruntime-genai", "onnxruntime", "transformers", "tokenizers")
+LIBRARIES = ("onnxruntime-genai", "onnxruntime", "tokenizers")
 FIX = "pip install 'trimtab[ortgenai]'"
 CONFIG = "genai_config.json"
 DEFAULT_SLOTS = 8
@@ -77,7 +80,6 @@ class OrtGenAiEngine(Engine):
         self.settings = settings
         self._purpose: Purpose | None = None
         self._model: Model | None = None
-        self._text: TextModels | None = None
         self._scorer: Scorer | None = None
         self._server: Server | None = None
 
@@ -187,8 +189,8 @@ class OrtGenAiEngine(Engine):
         return self._server.n_running if self._server else 0
 
     def close(self) -> None:
-        self._scorer = self._server = self._purpose = self._model = self._text = None
-        for name in ("_config", "_schemas"):
+        self._scorer = self._server = self._purpose = self._model = None
+        for name in ("_config", "_schemas", "_texts"):
             self.__dict__.pop(name, None)
 
     # The model
@@ -210,30 +212,35 @@ class OrtGenAiEngine(Engine):
             )
         return self._model
 
-    @property
-    def _texts(self) -> "TextModels":
-        if self._text is None:
-            try:
-                from trimtab.engines.transformers_text import TextModels
-
-                self._text = TextModels(self.snapshot.path, self.snapshot.source)
-            except ImportError as error:
-                raise MissingError(f"ONNX Runtime GenAI is not installed ({error}).", FIX) from error
-        return self._text
+    @cached_property
+    def _texts(self) -> TokenizerJson:
+        folder = self.snapshot.path
+        config = _read_json(folder / "tokenizer_config.json")
+        for key in ("bos_token", "eos_token"):
+            if isinstance(config.get(key), dict):
+                config[key] = config[key].get("content")
+        with contextlib.suppress(FileNotFoundError):
+            config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return TokenizerJson(folder, self.snapshot.source, config)
 
     @cached_property
     def _schemas(self) -> Schemas:
-        return Schemas(lambda: self._texts.json_tokens(self.vocab_size, self.end_ids), self.vocab_size, title="ONNX Runtime GenAI")
+        return Schemas(self._json_tokens, self.vocab_size, title="ONNX Runtime GenAI")
+
+    def _json_tokens(self) -> Any:
+        """llguidance's tokenizer of this vocabulary. Raises ImportError, ValueError."""
+        from llguidance import LLTokenizer
+
+        text = (self.snapshot.path / "tokenizer.json").read_text(encoding="utf-8")
+        return LLTokenizer(text, n_vocab=self.vocab_size, eos_token=list(self.end_ids))
 
     @cached_property
     def _config(self) -> Mapping[str, Any]:
         """`model` of genai_config.json. Raises EngineRefused."""
         path = self.snapshot.path / CONFIG
-        try:
-            found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model"]
-            int(found["vocab_size"]), int(found["context_length"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineRefused(f"{path} tells no vocab_size and context_length; make the directory anew.") from error
+        found = _read_json(path).get("model")
+        if not isinstance(found, dict) or not all(isinstance(found.get(key), int) for key in ("vocab_size", "context_length")):
+            raise EngineRefused(f"{path} tells no vocab_size and context_length; make the directory anew.")
         return found
 
     @property
@@ -252,8 +259,18 @@ class OrtGenAiEngine(Engine):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end a turn: as the directory says, else the tokenizer."""
+        """Tokens that end a turn."""
         found = self._config.get("eos_token_id")
-        if found is not None:
-            return tuple(map(int, found)) if isinstance(found, list) else (int(found),)
-        return () if self._texts.end_id is None else (self._texts.end_id,)
+        return tuple(map(int, found)) if isinstance(found, list) else () if found is None else (int(found),)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Raises EngineRefused for a file that is no JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            return values
+        told = "it is no JSON object"
+    except (OSError, ValueError) as error:
+        told = str(error)
+    raise EngineRefused(f"{path} cannot be read ({told}); make the directory anew.")

@@ -35,9 +35,13 @@ class LocalPlace:
             finally:
                 self._free.put_nowait(hands)
 
-        async with asyncio.TaskGroup() as group:
-            for unit in units:
-                group.create_task(one(unit))
+        tasks = [asyncio.create_task(one(unit)) for unit in units]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # hands are free again when this returns
 
     async def check_build(self, engine: str, build: str) -> None:
         """There is but one."""

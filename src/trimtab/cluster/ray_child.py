@@ -3,7 +3,8 @@
 Ray ends a process whose cluster is lost; so that this is a sentence and not the end of the run, it happens here. Ray's own retries are off:
 whoever asks is told that a machine was lost, and asks again.
 
-in   {"address", "target", "seen", "versions"} first; then {"do": id, "unit", "cpus"}, {"build": id, "engine"}; the end of input = stop
+in   {"address", "target", "seen", "versions", "pools", "busy"} first; then {"do": id, "unit", "cpus"}, {"build": id, "engine"};
+     the end of input = stop
 out  {"nodes": [...]} or {"refused", "fix"}; {"id", "receipt" | "lost" | "bug" | "builds"}; {"alive": n}; {"gone": why}
 """
 
@@ -52,7 +53,7 @@ class _Child:
             try:
                 self._build(message) if "build" in message else self._do(message)
             except Exception as error:
-                self.tell(id=message.get("do", message.get("build")), lost=_words(error))
+                self._failed(message.get("do", message.get("build")), error)
 
     def _connect(self) -> None:
         import ray
@@ -94,6 +95,11 @@ class _Child:
             self._names[row["NodeID"]] = f"{row['NodeManagerAddress']} ({row['NodeID'][:6]})"
         return rows
 
+    def _is_used(self, row: Mapping[str, Any]) -> bool:
+        """Whether work of this side may be given to a node."""
+        pools = self._order["pools"]
+        return row["NodeID"] != self._order["busy"] and (not pools or any(POOL + pool in row["Resources"] for pool in pools))
+
     def _do(self, message: Mapping[str, Any]) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -120,7 +126,7 @@ class _Child:
         from trimtab.cluster import ray_task
 
         ask = ray.remote(num_cpus=0, max_retries=1)(ray_task.build_of)
-        rows = self._alive()
+        rows = [row for row in self._alive() if self._is_used(row)]
         refs = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(row["NodeID"], soft=False)).remote(message["engine"])
             for row in rows
@@ -137,7 +143,14 @@ class _Child:
         elif isinstance(error, ray.exceptions.RayTaskError):
             self.tell(id=number, bug=_words(error))
         else:
-            self.tell(id=number, lost=_words(error))
+            self._failed(number, error)
+
+    def _failed(self, number: int, error: BaseException) -> None:
+        """A unit is gone with its machine, or with the whole cluster."""
+        if isinstance(error, ConnectionError):
+            self.tell(gone=f"the connection to it broke ({_words(error)})")
+            os._exit(3)
+        self.tell(id=number, lost=_words(error))
 
     def _watch(self) -> None:
         """Say how many nodes there are, and end when the head is lost."""
@@ -156,7 +169,7 @@ class _Child:
             try:
                 with socket.create_connection((host, port), timeout=3):
                     heard_s = time.monotonic()
-                self.tell(alive=len(self._alive()))
+                self.tell(alive=sum(1 for row in self._alive() if self._is_used(row)))
             except Exception:  # counted by the loop
                 continue
         self.tell(gone=f"its head does not answer on {host}:{port}")

@@ -21,7 +21,7 @@ TRIES = 4
 NOBODY_S = 60.0
 """How long is waited for a first node to come back when all are gone."""
 LINE_BYTES = 2**24
-RESUME = "start it again and run the same command; what was finished is kept, and it goes on from there"
+RESUME = "see that the cluster runs and run the same command again; what was finished is kept, and it goes on from there"
 
 
 class RayPlace:
@@ -41,12 +41,14 @@ class RayPlace:
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, address: str, *, target: str, place: str, seen: tuple[str, str], pools: Sequence[str] = (), say: Say) -> Self:
+    async def open(
+        cls, address: str, *, target: str, place: str, seen: tuple[str, str], pools: Sequence[str] = (), busy: str = "", say: Say
+    ) -> Self:
         """Connect, and check versions, results and pools before anything is asked.
 
         address: `ray://host:port`, `host:port` or `auto`; target: `module:name` of what makes hands on a node (`local.Hands`)
         place, seen: of the shared results, and kind and key of an entry in them, by which a node knows them
-        pools: only nodes of these are used, empty = all
+        pools: only nodes of these are used, empty = all; busy: id of a node that is not used, because this side runs on it
         Raises InputError, MissingError.
         """
         if find_spec("ray") is None:
@@ -65,11 +67,20 @@ class RayPlace:
         )
         self = cls(process, last_words, address, say)
         try:
-            self._write({"address": address, "target": target, "seen": [place, *seen], "versions": own_versions()})
+            self._write(
+                {
+                    "address": address,
+                    "target": target,
+                    "seen": [place, *seen],
+                    "versions": own_versions(),
+                    "pools": list(pools),
+                    "busy": busy,
+                }
+            )
             first = await self._first()
             found = self._told(first["nodes"])
             check_pools(found, pools, address)
-            self.nodes = tuple(node for node in found if not pools or set(pools) & set(node.pools))
+            self.nodes = tuple(node for node in found if node.id != busy and (not pools or set(pools) & set(node.pools)))
             check_versions(self.nodes)
             check_results_seen(self.nodes, place)
         except BaseException:
@@ -142,7 +153,9 @@ class RayPlace:
             if n_tries < most:
                 self._say(f"{unit.title}: its machine was lost ({why}); once more elsewhere, try {n_tries + 1} of {most}")
         times = f"{most} times, last" if most > 1 else "once"
-        return Receipt(key=unit.key, fault="crashed", error=f"{unit.title} was lost with its machine {times}: {why}.")
+        return Receipt(
+            key=unit.key, fault="lost", error=f"{unit.title} was lost with its machine {times}: {why}. {RESUME[0].upper()}{RESUME[1:]}."
+        )
 
     def _cpus_of(self, unit: Unit) -> float:
         """A unit that names its node has it alone."""

@@ -13,7 +13,7 @@ from trimtab.core.errors import EngineCrashed, EngineHung, EngineRefused, Infeas
 PROTOCOL = 1
 """Of units, receipts and what nodes say of themselves; both sides must have the same."""
 
-Fault = Literal["", "crashed", "hung", "refused", "infeasible", "input", "missing", "bug"]
+Fault = Literal["", "crashed", "hung", "refused", "infeasible", "input", "missing", "lost", "bug"]
 _KINDS: dict[Fault, type[TrimtabError]] = {
     "crashed": EngineCrashed,
     "hung": EngineHung,
@@ -21,6 +21,7 @@ _KINDS: dict[Fault, type[TrimtabError]] = {
     "infeasible": InfeasibleError,
     "input": InputError,
     "missing": MissingError,
+    "lost": MissingError,
 }
 
 

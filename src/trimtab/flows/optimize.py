@@ -80,6 +80,7 @@ def optimize(
     cluster: str = "",
     cluster_store: str = "",
     pool: str = "",
+    busy_node: str = "",
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
@@ -91,8 +92,8 @@ def optimize(
     over_long: what is done with requests of a prompt file or a trace that do not fit the model's context
     mixed: also measure what groups of weights lose in fewer bits, and try mixes of types
     heal: also train the fastest candidate that only its loss ruled out back towards the reference, if policy and time allow
-    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; scoring is done there (in the hardware pool `pool`, if one is named),
-        and what is timed is timed here
+    cluster, cluster_store: as typed, see flows/parts/cluster_join.py; scoring is done there (in the hardware pool `pool`, if one is named,
+        but not on its node `busy_node`, which is this one), and what is timed is timed here
     Raises InputError, MissingError; InfeasibleError only if the baseline or the reference itself cannot run, or no candidate can meet a
     demand even at its predicted best.
     """
@@ -132,7 +133,7 @@ def optimize(
                 "time_limit_s": time_limit_s,
             },
             on_event=on_event,
-            cluster=cluster_of(cluster, cluster_store, pool),
+            cluster=cluster_of(cluster, cluster_store, pool, busy_node),
         )
     )
 

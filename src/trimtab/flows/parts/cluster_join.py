@@ -28,11 +28,13 @@ class Cluster:
     """address: `ray://host:port`, `auto`, or `local:N` for N at once on this machine; store: folder or URL of the shared results
 
     pool: hardware pool that work must be done in, empty = anywhere
+    busy: id of the node that this side has to itself, empty = it is on none
     """
 
     address: str
     store: str
     pool: str = ""
+    busy: str = ""
 
     @property
     def caches(self) -> Path:
@@ -40,7 +42,7 @@ class Cluster:
         return cache_dir() if is_url(self.store) else Path(self.store)
 
 
-def cluster_of(address: str, store: str, pool: str = "") -> Cluster | None:
+def cluster_of(address: str, store: str, pool: str = "", busy: str = "") -> Cluster | None:
     """What a user typed; None = no cluster. store: empty = the folder of caches. Raises InputError."""
     if not address:
         if store:
@@ -49,7 +51,7 @@ def cluster_of(address: str, store: str, pool: str = "") -> Cluster | None:
     if not re.fullmatch(r"local(:[1-9]\d{0,2})?", address):
         check_address(address)
     place = store if is_url(store) else str(Path(store).expanduser().absolute()) if store else str(cache_dir())
-    return Cluster(address=address, store=place, pool=pool)
+    return Cluster(address=address, store=place, pool=pool, busy=busy)
 
 
 @asynccontextmanager
@@ -81,7 +83,9 @@ async def joined_ray(cluster: Cluster, results: Cache, say: Say, *, pools: Seque
     results.put_json(SEEN, key, True)
     say(f"connecting to {cluster.address}")
     try:
-        place = await RayPlace.open(cluster.address, target=TARGET, place=cluster.store, seen=(SEEN, key), pools=pools, say=say)
+        place = await RayPlace.open(
+            cluster.address, target=TARGET, place=cluster.store, seen=(SEEN, key), pools=pools, busy=cluster.busy, say=say
+        )
     finally:
         results.drop(SEEN, key)
     kinds = sorted({node.cpu for node in place.nodes})

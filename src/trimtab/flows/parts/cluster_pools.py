@@ -78,7 +78,7 @@ async def _one_pool(
             on_event(Event(phase="pool", message=f"{pool}: on node {node.name}, which does nothing else meanwhile"))
             unit = _unit(cluster, pool, node, n_nodes=len(nodes), out=out, mark=mark, asked=asked)
             receipt = await _followed(place, unit, out / f"{pool}.progress", on_event)
-            if receipt.fault != "crashed":
+            if receipt.fault != "lost":
                 break
             on_event(Event(phase="pool", message=f"{pool}: {receipt.error}"))
     finally:
@@ -89,7 +89,7 @@ async def _one_pool(
 
 
 def _unit(cluster: Cluster, pool: str, node: NodeFacts, *, n_nodes: int, out: Path, mark: Path, asked: Mapping[str, Any]) -> Unit:
-    inner = {"cluster": "auto", "cluster_store": cluster.store, "pool": pool} if n_nodes > 1 else {}
+    inner = {"cluster": "auto", "cluster_store": cluster.store, "pool": pool, "busy_node": node.id} if n_nodes > 1 else {}
     spec = {"asked": {**asked, **inner, "out": str(out / pool)}, "mark": str(mark), "progress": str(out / f"{pool}.progress")}
     return Unit(what="optimize", title=f"the search on pool {pool}", key=digest_of([spec, node.id]), spec=spec, pool=pool, node=node.id)
 

@@ -5,10 +5,12 @@ from trimtab.engines.base import CONTRACT_VERSION, Engine
 from trimtab.engines.interpreters import elsewhere, is_own, python_of
 
 SHIPPED = {
+    "ctranslate2": "trimtab.engines.ctranslate2:CTranslate2Engine",
     "llamacpp": "trimtab.engines.llamacpp:LlamaCppEngine",
     "openvino": "trimtab.engines.openvino:OpenVinoEngine",
     "ortgenai": "trimtab.engines.ortgenai:OrtGenAiEngine",
     "transformers": "trimtab.engines.transformers:TransformersEngine",
+    "vllm": "trimtab.engines.vllm:VllmEngine",
 }
 _ENGINES = Plugins(
     kind="engine",

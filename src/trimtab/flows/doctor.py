@@ -95,7 +95,8 @@ def _python() -> Check:
 
 
 def _engine_checks() -> list[Check]:
-    """One an engine. With none at all, the first to get is named as missing."""
+    """One an engine, with its interpreter where that is another. With none at all, the first to get is named as missing."""
+    from trimtab.engines.interpreters import is_own, python_of
     from trimtab.engines.registry import engine_class, engine_names
 
     checks = []
@@ -103,7 +104,8 @@ def _engine_checks() -> list[Check]:
         try:
             build = engine_class(name).build()
             details = build.details.replace(" = 1", "").replace(" | ", " ")
-            checks.append(Check(name=f"engine {name}", state="ok", found=f"{build.version}, {details}".rstrip(", ")))
+            where = "" if is_own(python := python_of(name)) else f"under {python}"
+            checks.append(Check(name=f"engine {name}", state="ok", found=", ".join(filter(None, (build.version, details, where)))))
         except TrimtabError as error:
             sentence = str(error).partition(" Fix: ")[0]
             checks.append(Check(name=f"engine {name}", state="absent", found=sentence, fix=getattr(error, "fix", "")))

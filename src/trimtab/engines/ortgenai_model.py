@@ -19,6 +19,8 @@ from trimtab.engines.tally import Logits
 LOGITS_BYTES = 2**27
 """At most this much memory for the logits of one call."""
 
+og.disable_telemetry_events()
+
 
 class Model:
     """threads: None = ONNX Runtime's own choice; batch_tokens: computed in one call at most; pinned: the process keeps to some cores"""

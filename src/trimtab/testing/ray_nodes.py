@@ -43,13 +43,18 @@ QUIET = {
 
 @dataclass(frozen=True, kw_only=True)
 class NodeShape:
-    """What a node offers. resources: of its own naming, such as {"pool_cpu": 1}; env: variables of its processes, over this one's"""
+    """What a node offers.
+
+    resources: of its own naming, such as {"pool_cpu": 1}; env: variables of its processes, over this one's
+    cores: of this machine that its processes keep to, such as `0` or `0-3`; empty = all
+    """
 
     cpus: int = 1
     memory_bytes: int = 2048 * MB
     object_store_bytes: int = 80 * MB
     resources: Mapping[str, float] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    cores: str = ""
 
 
 @dataclass(kw_only=True)
@@ -196,6 +201,7 @@ class RayNodes:
         ip = self._network.ip_of(number) if self._network else _own_ip()
         command = [
             *(["ip", "netns", "exec", namespace] if namespace else []),
+            *(["taskset", "--cpu-list", shape.cores] if shape.cores else []),
             sys.executable,
             "-m",
             "ray.scripts.scripts",

@@ -73,7 +73,7 @@ class FakeLink:
     """A link whose answers are written down beforehand: messages, and what ends them."""
 
     def __init__(self, *tries, state="up", comes_back=True):
-        self.tries, self.state, self.why, self.apps = deque(tries), state, "", {}
+        self.tries, self.state, self.why, self.apps, self.missing = deque(tries), state, "", {}, {}
         self.comes_back = comes_back
         self.sessions, self.deployed, self.deleted = [], [], []
 
@@ -86,7 +86,10 @@ class FakeLink:
                 await asyncio.sleep(60)
             yield one
 
-    async def until_up(self, limit_s):
+    def can_answer(self, app):
+        return self.state in ("up", "headless") and app not in self.missing
+
+    async def until_up(self, app, limit_s):
         return self.comes_back
 
     async def deploy(self, spec):
@@ -157,9 +160,12 @@ def test_a_refusal_is_the_requests_own(tmp_path):
     assert str(refusal_from(refusal_plain(refusal))) == "Too long."
 
 
-@pytest.mark.parametrize("state", ["down", "joining"])
+@pytest.mark.parametrize("state", ["down", "joining", "up"])
 def test_a_lost_cluster_is_said_at_once(tmp_path, state):
-    pool = pool_on(FakeLink(state=state), tmp_path)
+    link = FakeLink(state=state)
+    if state == "up":
+        link.missing[SPEC.app] = "no node has room"
+    pool = pool_on(link, tmp_path)
     with pytest.raises(Refusal) as caught:
         answered(pool)
     assert (caught.value.status, caught.value.code) == (503, "cluster_unreachable")
@@ -194,8 +200,8 @@ def test_replicas_are_told_with_node_and_state(tmp_path):
     assert isinstance(pool, Pool)
     assert pool.state == "sleeping"
     rows = [
-        {"replica": "r1", "state": "RUNNING", "node": "10.0.0.2", "pid": 7},
-        {"replica": "r2", "state": "STARTING", "node": "", "pid": None},
+        {"replica": "r1", "state": "RUNNING", "node": "10.0.0.2", "node_id": "a", "pid": 7},
+        {"replica": "r2", "state": "STARTING", "node": "", "node_id": "", "pid": None},
     ]
     link.apps = {SPEC.app: {"status": "RUNNING", "replicas": rows, "target": 2, "message": ""}}
     assert [(row["node"], row["status"], row["memory_bytes"]) for row in pool.replicas()] == [

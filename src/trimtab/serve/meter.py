@@ -39,7 +39,11 @@ GUARD_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one version has to do at this moment. replicas: by state; memory_bytes: of all of them, None if unknown."""
+    """What one version has to do at this moment.
+
+    replicas: by state; memory_bytes: of all of them, None if unknown
+    on_nodes: replicas in a cluster by (node, state); cluster_up: whether the cluster can be reached, None = there is none
+    """
 
     model: str
     version: str
@@ -47,6 +51,8 @@ class Load:
     waiting: int
     replicas: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int | None = None
+    on_nodes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    cluster_up: bool | None = None
 
 
 def loads_of(snapshot: Mapping[str, Any]) -> list[Load]:
@@ -59,6 +65,8 @@ def loads_of(snapshot: Mapping[str, Any]) -> list[Load]:
             waiting=row["waiting"],
             replicas=Counts(replica["status"] for replica in row["replicas"]),
             memory_bytes=sum(replica["memory_bytes"] for replica in row["replicas"]),
+            on_nodes=Counts((replica["node"], replica["status"]) for replica in row["replicas"] if replica.get("node")),
+            cluster_up=row["pool"]["cluster"] == "up" if "pool" in row else None,
         )
         for row in snapshot["versions"]
     ]
@@ -80,7 +88,7 @@ class Meter:
         self._registry = CollectorRegistry(auto_describe=False)
         self._read_loads = read_loads
         self._models, self._versions, self._keys = _Bounded(), _Bounded(), _Bounded()
-        self._guard_names = _Bounded()
+        self._guard_names, self._nodes = _Bounded(), _Bounded()
         self._in_flight = Gauge("trimtab_requests_in_flight", "Requests that have come and have not ended.", registry=self._registry)
         self._audit_failures = Counter("trimtab_audit_failures", "Records that could not be written.", registry=self._registry)
         self._requests = self._counter("trimtab_requests", "Requests that ended, by HTTP status.", "model", "version", "status")
@@ -103,6 +111,8 @@ class Meter:
                 ("vllm:num_requests_waiting", "Requests that wait for a replica.", ["model_name"]),
                 ("trimtab_replicas", "Replicas by state.", ["model", "version", "state"]),
                 ("trimtab_replica_memory_bytes", "Memory of a version's replicas.", ["model", "version"]),
+                ("trimtab_node_replicas", "Replicas in a cluster, by node and state.", ["model", "version", "node", "state"]),
+                ("trimtab_cluster_up", "1 while the cluster that serves a version can be reached.", ["model", "version"]),
             )
         }
         self._vllm = _Vllm(self._registry)
@@ -202,6 +212,10 @@ class Meter:
                 self._loads["trimtab_replicas"].labels(model, version, state).set(n)
             if load.memory_bytes is not None:
                 self._loads["trimtab_replica_memory_bytes"].labels(model, version).set(load.memory_bytes)
+            for (node, state), n in load.on_nodes.items():
+                self._loads["trimtab_node_replicas"].labels(model, version, self._nodes(node), state).set(n)
+            if load.cluster_up is not None:
+                self._loads["trimtab_cluster_up"].labels(model, version).set(load.cluster_up)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)

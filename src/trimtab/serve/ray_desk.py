@@ -7,12 +7,14 @@ the gateway's applications down and goes too.
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import msgspec
@@ -27,6 +29,9 @@ HEAD_LIMIT_S = 5.0
 LOOK_BACK_S = 2.0
 """Serve scales by the mean over so long. Its own default of 30 s keeps a replica that long after its last request, whatever the delays."""
 HEALTH_S = 5.0
+PLACE_LIMIT_S = 60.0
+"""A replica that no node has taken in this time has no place now; it is tried again later, and who asks is told."""
+THREADS = 64
 ROUTER = "trimtab.serve.ray_router.SessionRouter"
 
 
@@ -95,15 +100,19 @@ class Desk:
             raise fault_in(str(error)) or error from error
 
     def _until_running(self, app: str) -> None:
+        no_node_s = time.monotonic() + PLACE_LIMIT_S
         while True:
             found = details().get(app) or {}
-            status, message = found.get("status"), str(found.get("message", ""))
-            if status == "RUNNING":
+            told = rows_of(found)
+            texts = f"{found.get('message', '')} {told['message']}"
+            if told["status"] == "RUNNING":
                 return
-            if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                texts = [message, *(str(one.get("message", "")) for one in found.get("deployments", {}).values())]
-                fault = next((one for one in map(fault_in, texts) if one is not None), None)
-                raise fault or InfeasibleError(f"Ray Serve could not bring it up: {' '.join(texts)[-600:]}")
+            if told["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise fault_in(texts) or InfeasibleError(f"Ray Serve could not bring it up: {texts[-600:]}")
+            if any(one["node"] for one in told["replicas"]):
+                no_node_s = math.inf
+            if time.monotonic() > no_node_s:
+                raise InfeasibleError(f"No node of the cluster had room for a replica within {PLACE_LIMIT_S:g} s. {told['message'][:300]}")
             time.sleep(0.1)
 
     def delete(self, app: str) -> None:
@@ -152,7 +161,7 @@ class Desk:
 
     async def _said(self, message: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """What the replica writes. Raises Lost if it is gone."""
-        from ray.exceptions import RayActorError
+        from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
         handle = self._handles.get(message["app"])
         if handle is None:
@@ -163,35 +172,37 @@ class Desk:
             async for raw in response:
                 yield raw
             is_over = True
-        except RayActorError as error:
+        except (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError) as error:
             is_over = True
-            raise Lost(str(error).splitlines()[0]) from error
+            raise Lost(str(error).splitlines()[0].rstrip(".")) from error
         finally:
             if not is_over:
                 response.cancel()
 
     async def look(self) -> None:
-        """Tell what runs, and whether the head answers, whenever that changes."""
+        """Tell what runs, and whether the head answers, whenever that changes. Raises Lost once another cluster is in its place."""
         before: Any = None
-        is_head_gone = False
+        is_headless = False
+        asked: asyncio.Future[dict[str, Any]] | None = None
         while True:
-            try:
-                async with asyncio.timeout(HEAD_LIMIT_S):
-                    found = await asyncio.to_thread(self._seen)
-            except Exception as error:
-                if not is_head_gone:
-                    self._send(line({"head": f"the head of the cluster does not answer ({type(error).__name__})"}))
-                is_head_gone, before = True, None
+            asked = asked or asyncio.ensure_future(asyncio.to_thread(self._seen))
+            await asyncio.wait({asked}, timeout=HEAD_LIMIT_S)
+            if not asked.done() or asked.exception() is not None:  # one that hangs is waited for, or threads would pile up
+                why = "does not answer" if not asked.done() else f"answers with {type(asked.exception()).__name__}"
+                asked = asked if not asked.done() else None
+                if not is_headless:
+                    self._send(line({"head": f"the head of the cluster {why}"}))
+                is_headless, before = True, None
             else:
-                if is_head_gone:
-                    missing = [app for app in self._handles if app not in found]
-                    if missing:  # another cluster answers at its address
-                        raise Lost("the head came back without what ran")
+                found, asked = asked.result(), None
+                if is_headless and any(app not in found for app in self._handles):
+                    raise Lost("another cluster answers at its address")
+                if is_headless:
                     self._send(line({"head": ""}))
-                    is_head_gone = False
+                is_headless = False
                 if found != before:
                     self._send(line({"apps": found}))
-                    before = found
+                before = found
             await asyncio.sleep(LOOK_S)
 
     def _seen(self) -> dict[str, Any]:
@@ -213,6 +224,7 @@ def rows_of(app: Mapping[str, Any]) -> dict[str, Any]:
             "replica": one["replica_id"],
             "state": str(getattr(one["state"], "value", one["state"])),
             "node": one.get("node_ip") or "",
+            "node_id": one.get("node_id") or "",
             "pid": one.get("pid"),
         }
         for one in found.get("replicas", ())
@@ -312,6 +324,7 @@ def join(address: str) -> None:
 async def run(address: str, place: str) -> int:
     send = Out()
     lines = _lines()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))  # a call to a cluster that is gone holds its thread
     try:
         await asyncio.to_thread(join, address)
         if address.startswith("ray://"):

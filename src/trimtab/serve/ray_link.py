@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ from trimtab.serve.ray_wire import AppSpec, Lost, Said, Told, call_plain, error_
 
 JOIN_LIMIT_S = 90.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
+AGAIN_S = 2.0
 END_LIMIT_S = 20.0
+LOOK_S = 0.1
 METRICS_S = "0.5"
 """Serve's handles tell the controller of their queues so often; its own default of 10 s comes on top of every change of scale."""
 
@@ -38,6 +41,7 @@ class RayLink:
     address: `auto`, `host:port` of the head, for a machine that is a node of the cluster
     place: beginning of the names of what is deployed, this gateway's own
     up: what is known of the cluster; apps: what Serve says runs, by application; why: of its state, for a person
+    missing: what could not be deployed again since the cluster came back, and why; it is tried on and on
     n_joins: how often a cluster was joined
     """
 
@@ -47,6 +51,7 @@ class RayLink:
         self.why = ""
         self.up: Mapping[str, Any] = {}
         self.apps: dict[str, Any] = {}
+        self.missing: dict[str, str] = {}
         self.n_joins = 0
         self._specs: dict[str, AppSpec] = {}
         self._calls: dict[int, asyncio.Queue[Told]] = {}
@@ -55,19 +60,22 @@ class RayLink:
         self._words: Any = None
         self._reading: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._is_up = asyncio.Event()
 
     async def join(self) -> None:
         """Join the cluster, and stay in it. Raises MissingError, InputError, InfeasibleError if it cannot be joined now."""
         await self._join()
         self._keeping = asyncio.create_task(self._keep())
 
-    async def until_up(self, limit_s: float) -> bool:
-        """Whether the link is up, waited for at most `limit_s`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, limit_s)):
-                await self._is_up.wait()
-        return self._is_up.is_set()
+    def can_answer(self, app: str) -> bool:
+        """Whether a request for an application may be sent."""
+        return self.state in ("up", "headless") and app not in self.missing
+
+    async def until_up(self, app: str, limit_s: float) -> bool:
+        """Whether an application can answer, waited for at most `limit_s`."""
+        until_s = time.monotonic() + limit_s
+        while not self.can_answer(app) and time.monotonic() < until_s:
+            await asyncio.sleep(LOOK_S)
+        return self.can_answer(app)
 
     async def deploy(self, spec: AppSpec) -> dict[str, Any]:
         """Bring an application up; the facts of its first replica, empty where it starts without. Raises TrimtabError, Lost."""
@@ -141,8 +149,8 @@ class RayLink:
                 )
             self.up = found.up
             self._reading = asyncio.create_task(self._read(process))
-            for spec in list(self._specs.values()):
-                await self.deploy(spec)
+            self.missing = dict.fromkeys(self._specs, "it is deployed again")
+            await self._deploy_missing()
         except BaseException as error:
             await self._end()
             if isinstance(error, TimeoutError):
@@ -168,11 +176,27 @@ class RayLink:
         for inbox in self._calls.values():
             inbox.put_nowait(Told(lost=self.why))
 
+    async def _deploy_missing(self) -> None:
+        """Raises Lost if the cluster is gone again."""
+        for app in list(self.missing):
+            if app not in self._specs:
+                self.missing.pop(app)  # nobody wants it any more
+                continue
+            try:
+                await self.deploy(self._specs[app])
+                self.missing.pop(app)
+            except TrimtabError as error:
+                if self.missing[app] != str(error):
+                    log.error("cluster %s: %s is not there again: %s", self.address, self._specs[app].model, error)
+                self.missing[app] = str(error)
+
     async def _keep(self) -> None:
         """Start the driver anew whenever it has ended."""
         while True:
             assert self._reading is not None
-            await asyncio.wait({self._reading})
+            while not (await asyncio.wait({self._reading}, timeout=AGAIN_S if self.missing else None))[0]:
+                with contextlib.suppress(Lost):
+                    await self._deploy_missing()
             log.error("cluster %s: %s; it is looked for again", self.address, self.why)
             pause_s = FIRST_PAUSE_S
             while self.state != "up":
@@ -187,10 +211,6 @@ class RayLink:
 
     def _turn(self, state: LinkState, why: str) -> None:
         self.state, self.why = state, why
-        if state == "up":
-            self._is_up.set()
-        else:
-            self._is_up.clear()
         if state == "down":
             self.apps = {}
 

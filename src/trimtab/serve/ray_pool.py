@@ -42,17 +42,17 @@ class RayPool:
         self._link, self._spec, self._memory, self._wait_s = link, spec, memory, wait_s
         self._running: Counter[str] = Counter()
         self._seen: dict[str, dict[str, Any]] = {}
-        self._has_started = self._was_up = False
+        self._has_started = False
         self.n_retried = 0
 
     async def start(self) -> Ready:
         began_s = time.monotonic()
         if not self._has_started:
+            self._has_started = True
             try:
                 facts = await self._link.deploy(self._spec)
             except Lost as error:
                 raise InfeasibleError(f"The cluster is gone: {error}") from error
-            self._has_started = True
             if facts:
                 self._note(facts)
         load_s = time.monotonic() - began_s
@@ -76,13 +76,13 @@ class RayPool:
                     raise Refusal(
                         503, f"{TRIES} replicas were lost over this request: {error}", code="replica_failed", retry_after_s=RETRY_S
                     ) from error
-                if not await self._link.until_up(until_s - time.monotonic()):
+                if not await self._link.until_up(self._spec.app, until_s - time.monotonic()):
                     raise self._unreachable() from error
                 self.n_retried += 1
 
     async def _tried(self, call: Call, until_s: float) -> AsyncGenerator[Frame, None]:
         """Frames of one try. Raises Lost, Refusal, InfeasibleError."""
-        if self._link.state in ("down", "joining"):
+        if not self._link.can_answer(self._spec.app):
             raise self._unreachable()
         replica = ""
         try:
@@ -132,7 +132,7 @@ class RayPool:
     @property
     def state(self) -> ReplicaState:
         """The best state of its replicas; sleeping: there is none, since nobody asks."""
-        if self._link.state in ("down", "joining"):
+        if not self._link.can_answer(self._spec.app):
             return "failed"
         found = {row["status"] for row in self.replicas()}
         return "ready" if "ready" in found else "loading" if "loading" in found else "sleeping"
@@ -151,6 +151,7 @@ class RayPool:
                     "slots": self._spec.slots,
                     "memory_bytes": int(seen.get("memory_bytes") or 0),
                     "node": one["node"],
+                    "node_id": one["node_id"],
                     "replica": one["replica"],
                     "pid": one["pid"],
                 }
@@ -178,7 +179,7 @@ class RayPool:
         self._memory.saw(self._spec.content, int(facts["memory_bytes"]))
 
     def _unreachable(self) -> Refusal:
-        why = self._link.why or "it is being joined"
+        why = self._link.missing.get(self._spec.app) or self._link.why or "it is being joined"
         return Refusal(
             503,
             f"The cluster that serves {self._spec.model!r} cannot be reached: {why}.",

@@ -11,12 +11,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import TrimtabError
-from trimtab.serve.ray_desk import Desk
+from trimtab.serve.ray_desk import THREADS, Desk
 from trimtab.serve.ray_wire import Lost, error_plain, line
 
 POLL_S = 5.0
@@ -30,12 +31,14 @@ class Relay:
     def __init__(self, place: str) -> None:
         self._out: list[bytes] = []
         self._came = asyncio.Event()
-        self._loop = asyncio.get_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._desk = Desk(self._send, place)
         self._asked_s = time.monotonic()
 
     async def open(self) -> bytes:
         """The first line."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS))
         try:
             up = await asyncio.to_thread(self._desk.open)
         except TrimtabError as error:
@@ -60,9 +63,10 @@ class Relay:
     async def close(self) -> None:
         """Take everything down, and end."""
         await self._desk.close()
-        self._loop.call_later(0.2, os._exit, 0)
+        asyncio.get_running_loop().call_later(0.2, os._exit, 0)
 
     def _send(self, data: bytes) -> None:
+        assert self._loop is not None
         self._loop.call_soon_threadsafe(self._keep, data)
 
     def _keep(self, data: bytes) -> None:

@@ -9,6 +9,7 @@ out  {"nodes": [...]} or {"refused", "fix"}; {"id", "receipt" | "lost" | "bug" |
 """
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -23,6 +24,9 @@ POOL = "pool_"
 ANSWER_S = 120.0
 LOST_AFTER_S = 15.0
 """A head that takes no connection for this long is lost; Ray's own limit is a minute, and ends the process."""
+
+REFUSED = 5
+"""So many connections refused in a row, one a second: its machine answers, and there is no head on it. One that came back knows nothing."""
 
 
 class _Child:
@@ -58,7 +62,7 @@ class _Child:
     def _connect(self) -> None:
         import ray
 
-        ray.init(address=self._order["address"], log_to_driver=False, logging_level="ERROR", namespace="trimtab")
+        ray.init(address=self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Nodes that work can be given to, each with what it says of itself."""
@@ -163,14 +167,16 @@ class _Child:
         else:
             host, _, text = ray.get_runtime_context().gcs_address.rpartition(":")
             port = int(text)
-        heard_s = time.monotonic()
-        while time.monotonic() - heard_s < LOST_AFTER_S:
+        heard_s, n_refused = time.monotonic(), 0
+        while time.monotonic() - heard_s < LOST_AFTER_S and n_refused < REFUSED:
             time.sleep(1.0)
             try:
                 with socket.create_connection((host, port), timeout=3):
-                    heard_s = time.monotonic()
+                    heard_s, n_refused = time.monotonic(), 0
                 self.tell(alive=sum(1 for row in self._alive() if self._is_used(row)))
-            except Exception:  # counted by the loop
+            except ConnectionRefusedError:
+                n_refused += 1
+            except Exception:  # the loop has the time
                 continue
         self.tell(gone=f"its head does not answer on {host}:{port}")
         os._exit(3)

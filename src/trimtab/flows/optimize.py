@@ -149,7 +149,7 @@ def optimize_on_pools(
     if joined is None or joined.address.startswith("local"):
         raise InputError("--hardware-pools are pools of a Ray cluster; give its address with --cluster.")
     make_aim(asked.get("objective"), asked.get("slo"), asked.get("price_per_hour"))
-    plain = {key: from_anywhere(value) for key, value in asked.items()}
+    plain = {key: from_anywhere(key, value) for key, value in asked.items()}
     return run_sync(on_pools(joined, pools, out=out, asked=plain, on_event=on_event))
 
 

@@ -295,6 +295,7 @@ class _Network:
         """A network with this number; one of the same number from before is replaced."""
         name, outside, inside = f"tt{self._key}n{number}", f"tto{self._key}{number}", f"tti{self._key}{number}"
         self.remove(name)
+        subprocess.run(["ip", "link", "del", outside], capture_output=True, check=False)  # the kernel may not have come to it yet
         _ip("netns", "add", name)
         self._names.add(name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside)

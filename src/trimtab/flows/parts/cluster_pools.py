@@ -33,11 +33,11 @@ def pool_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def from_anywhere(value: Any) -> Any:
-    """An argument as it means the same in another folder: paths of what there is here, in full."""
+def from_anywhere(name: str, value: Any) -> Any:
+    """An argument as it means the same in another folder: files that there are here by their full paths, and the model's folder."""
     if isinstance(value, (list, tuple)):
-        return [from_anywhere(one) for one in value]
-    if isinstance(value, str) and value and "://" not in value and Path(value).exists():
+        return [from_anywhere(name, one) for one in value]
+    if isinstance(value, str) and value and (Path(value).is_file() or (name == "model" and Path(value).is_dir())):
         return str(Path(value).absolute())
     return value
 

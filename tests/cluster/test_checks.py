@@ -39,7 +39,7 @@ def test_a_pool_without_nodes_a_unit_without_room_and_a_node_that_sees_nothing()
         check_pools([NODE, NODE], ["h100"], "ray://head:1")
     with pytest.raises(MissingError, match="it has no pools"):
         check_pools([dataclasses.replace(NODE, pools=())], ["cpu"], "ray://head:1")
-    with pytest.raises(MissingError, match="needs 2 GB of memory, and the largest node of the cluster offers 1 GB"):
+    with pytest.raises(MissingError, match="needs 2.00 GB of memory, and the largest node of the cluster offers 1.00 GB"):
         check_room([NODE], UNIT)
     check_room([dataclasses.replace(NODE, memory_bytes=3 * 10**9)], UNIT)
     with pytest.raises(InputError, match="does not see the results in /shared"):
@@ -53,7 +53,7 @@ def test_what_is_typed_for_a_cluster(tmp_path, monkeypatch):
     assert found is not None
     assert (found.store, found.caches) == ("s3://bucket/trimtab", tmp_path / "cache")
     assert cluster_of("local:4", str(tmp_path / "shared")).caches == tmp_path / "shared"
-    for wrong in ("head", "ray://", "locals"):
+    for wrong in ("head", "ray://", "ray://head", "locals", "a b:1"):
         with pytest.raises(InputError, match="takes the address of a Ray cluster"):
             cluster_of(wrong, "")
     check_address("10.0.0.1:6379")

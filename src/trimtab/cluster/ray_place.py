@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -239,7 +240,7 @@ class RayPlace:
 
 def check_address(address: str) -> None:
     """Raise InputError for what is no address of a cluster."""
-    if address != "auto" and not (address.startswith("ray://") and len(address) > 6) and ":" not in address:
+    if not re.fullmatch(r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d+", address):
         raise InputError(
             "--cluster takes the address of a Ray cluster, such as ray://head:10001, `auto` on one of its nodes, or local:N; "
             f"{address!r} is none."

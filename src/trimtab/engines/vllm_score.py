@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from vllm import SamplingParams
 
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import ScoreRequest, ScoreResult
@@ -19,6 +18,8 @@ class Scorer:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One result a request, in order. The requests have passed `check`."""
+        from vllm import SamplingParams
+
         places = [(request, branch) for request in requests for branch in range(len(request.continuations))]
         if not places:
             return []

@@ -213,7 +213,7 @@ def looped(check: GenerationCheck) -> GenerationCheck:
 
 def parity_controls(candidate: Candidate, swapped: Candidate | None) -> dict[str, Candidate]:
     """Deployments that are not the one that is scored: another cache type, and other weights where they could be built."""
-    kv_type = {"llamacpp": "q4_0", "openvino": "u4"}.get(candidate.engine)
+    kv_type = {"llamacpp": "q4_0", "openvino": "u4", "vllm": "fp8_e5m2"}.get(candidate.engine)
     found: dict[str, Candidate] = {}
     if kv_type is not None and candidate.settings.kv_type != kv_type:
         settings: Settings = dataclasses.replace(candidate.settings, kv_type=kv_type)

@@ -18,6 +18,7 @@ SOURCE_FORMATS = {
     "openvino": {"gguf", "openvino", "safetensors"},
     "ortgenai": {"gguf", "safetensors"},
     "transformers": {"safetensors"},
+    "vllm": {"gguf", "safetensors"},
 }
 """What an engine's recipes start from. Weights as shipped need an engine that opens them."""
 

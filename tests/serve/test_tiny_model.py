@@ -48,6 +48,24 @@ def client(tmp_path_factory):
         yield openai.OpenAI(base_url=app.url, api_key="none", max_retries=0, timeout=60)
 
 
+def test_a_prompt_that_comes_back_is_told_as_cached(tmp_path):
+    path = tiny_models.write_tiny_gguf(tmp_path / "tiny.gguf")
+    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+    snapshot = Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+    settings = Settings(context_tokens=512, slots=2, threads=1, prefix_cache=True)
+    with SmallApp(WorkerReplica(engine="llamacpp", snapshot=snapshot, settings=settings, model="tiny")) as app:
+        client = openai.OpenAI(base_url=app.url, api_key="none", max_retries=0, timeout=60)
+        usages = [
+            client.completions.create(
+                model="m", prompt="the sea was calm and " * 8 + end, max_tokens=4, seed=1, extra_body={"ignore_eos": True}
+            ).usage
+            for end in ("a", "b")
+        ]
+    first, second = ((one.prompt_tokens, one.prompt_tokens_details.cached_tokens) for one in usages)
+    assert first[1] < 4, "nothing but the probe came before"
+    assert second[0] - 4 <= second[1] < second[0]
+
+
 def ask(client, **options):
     return client.chat.completions.create(**{"model": "m", "messages": MESSAGES, "tools": TOOLS, "max_tokens": 300, "seed": 1, **options})
 

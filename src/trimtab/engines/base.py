@@ -85,6 +85,7 @@ class TokenEvent:
     done: empty while the request goes on
     top: (id, log-probability) of the most likely tokens in its place, most likely first, under the same distribution as `logprob`
     text: what the answer grows by, in whole characters; the worker fills it in where text is asked for, engines leave it alone
+    cached: in the first event of a request: how many of its prompt's tokens were in the cache and not computed, where the engine tells
     """
 
     request_id: int
@@ -95,6 +96,7 @@ class TokenEvent:
     error: str = ""
     top: tuple[tuple[int, float], ...] = ()
     text: str = ""
+    cached: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

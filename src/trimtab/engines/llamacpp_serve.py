@@ -44,13 +44,14 @@ class Run:
 
     tokens: prompt and answer; n_computed: how many of them are in the cache; last: the newest token, not yet computed
     drafts: tokens proposed in this step; cells: names of the cache cells of the first tokens, to count shared ones once
-    came_s: when it was submitted
+    came_s: when it was submitted; n_cached: tokens of the prompt that it began with, until its first event has told
     """
 
     request: GenerateRequest
     slot: int = -1
     n_computed: int = 0
     n_generated: int = 0
+    n_cached: int = 0
     last: int | None = None
     lookup: Lookup | None = None
     constraint: Constraint | None = None
@@ -217,6 +218,7 @@ class Server:
             run.slot = self.free_slots.pop(0)
             if source is not None:
                 native.llama_memory_seq_cp(self.memory, source.slot, run.slot, 0, run.n_computed)
+                run.n_cached = run.n_computed
             while self.kept and not self._fits(run, self.kept):
                 self._forget(self.kept.pop(0))
             self.running.append(run)
@@ -333,8 +335,8 @@ class Server:
         elif run.n_wanted == 0:
             done = "length"
         top = top_of(row, self.scratch, request.top_logprobs) if request.top_logprobs else ()
-        now_ns = time.monotonic_ns()
-        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=now_ns, done=done, top=top)
+        now_ns, cached, run.n_cached = time.monotonic_ns(), run.n_cached, 0
+        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=now_ns, done=done, top=top, cached=cached)
 
     # Endings
 

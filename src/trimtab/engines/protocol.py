@@ -74,7 +74,7 @@ def event_line(call_id: int, event: TokenEvent, text: str = "") -> bytes:
     """One line for a token, with only what differs from the defaults: a busy worker writes hundreds of them a second."""
     logprob = event.logprob if event.logprob is not None and math.isfinite(event.logprob) else None
     plain: dict[str, Any] = {"request_id": event.request_id, "token_id": event.token_id, "logprob": logprob, "time_ns": event.time_ns}
-    for name, value in (("done", event.done), ("error", event.error), ("top", event.top), ("text", text)):
+    for name, value in (("done", event.done), ("error", event.error), ("top", event.top), ("text", text), ("cached", event.cached)):
         if value:
             plain[name] = value
     return _to_json({"id": call_id, "event": plain}).encode() + b"\n"

@@ -30,7 +30,7 @@ class ChoiceReader:
     """Reads the events of one choice.
 
     kind: of the answer; names: texts of single tokens, for log-probabilities; is_whole: the answer is given in one piece, at its end
-    n_tokens: tokens so far; n_reasoning: those of them that are reasoning
+    n_tokens: tokens so far; n_reasoning: those of them that are reasoning; n_cached: of its prompt, as the engine tells
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ChoiceReader:
         is_whole: bool = False,
     ) -> None:
         self.index, self.kind, self.is_whole = index, kind, is_whole
-        self.n_tokens = self.n_reasoning = 0
+        self.n_tokens = self.n_reasoning = self.n_cached = 0
         self.wish, self._reader, self._names = wish, reader, names
         self._stops = StopScan(wish.stops)
         self._n_raw = self._n_passed = 0
@@ -65,6 +65,7 @@ class ChoiceReader:
         for event in events:
             if event.done == "error":
                 raise Refusal(500, f"The engine gave up: {event.error}", code="engine_error", retry_after_s=1)
+            self.n_cached += event.cached
             if event.token_id is not None:
                 self.n_tokens += 1
                 self.n_reasoning += self._reader.is_in_thought

@@ -151,13 +151,13 @@ class WorkerReplica:
                         continue
                     n_tokens = sum(one.n_tokens for one in readers)
                     is_last = bool(piece.finish) and not wish.include_usage and all(one.has_ended for one in readers)
-                    usage = Usage(prompt=n_prompt, completion=n_tokens) if is_last else None
+                    usage = used(n_prompt, readers) if is_last else None
                     yield Frame(body=envelope.chunk([reader.chunk_choice(piece)]), n_tokens=n_tokens - n_told, usage=usage)
                     n_told = n_tokens
         except EngineRefused as error:
             raise self._refused(error, wish, has_begun=has_begun) from error
         n_tokens, n_reasoning = sum(one.n_tokens for one in readers), sum(one.n_reasoning for one in readers)
-        usage = Usage(prompt=n_prompt, completion=n_tokens)
+        usage = used(n_prompt, readers)
         if not call.stream:
             body = envelope.whole([reader.whole_choice() for reader in readers], usage, n_reasoning)
             yield Frame(body=body, n_tokens=n_tokens, usage=usage)
@@ -315,6 +315,12 @@ class WorkerReplica:
             if event.token_id is not None:
                 found.append((event.token_id, float("nan") if event.logprob is None else event.logprob))
         return tuple(found)
+
+
+def used(n_prompt: int, readers: Sequence[ChoiceReader]) -> Usage:
+    """What a request has used. A prompt that several choices begin with is cached once, at most."""
+    cached = min(n_prompt, sum(one.n_cached for one in readers))
+    return Usage(prompt=n_prompt, completion=sum(one.n_tokens for one in readers), cached=cached)
 
 
 async def _together(work: Sequence[Pieces]) -> Pieces:

@@ -103,8 +103,10 @@ OWN_OF_PARTS = {
         },
     },
     "keys": {"add": {"models", "verbs", "rpm", "tokens_per_day", "expires"}, "list": {"all"}, "rotate": {"overlap"}, "revoke": set()},
+    "weights": {"serve": {"host", "port", "limit"}, "fetch": {"out", "digest", "host", "port", "limit", "stay"}},
     "verify": {
         "log": {"anchor", "key"},
+        "logs": {"key"},
         "release": {"key", "anchor", "weights", "ledger"},
         "ledger": {"anchor", "key", "ledger"},
         "weights": {"signature", "key"},

@@ -26,6 +26,7 @@ from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import sha256_file
 from trimtab.flows import weights as flow
 
+Serving = Callable[..., WeightsServer]
 TOKEN = "a-token-of-these-tests"
 CHUNK = 32 * 1024
 
@@ -47,7 +48,7 @@ def manifest(root: Path) -> Manifest:
 
 
 @pytest.fixture
-def serving() -> Iterator[Callable[..., WeightsServer]]:
+def serving() -> Iterator[Serving]:
     """`serving(holding)` starts a node on loopback and ends it with the test."""
     started: list[WeightsServer] = []
 
@@ -93,7 +94,7 @@ def test_a_manifest_comes_back_as_it_was_and_never_leads_outside(source: Path) -
             read_manifest(text, "a peer")
 
 
-def test_several_nodes_fetch_from_each_other(source: Path, tmp_path: Path, serving: Callable[..., WeightsServer]) -> None:
+def test_several_nodes_fetch_from_each_other(source: Path, tmp_path: Path, serving: Serving) -> None:
     found, n_nodes = manifest(source), 4
     origin = serving(WholeWeights(source, found), bytes_per_s=20 * found.size_bytes / n_nodes)
     results: list[Fetched] = []
@@ -128,7 +129,7 @@ class Liar:
         yield b"\0" * self.manifest.chunks[number].size_bytes
 
 
-def test_a_peer_that_sends_wrong_bytes_is_left_and_named(source: Path, tmp_path: Path, serving: Callable[..., WeightsServer]) -> None:
+def test_a_peer_that_sends_wrong_bytes_is_left_and_named(source: Path, tmp_path: Path, serving: Serving) -> None:
     found = manifest(source)
     honest, liar = serving(WholeWeights(source, found)), serving(Liar(found))
     copy = Copy(tmp_path / "out", found)
@@ -142,7 +143,7 @@ def test_a_peer_that_sends_wrong_bytes_is_left_and_named(source: Path, tmp_path:
         fetched(alone, address(liar))
 
 
-def test_a_source_that_was_changed_since_is_found_out(source: Path, tmp_path: Path, serving: Callable[..., WeightsServer]) -> None:
+def test_a_source_that_was_changed_since_is_found_out(source: Path, tmp_path: Path, serving: Serving) -> None:
     found = manifest(source)
     origin = serving(WholeWeights(source, found))
     with (source / "a.bin").open("r+b") as file:
@@ -152,7 +153,7 @@ def test_a_source_that_was_changed_since_is_found_out(source: Path, tmp_path: Pa
         fetched(Copy(tmp_path / "out", found), address(origin))
 
 
-def test_what_came_stays_and_is_not_fetched_again(source: Path, tmp_path: Path, serving: Callable[..., WeightsServer]) -> None:
+def test_what_came_stays_and_is_not_fetched_again(source: Path, tmp_path: Path, serving: Serving) -> None:
     found = manifest(source)
     whole = WholeWeights(source, found)
     copy = Copy(tmp_path / "out", found)
@@ -160,7 +161,7 @@ def test_what_came_stays_and_is_not_fetched_again(source: Path, tmp_path: Path, 
         assert copy.put(number, b"".join(whole.pieces(number)))
     assert not copy.put(1, b"x" * CHUNK)
     copy.save()
-    with pytest.raises(InputError, match="use by another process|in use"):
+    with pytest.raises(InputError, match="is in use by process"):
         Copy(tmp_path / "out", found)
     copy.close()
     again = Copy(tmp_path / "out", found)
@@ -189,9 +190,7 @@ def test_other_weights_do_not_mix(source: Path, tmp_path: Path) -> None:
         Copy(tmp_path / "out", manifest(source))
 
 
-def test_who_has_no_token_or_no_peer_is_told(
-    source: Path, tmp_path: Path, serving: Callable[..., WeightsServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_has_no_token_or_no_peer_is_told(source: Path, tmp_path: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_fetch, "MOST_FAILURES", 1)
     found = manifest(source)
     origin = serving(WholeWeights(source, found), token="another-token-of-16")
@@ -200,7 +199,7 @@ def test_who_has_no_token_or_no_peer_is_told(
     with pytest.raises(MissingError, match="does not take this token"):
         fetched(Copy(tmp_path / "out", found), address(origin))
     origin.close()
-    with pytest.raises(MissingError, match="No peer has the weights: .* does not answer"):
+    with pytest.raises(MissingError, match=r"No peer has the weights: .* does not answer"):
         manifest_from([address(origin)], TOKEN)
     for wrong in ("node", "https://node:1", "node:port", "node:1/x", ""):
         with pytest.raises(InputError, match="is no peer"):
@@ -211,9 +210,7 @@ def test_who_has_no_token_or_no_peer_is_told(
         flow.fetch(["n:1"], out=tmp_path / "x", digest="", host="127.0.0.1", port=0, limit_bytes_s=None, stay=None)
 
 
-def test_a_full_disk_is_one_sentence(
-    source: Path, tmp_path: Path, serving: Callable[..., WeightsServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_sentence(source: Path, tmp_path: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     found = manifest(source)
     origin = serving(WholeWeights(source, found))
     copy = Copy(tmp_path / "out", found)
@@ -228,7 +225,7 @@ def test_a_full_disk_is_one_sentence(
     fetched(copy, address(origin))
     assert copy.finish() == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
-    with pytest.raises(MissingError, match="bytes of weights are to come, 1,000 are free"):
+    with pytest.raises(MissingError, match="bytes are to come, 1,000 are free"):
         Copy(tmp_path / "other", found)
 
 
@@ -252,7 +249,7 @@ CHILD = "import sys; from trimtab.cli.main import main; sys.exit(main())"
 
 
 @pytest.mark.slow
-def test_a_kill_costs_a_second_of_what_came(source: Path, tmp_path: Path, serving: Callable[..., WeightsServer]) -> None:
+def test_a_kill_costs_a_second_of_what_came(source: Path, tmp_path: Path, serving: Serving) -> None:
     found = manifest(source)
     origin = serving(WholeWeights(source, found), bytes_per_s=found.size_bytes / 6)
     command = [sys.executable, "-c", CHILD, "weights", "fetch", address(origin), "--host", "127.0.0.1", "--json", "-q"]

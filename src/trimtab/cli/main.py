@@ -42,6 +42,7 @@ VERBS = {
     "watch": ("trimtab.cli.watch", "Is it still fast, safe and fair? Alarms on live traffic or on a log, and what comes of them."),
     "keys": ("trimtab.cli.keys", "API keys for the gateway: make, list, rotate and revoke them."),
     "verify": ("trimtab.cli.verify", "Is what was kept still what was written? Releases, the ledger, logs, and who signed them."),
+    "weights": ("trimtab.cli.weights", "Weights to many nodes: each that has some gives them on, and each checks every byte."),
     "cache": ("trimtab.cli.cache", "What trimtab keeps because it can be made again; show and prune it."),
     "doctor": ("trimtab.cli.doctor", "What this machine has, what is missing, and how to get it."),
 }

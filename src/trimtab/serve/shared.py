@@ -279,8 +279,10 @@ class SharedQuota:
         account = self._accounts[at]
         asking = [waiter.tokens for waiter in waiting if waiter.tokens is not None]
         row = {"key": at[0], "day": at[1], "requests": account.requests, "tokens": account.tokens, "limit": account.limit, "asking": asking}
-        is_idle = is_last or (not waiting and now_s - account.used_s > _IDLE_S)
-        account.lease = account.held if is_idle or now_s > self._good_until_s else max(account.held, account.lease - account.tokens)
+        is_idle = is_last or now_s - account.used_s > _IDLE_S
+        # Whoever asks puts its spare back first: it may be all that is left, and too little by itself.
+        gives_spare = asking or is_idle or now_s > self._good_until_s
+        account.lease = account.held if gives_spare else max(account.held, account.lease - account.tokens)
         account.spent += account.tokens
         account.requests = account.tokens = 0
         spare = (account.limit or 0) // _SPARE_SHARE if asking else 0

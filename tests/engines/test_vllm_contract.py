@@ -43,7 +43,7 @@ class VllmContract(EngineContract):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _snapshot(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        folder = write_tiny_transformers(tmp_path_factory.mktemp("tiny") / "model")
+        folder = write_tiny_transformers(tmp_path_factory.mktemp("tiny") / "model", head_dim=32)
         (folder / FORMAT_FILE).write_text(cls.number_format.written())
         files = [
             SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))

@@ -6,19 +6,18 @@ of about the same length together, long ones in parts, so that the others go on 
 other each request has a cache for itself, and they are computed one after another.
 """
 
-import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from trimtab.core.errors import EngineRefused
-from trimtab.engines.base import Done, GenerateRequest, TokenEvent
-from trimtab.engines.sampling import pick, pick_allowed, top_of
-from trimtab.engines.schemas import Constraint, Schemas
+from trimtab.engines.answers import Answer, check_request, constraint_of, ended
+from trimtab.engines.base import GenerateRequest, TokenEvent
+from trimtab.engines.schemas import Schemas
 from trimtab.engines.tally import Logits
 from trimtab.engines.transformers_cache import joined, put_row, taken
 from trimtab.engines.transformers_model import Call, Model, left_padded, sentence_of
@@ -30,18 +29,10 @@ LEAST_CUT = 256
 
 
 @dataclass(kw_only=True, eq=False)
-class Run:
-    """A request on its way. last: the newest token, not yet computed; n_computed: tokens in the cache"""
+class Run(Answer):
+    """n_computed: tokens in the cache"""
 
-    request: GenerateRequest
-    constraint: Constraint | None = None
-    last: int = -1
     n_computed: int = 0
-    n_generated: int = 0
-    rng: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rng = np.random.Generator(np.random.PCG64(self.request.seed))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,24 +90,13 @@ class Server:
 
     def submit(self, request: GenerateRequest) -> None:
         """See Engine.submit."""
-        prompt = request.prompt_ids
-        if not prompt or request.max_tokens < 1:
-            raise EngineRefused("A request needs at least one prompt token and max_tokens of at least 1.")
-        if min(prompt) < 0 or max(prompt) >= self.model.vocab_size:
-            raise EngineRefused(f"The prompt holds a token id outside the vocabulary of {self.model.vocab_size}.")
-        if len(prompt) + request.max_tokens > self.context_tokens:
-            raise EngineRefused(
-                f"The prompt of {len(prompt)} tokens and {request.max_tokens} new ones do not fit the context of "
-                f"{self.context_tokens} tokens."
-            )
-        if any(run.request.request_id == request.request_id for run in (*self.queue, *self.running)):
-            raise EngineRefused(f"Request {request.request_id} is running already.")
-        run = Run(request=request)
-        if request.json_schema:
-            if request.ignore_end:
-                raise EngineRefused("A request that is held to a schema ends where the schema does; it cannot go on past its end.")
-            run.constraint = self.schemas.begin(request.json_schema)
-        self.queue.append(run)
+        check_request(
+            request,
+            vocab_size=self.model.vocab_size,
+            context_tokens=self.context_tokens,
+            running=[run.request.request_id for run in (*self.queue, *self.running)],
+        )
+        self.queue.append(Run(request=request, constraint=constraint_of(request, self.schemas)))
 
     def cancel(self, request_id: int) -> None:
         """See Engine.cancel."""
@@ -128,7 +108,7 @@ class Server:
 
     def step(self) -> list[TokenEvent]:
         """See Engine.step. If a call fails, all requests that hold a slot end with its reason."""
-        events = [_end(request_id, "cancelled") for request_id in self.cancelled]
+        events = [ended(request_id, "cancelled") for request_id in self.cancelled]
         self.cancelled.clear()
         try:
             for grid in tuple(self.grids):
@@ -137,7 +117,7 @@ class Server:
         except (EngineRefused, RuntimeError, MemoryError) as error:
             why = str(error) if isinstance(error, EngineRefused) else f"transformers could not go on: {sentence_of(error)}."
             told = {event.request_id for event in events if event.done}
-            events += [_end(run.request.request_id, "error", why) for run in self.running if run.request.request_id not in told]
+            events += [ended(run.request.request_id, "error", why) for run in self.running if run.request.request_id not in told]
             self.filling = None
             self.grids.clear()
         return events
@@ -234,32 +214,10 @@ class Server:
         events = []
         for run, row in zip(tuple(runs), logits, strict=True):
             if run is not None:
-                events.append(self._take(run, row[0]))
+                events.append(run.take(row[0], self.scratch, self.end_ids))
                 if events[-1].done:
                     grid.rows[grid.rows.index(run)] = None
         return events
-
-    def _take(self, run: Run, row: Logits) -> TokenEvent:
-        request = run.request
-        if run.constraint is None:
-            token, logprob = pick(row, self.scratch, request, run.rng)
-        else:
-            try:
-                allowed = run.constraint.allowed()
-            except EngineRefused as error:
-                return _end(request.request_id, "error", str(error))
-            token, logprob = pick_allowed(row, self.scratch, request, run.rng, allowed)
-            run.constraint.take(token)
-        run.last = token
-        run.n_generated += 1
-        done: Done = ""
-        if not request.ignore_end and (token in self.end_ids or token in request.stop_ids):
-            done = "stop"
-        elif run.n_generated == request.max_tokens:
-            done = "length"
-        top = top_of(row, self.scratch, request.top_logprobs) if request.top_logprobs else ()
-        now_ns = time.monotonic_ns()
-        return TokenEvent(request_id=request.request_id, token_id=token, logprob=logprob, time_ns=now_ns, done=done, top=top)
 
     # Room
 
@@ -292,7 +250,3 @@ class Server:
             for grid in self.grids:
                 if run in grid.rows:
                     grid.rows[grid.rows.index(run)] = None
-
-
-def _end(request_id: int, done: Done, error: str = "") -> TokenEvent:
-    return TokenEvent(request_id=request_id, token_id=None, logprob=None, time_ns=time.monotonic_ns(), done=done, error=error)

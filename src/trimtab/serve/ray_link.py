@@ -26,8 +26,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 AGAIN_S = 2.0
 END_LIMIT_S = 20.0
 LOOK_S = 0.1
-METRICS_S = "0.5"
-"""Serve's handles tell the controller of their queues so often; its own default of 10 s comes on top of every change of scale."""
 
 LinkState = Literal["joining", "up", "headless", "down"]
 """headless: the cluster's head does not answer, replicas on other nodes may. down: there is no cluster; it is looked for."""
@@ -118,11 +116,6 @@ class RayLink:
     async def _join(self) -> None:
         self.state = "joining"
         words = self._words = tempfile.NamedTemporaryFile(prefix="trimtab-ray-", suffix=".log")  # noqa: SIM115 lives as long as the process
-        environment = {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": METRICS_S,
-            "RAY_DEDUP_LOGS": "0",
-        }
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -133,7 +126,7 @@ class RayLink:
             stdout=asyncio.subprocess.PIPE,
             stderr=words,
             limit=2**24,
-            env={**os.environ, **environment},
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
             start_new_session=True,  # Ctrl-C is the gateway's affair
         )
         assert process.stdout is not None

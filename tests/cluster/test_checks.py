@@ -39,7 +39,7 @@ def test_a_pool_without_nodes_a_unit_without_room_and_a_node_that_sees_nothing()
         check_pools([NODE, NODE], ["h100"], "ray://head:1")
     with pytest.raises(MissingError, match="it has no pools"):
         check_pools([dataclasses.replace(NODE, pools=())], ["cpu"], "ray://head:1")
-    with pytest.raises(MissingError, match="needs 2.00 GB of memory, and the largest node of the cluster offers 1.00 GB"):
+    with pytest.raises(MissingError, match=r"needs 2\.00 GB of memory, and the largest node of the cluster offers 1\.00 GB"):
         check_room([NODE], UNIT)
     check_room([dataclasses.replace(NODE, memory_bytes=3 * 10**9)], UNIT)
     with pytest.raises(InputError, match="does not see the results in /shared"):

@@ -6,6 +6,7 @@ pytest.importorskip("llama_cpp")
 
 from trimtab.core.errors import InputError
 from trimtab.flows.evaluate import evaluate
+from trimtab.flows.optimize import optimize
 from trimtab.record.run import read_step_keys
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -32,11 +33,7 @@ def test_shards_on_two_hands_give_the_numbers_of_one_go_bit_for_bit(folder):
     again = levels(folder, "again", cluster="local:2", cluster_store=str(folder / "two-store"))
     assert again["levels"] == plain["levels"]
     assert again["work"]["computed"] == 0
-    assert (
-        not [key for key in read_step_keys(folder / "again") if key.startswith("unit/")]
-        if (folder / "again" / "journal.jsonl").exists()
-        else True
-    )
+    assert not (folder / "again" / "journal.jsonl").exists(), "no unit was given out"
 
 
 def test_what_takes_no_cluster_is_refused(folder):
@@ -46,3 +43,31 @@ def test_what_takes_no_cluster_is_refused(folder):
         levels(folder, "no", cluster="nonsense")
     with pytest.raises(InputError, match="give --cluster too"):
         levels(folder, "no", cluster_store="/tmp/x")
+
+
+def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folder, monkeypatch):
+    for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # nothing here needs narrow intervals
+        monkeypatch.setattr(f"trimtab.flows.parts.search.{name}", 2.0)
+    monkeypatch.setattr("trimtab.flows.parts.tuning.axes_for", lambda *_: {})
+    (folder / "text.jsonl").write_text((folder / "mine.jsonl").read_text())
+    store = folder / "search-store"
+
+    def search(name, **options):
+        return optimize(
+            str(folder / "model.gguf"),
+            engines=["llamacpp"],
+            suites=[str(folder / "text.jsonl")],
+            workload="32/8@1",
+            time_limit_s=60,
+            out=folder / name,
+            **options,
+        )
+
+    there = search("search", cluster="local:2", cluster_store=str(store))
+    kinds = {key.rpartition("/")[0] for key in read_step_keys(folder / "search") if key.startswith("unit/")}
+    assert kinds == {"unit/score", "unit/screen"}
+    monkeypatch.setenv("TRIMTAB_CACHE", str(store))
+    here = search("search-here")
+    assert here["gates"] == there["gates"]
+    assert (here["verdict"], here["reasons"]) == (there["verdict"], there["reasons"])
+    assert here["work"]["computed"] == 0

@@ -127,7 +127,7 @@ def _row(pool: str, receipt: Receipt, folder: Path) -> dict[str, Any]:
     measured = (found or {}).get("measurement") or {}
     points = measured.get("points") or [{}]
     over = decision["speedup"].get("over_baseline") or {}
-    first = next(iter(over.values()), {}) if over else {}
+    first: Mapping[str, Any] = next(iter(over.values()), {})
     return row | {
         "chosen": chosen["id"],
         "engine": chosen["engine"],

@@ -65,7 +65,8 @@ class Screening:
         if None not in known.values():
             self.session.n_known += len(known)
             return (ScreenResult(**known["screen"] or {}) if self.requests else None), Probe(**known["probe"] or {})
-        quality = ScreenResult(**known["screen"]) if known.get("screen") else None  # by another machine, ahead of the timing
+        ahead = known.get("screen")  # another machine may have been here before the timing
+        quality = ScreenResult(**ahead) if ahead is not None else None
         client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings)
         try:
             await check_vocabulary(client, self.exam, candidate)

@@ -99,6 +99,11 @@ class TestInWorker(OrtGenAiContract):
     def open_engine(cls, settings: Settings) -> Engine:
         return WorkerEngine(cls.opened, settings, engine="ortgenai")
 
+    def test_settings_are_numeric_or_speed_and_others_are_refused(self) -> None:
+        """All of them in this process; here that a refusal comes through."""
+        with pytest.raises(EngineRefused, match="kv_type has no meaning here"):
+            self.open_with(kv_type="u8").close()
+
     def test_speed_settings_change_no_score(self, scoring: Engine) -> None:
         """Of them the worker itself carries out the affinity. Each process that opens a model takes seconds to start."""
         requests = [ScoreRequest(prefix_ids=self.ids(scoring, 0, 9), continuations=(self.ids(scoring, 9, 40),))]

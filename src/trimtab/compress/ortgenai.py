@@ -6,13 +6,13 @@ each block), `mixed` (the builder's selectors with types, such as `last_matmul:i
 rounded to 8 bits before they are multiplied, the builder's choice for processors; 1: they stay float32). A model whose embedding table is
 its output matrix gets it packed too; another table stays float32.
 
-A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py). The builder also writes the
+A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py), and so is a checkpoint that was
+quantised before: the builder would pass packed weights on as they are, whatever the recipe says. The builder also writes the
 tokenizer as transformers makes it of the source, and the chat template, so that the product is opened without transformers.
 """
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import shutil
 import sys
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.compress.base import Progress, make, snapshot_of
-from trimtab.compress.transformers import EXPANDED
+from trimtab.compress.transformers import EXPANDED, in_floats
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError
 from trimtab.core.model import Snapshot
@@ -63,8 +63,10 @@ def build(
     options = options_of(recipe)
     if source.format not in ("safetensors", "gguf"):
         raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories and GGUF files, not for {source.format} weights.")
-    weights = make(EXPANDED, source, out_dir.parent, progress=progress) if source.format == "gguf" else source
-    _check_plain(weights.root, source)
+    if source.format == "gguf":
+        weights = make(EXPANDED, source, out_dir.parent, progress=progress)
+    else:
+        weights = in_floats(source, out_dir.parent, progress=progress)
     if progress:
         progress("building the ONNX model", 0.0)
     _run_builder(recipe, weights.root, out_dir, options, source)
@@ -138,14 +140,3 @@ def _run_builder(recipe: Recipe, folder: Path, out_dir: Path, options: Sequence[
         os.chmod(path, 0o644)
     if missing := [name for name in WRITTEN if not (out_dir / name).is_file()]:
         raise InfeasibleError(f"ONNX Runtime GenAI's builder wrote no {missing[0]} for {source.source}.")
-
-
-def _check_plain(folder: Path, source: Snapshot) -> None:
-    """Raise InfeasibleError for weights that somebody packed: the builder would pass them on as they are, whatever the recipe says."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InfeasibleError(f"{source.source} has no readable config.json ({error}).") from error
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "some way")
-        raise InfeasibleError(f"The weights of {source.source} are quantised ({method}); take the model they were made from.")

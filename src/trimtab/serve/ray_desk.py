@@ -286,6 +286,8 @@ def _joining(error: Exception, address: str) -> TrimtabError:
     text = str(error)
     if "ersion mismatch" in text:
         return InputError(f"The cluster at {address} and this gateway have different versions: {' '.join(text.split())[:400]}")
+    if "Could not find any running Ray" in text:
+        return InfeasibleError("This machine is a node of no Ray cluster; start one here (`ray start`), or name the cluster by HOST:PORT.")
     return InfeasibleError(f"The cluster at {address} cannot be joined: {' '.join(text.split())[:300] or type(error).__name__}")
 
 

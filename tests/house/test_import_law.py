@@ -34,6 +34,7 @@ HEAVY = {
     "openvino_genai": {"engines", "compress"},
     "nncf": {"compress"},
     "onnxruntime_genai": {"engines"},
+    "ctranslate2": {"engines", "compress"},
     "scipy": {"stats", "decide"},
     "matplotlib": set(),
     "pyarrow": set(),

@@ -21,6 +21,7 @@ LIBRARIES = (
     "openvino-genai",
     "nncf",
     "onnxruntime-genai",
+    "ctranslate2",
     "torch",
     "transformers",
     "torchao",

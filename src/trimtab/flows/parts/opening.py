@@ -22,7 +22,7 @@ from trimtab.sources.open import open_source, read_header
 AS_SHIPPED = "as-shipped"
 UNPACKED = "huggingface-fp32"
 TOKENS_KEY = "tokenizer.ggml.tokens"
-DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino", "safetensors": "transformers"}
+DEFAULT_ENGINE = {"gguf": "llamacpp", "openvino": "openvino", "safetensors": "transformers", "ctranslate2": "ctranslate2"}
 
 
 @dataclass(frozen=True, kw_only=True)

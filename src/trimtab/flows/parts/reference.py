@@ -24,8 +24,13 @@ CONTEXT_TOKENS = 1024
 """Tokens that one sequence may hold at least: the longest shipped item and a served answer fit."""
 QUANTIZED_BITS = 10.0
 """Weights stored with fewer bits than this on average were quantised by somebody before."""
-EXACT = {"gguf": ("llamacpp", "f16", "f32"), "openvino": ("openvino", AS_SHIPPED, ""), "safetensors": ("transformers", "fp32", "")}
-WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64", "transformers": "int3"}
+EXACT = {
+    "gguf": ("llamacpp", "f16", "f32"),
+    "openvino": ("openvino", AS_SHIPPED, ""),
+    "safetensors": ("transformers", "fp32", ""),
+    "ctranslate2": ("ctranslate2", AS_SHIPPED, ""),
+}
+WEAK = {"llamacpp": "q2_k", "openvino": "int4-sym-g64", "transformers": "int3", "ctranslate2": "int8"}
 MADE = {AS_SHIPPED: "", "f16": " expanded to 16-bit floats", "fp32": ", computed in 32-bit floats"}
 """What the recipe of a reference does to weights, in words."""
 

@@ -14,6 +14,7 @@ from trimtab.sources.local import find_model
 
 SHELF = Path(__file__).parents[2] / "catalog" / "shelf.toml"
 SOURCE_FORMATS = {
+    "ctranslate2": {"gguf", "safetensors"},
     "llamacpp": {"gguf", "safetensors"},
     "openvino": {"gguf", "openvino", "safetensors"},
     "ortgenai": {"gguf", "safetensors"},

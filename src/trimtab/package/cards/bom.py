@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MODEL, ROOT, SUITE = "model", "deployment", "suite"
 _NAMESPACE = uuid.UUID("6f1d1c0e-7a0b-5c52-9f0e-5d0f5a5f2a71")
 _PACKAGES = {
+    "ctranslate2": ("ctranslate2", "tokenizers"),
     "llamacpp": ("llama-cpp-python",),
     "openvino": ("openvino", "openvino-genai"),
     "ortgenai": ("onnxruntime-genai", "onnxruntime", "transformers"),

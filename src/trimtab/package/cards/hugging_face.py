@@ -32,7 +32,7 @@ from trimtab.package.cards.sentences import answer, failures, level_title, limit
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-_LIBRARIES = {"llamacpp": "gguf", "openvino": "openvino", "transformers": "transformers"}
+_LIBRARIES = {"ctranslate2": "ctranslate2", "llamacpp": "gguf", "openvino": "openvino", "transformers": "transformers"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -196,7 +196,7 @@ def weights_of(ask: ServeAsk, device: Device) -> tuple[str, ...]:
 def runs(weights: str, device: Device, engine: str) -> bool:
     """Whether a type of weights can be had there: GGUF's are of llama.cpp and its kin, on GPUs, systems on a chip and processors."""
     is_gguf = re.match(r"(?i)i?q\d", weights) is not None
-    return not is_gguf or (device.kind in ("gpu", "soc", "cpu") and engine not in ("sglang", "trtllm", "openvino", "ortgenai"))
+    return not is_gguf or (device.kind in ("gpu", "soc", "cpu") and engine not in ("sglang", "trtllm", "openvino", "ortgenai", "ctranslate2"))
 
 
 def jobs_of(ask: ServeAsk) -> list[ServeJob]:

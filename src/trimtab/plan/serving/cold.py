@@ -11,7 +11,8 @@ from trimtab.plan.storage import loader as loader_named
 from trimtab.plan.storage import loaders, tier
 
 START_S = {
-    "vllm": 30.0, "sglang": 30.0, "trtllm": 40.0, "llamacpp": 0.5, "mlx": 1.0, "openvino": 2.0, "ortgenai": 4.0, "transformers": 8.0,
+    "vllm": 30.0, "sglang": 30.0, "trtllm": 40.0, "llamacpp": 0.5, "mlx": 1.0, "openvino": 2.0, "ortgenai": 4.0, "ctranslate2": 1.0,
+    "transformers": 8.0,
 }  # fmt: skip
 """Process, libraries, warm-up and captured graphs. Assumptions; `trimtab optimize` measures it for engines that run here."""
 OTHER_START_S = 30.0

@@ -140,6 +140,7 @@ ENGINES = {
     "llamacpp": LOCAL,
     "openvino": LOCAL,
     "ortgenai": LOCAL,
+    "ctranslate2": LOCAL,
     "transformers": replace(LOCAL, layer_s=200e-6),
     "mlx": replace(LOCAL, layer_s=60e-6),
     "gpt-fast": replace(LOCAL, layer_s=60e-6),

@@ -25,15 +25,37 @@ from typing import Self
 
 import psutil
 
-STARTING_S = 240.0
+STARTING_S = 300.0
 """On a machine that is busy with other things a node takes many times the usual six seconds."""
 MB = 2**20
 ALIVE = 0
 """In the GCS's table of nodes."""
+PATIENT_START = f"""
+import time
+from ray._private import services
+asked = services.get_node
+
+def get_node(*words):
+    until_s = time.monotonic() + {STARTING_S}
+    while True:
+        try:
+            return asked(*words)
+        except RuntimeError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.5)
+
+services.get_node = get_node
+from ray.scripts.scripts import main
+main()
+"""
+"""`ray start`, but for a raylet's 30 s to start, which a busy machine may not have."""
 NAMED = "named_"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
     # A node that is gone is noticed in about five seconds; one that is only slow has longer.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "10000",
@@ -203,8 +225,8 @@ class RayNodes:
             *(["ip", "netns", "exec", namespace] if namespace else []),
             *(["taskset", "--cpu-list", shape.cores] if shape.cores else []),
             sys.executable,
-            "-m",
-            "ray.scripts.scripts",
+            "-c",
+            PATIENT_START,
             "start",
             "--block",
             "--disable-usage-stats",
@@ -232,7 +254,7 @@ class RayNodes:
         return False
 
     def _up(self, name: str, number: int, shape: NodeShape, options: Sequence[str], is_up: Callable[[], bool]) -> RayNode:
-        """A node that is up. Ray gives a raylet 30 s to start, which a busy machine may not have: then again."""
+        """A node that is up; one that ended while it started is started again."""
         until_s = time.monotonic() + STARTING_S
         node = self._started(name, number, shape, options)
         while not is_up():

@@ -169,6 +169,7 @@ async def _serve(
     from trimtab.serve.meter import Meter, loads_of
     from trimtab.serve.notes import Notes
     from trimtab.serve.probing import Prober
+    from trimtab.serve.ray_site import RaySite
     from trimtab.serve.replica_http import HttpReplica
     from trimtab.serve.replica_worker import WorkerReplica
     from trimtab.serve.sampling import Sampler
@@ -181,11 +182,14 @@ async def _serve(
     sockets = bound_socket(listen.host, listen.port), bound_socket("127.0.0.1", listen.admin_port) if listen.admin_port else None
     in_use = caches_in_use()
     prepared = await asyncio.to_thread(prepare, site, folder, offline=offline, on_event=on_event)
+    cluster: RaySite | None = None
 
     def make_replica(model: ServedModel, version: Version) -> Replica:
         if not version.lock:
             return HttpReplica(model, version)
         one = prepared[version.id].candidate
+        if cluster is not None:
+            return cluster.pool(model, version, one)
         return WorkerReplica(engine=one.engine, snapshot=one.snapshot, settings=one.settings, model=model.name, adapters=model.adapters)
 
     def files_of(version: Version) -> tuple[Path, ...]:
@@ -199,6 +203,10 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         if in_use is not None:
             stack.callback(in_use.release)
+        if site.cluster:
+            on_event(Event(phase="open", message=f"cluster: {site.cluster}"))
+            cluster = await stack.enter_async_context(RaySite.joined(site, place, home))
+            cluster.check(site.models, {key: one.candidate for key, one in prepared.items()})
         told: list[OnEnded] = [_accessed]
         traces = Traces.from_environment()
         if traces is not None:

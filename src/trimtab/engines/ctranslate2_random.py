@@ -33,7 +33,7 @@ def why_not() -> str:
 
     def look() -> None:
         state = _State.from_address(state_here())
-        known = np.random.RandomState(_KNOWN_SEED).get_state(legacy=True)[1]
+        known = np.random.RandomState(_KNOWN_SEED).get_state(legacy=False)["state"]["key"]
         found.append(state[WORDS] == WORDS and list(state[:WORDS]) == [int(word) for word in known])
 
     ctranslate2.set_random_seed(_KNOWN_SEED)

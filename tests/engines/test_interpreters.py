@@ -15,6 +15,7 @@ from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines import interpreters
 from trimtab.engines.client import WorkerClient, WorkerEngine
 from trimtab.engines.registry import engine_class
+from trimtab.flows.doctor import _engine_checks
 from trimtab.flows.parts.opening import engines_at_hand
 
 SNAPSHOT = Snapshot(
@@ -117,6 +118,12 @@ def test_an_engine_is_asked_and_runs_where_its_variable_says(other: Path, monkey
     finally:
         engine.close()
     assert command.startswith(str(other))
+
+
+def test_doctor_tells_which_interpreter_is_taken(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimtab.engines.registry.engine_names", lambda: ["there"])
+    monkeypatch.setenv("TRIMTAB_THERE_PYTHON", str(other))
+    assert _engine_checks()[0].found == f"7.1, under {other}"
 
 
 def test_an_environment_of_its_own_is_found_under_the_home(other: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ STEP_TOKENS = 2048
 CACHE_SHARE = 0.5
 """Of the memory that is free, at most, for keys and values on processors: more requests than fit wait."""
 EXTENSION = "trimtab.engines.vllm_rows.ScoringWorker"
+PROCESSOR = "trimtab.engines.vllm_json:SchemaProcessor"
 
 
 class Run:
@@ -38,7 +39,6 @@ class Run:
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
         try:
             import torch
-            from vllm.config import StructuredOutputsConfig
             from vllm.engine.arg_utils import EngineArgs
             from vllm.platforms import current_platform
             from vllm.v1.engine.llm_engine import LLMEngine
@@ -54,6 +54,7 @@ class Run:
             self.engine = LLMEngine.from_engine_args(
                 EngineArgs(
                     model=str(checkpoint.folder),
+                    skip_tokenizer_init=True,
                     load_format="safetensors",
                     dtype=dtype,
                     kv_cache_dtype=kv_type,
@@ -68,7 +69,7 @@ class Run:
                     disable_log_stats=True,
                     trust_remote_code=False,
                     enforce_eager=settings.compile_cache is False,
-                    structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
+                    logits_processors=[PROCESSOR],
                     worker_extension_cls=EXTENSION,
                     **told,
                 )
@@ -77,13 +78,16 @@ class Run:
             raise EngineRefused(f"vLLM cannot open {checkpoint.source}: {sentence_of(error)}.") from error
         if not all(self.engine.collective_rpc("trimtab_attach")):
             raise EngineRefused("This version of vLLM computes log-probabilities in another place than trimtab looks; install vllm 0.32.")
+        self.folder = str(checkpoint.folder)
         self._marks = itertools.count()
 
     def add(self, ids: list[int], params: Any) -> str:
         """Queue a request. Returns vLLM's name for it. Raises EngineRefused for parameters that it does not take."""
+        from vllm.exceptions import VLLMClientError
+
         try:
             return str(self.engine.add_request(str(next(self._marks)), {"prompt_token_ids": ids}, params))
-        except ValueError as error:
+        except (VLLMClientError, ValueError, TypeError) as error:
             raise EngineRefused(f"vLLM does not take this request: {sentence_of(error)}.") from error
 
     def in_force(self) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Serving with vLLM: its scheduler, its sampler, one event a token. Log-probabilities are vLLM's raw ones: of the full distribution."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vllm import SamplingParams
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.sampling_params import RequestOutputKind
 
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
+from trimtab.engines.vllm_json import SCHEMA, schemas_of
 from trimtab.engines.vllm_run import Run
 
 ENDED: Mapping[str, Done] = {"stop": "stop", "length": "length"}
@@ -18,7 +18,7 @@ ENDED: Mapping[str, Done] = {"stop": "stop", "length": "length"}
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A request under vLLM's name for it. shown: what of that name its outputs carry"""
+    """A request, and vLLM's name for it, which begins with the one that its outputs carry."""
 
     request: GenerateRequest
     name: str
@@ -53,8 +53,10 @@ class Server:
             )
         if any(one.request.request_id == request.request_id for one in self.running.values()):
             raise EngineRefused(f"Request {request.request_id} is running already.")
-        if request.json_schema and request.ignore_end:
-            raise EngineRefused("A request that is held to a schema ends where the schema does; it cannot go on past its end.")
+        if request.json_schema:
+            if request.ignore_end:
+                raise EngineRefused("A request that is held to a schema ends where the schema does; it cannot go on past its end.")
+            schemas_of(self.run.folder).begin(request.json_schema)
         name = self.run.add(list(prompt), self._params(request))
         self.running[name.partition("-")[0]] = Running(request=request, name=name)
 
@@ -69,7 +71,7 @@ class Server:
             logprobs=request.top_logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            structured_outputs=StructuredOutputsParams(json=_object(request.json_schema)) if request.json_schema else None,
+            extra_args={SCHEMA: request.json_schema} if request.json_schema else None,
         )
 
     def cancel(self, request_id: int) -> None:
@@ -118,16 +120,6 @@ class Server:
                 )
             )
         return events or ([_end(request.request_id, done, why)] if done else [])
-
-
-def _object(schema: str) -> dict[str, Any]:
-    try:
-        found = json.loads(schema)
-    except ValueError as error:
-        raise EngineRefused(f"vLLM cannot hold an answer to this schema (json_schema: {error}).") from error
-    if not isinstance(found, dict):
-        raise EngineRefused("vLLM cannot hold an answer to this schema (json_schema: it is no object).")
-    return found
 
 
 def _end(request_id: int, done: Done, error: str = "") -> TokenEvent:

@@ -12,7 +12,7 @@ from trimtab.engines.endpoint import EndpointClient
 from trimtab.engines.endpoint_http import ExchangeFailed, Unreachable
 from trimtab.engines.endpoint_probe import listed_models, probe
 from trimtab.engines.endpoint_scores import NEVER, Scored, beyond, is_spelled, prompt_tokens, sum_after, total
-from trimtab.testing.fake_server import LIKELY, UNLIKELY, FakeServer, followers, logprobs_of, prompt_logprobs_of, walk
+from trimtab.testing.fake_server import LIKELY, ODD_BODIES, UNLIKELY, FakeServer, followers, logprobs_of, prompt_logprobs_of, walk
 
 KEY = "sk-very-secret"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -39,13 +39,26 @@ def test_a_streamed_answer_is_whole_and_every_piece_has_its_time():
     assert answer.piece_ns[-1] - answer.piece_ns[0] >= 9 * 0.01e9
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "not-json", "cut-stream", "cut-body", "no-finish", "error-event", "closed"])
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "503", "not-json", "cut-stream", "cut-body", "no-finish", "error-event", "closed", *ODD_BODIES]
+)
 def test_what_may_pass_is_tried_again(fault):
     with FakeServer(faults=[fault, fault]) as server:
         answer = client_of(server).ask_now(HELLO, 8)
     assert answer.error == ""
     assert answer.text == server.text_for({"messages": HELLO, "max_tokens": 8, "temperature": 0.0})
     assert answer.n_tries == 3
+
+
+def test_what_is_not_an_answer_is_one_sentence_in_either_form():
+    for streams in (True, False):
+        with FakeServer(faults=[*ODD_BODIES] * 2, streams=streams) as server:
+            client = client_of(server)
+            for _ in ODD_BODIES:
+                body = client.chat_body(HELLO, 4, temperature=0.0, seed=0, stream=streams)
+                with pytest.raises(ExchangeFailed, match=r"sent .* where an? \w+") as caught:
+                    client.chat(body, limit_s=5.0)
+                assert caught.value.is_retryable
 
 
 @pytest.mark.parametrize(("fault", "says"), [("400", "planted 400"), ("html", "web page")])
@@ -84,6 +97,12 @@ def test_a_wait_longer_than_the_time_left_is_not_begun():
         answer = client_of(server, request_limit_s=2.0).ask_now(HELLO, 4)
     assert "limits the rate" in answer.error
     assert time.monotonic() - began < 60.0
+
+
+def test_a_server_that_says_nothing_is_given_up():
+    with FakeServer(delay_s=1.5) as server:
+        answer = client_of(server, request_limit_s=0.3).ask_now(HELLO, 4)
+    assert "did not answer within" in answer.error
 
 
 def test_bytes_that_drip_do_not_stretch_the_limit():

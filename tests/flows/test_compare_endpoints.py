@@ -167,6 +167,14 @@ def test_a_model_that_changes_in_the_middle_makes_it_inconclusive(tmp_path, chan
 
 
 @pytest.mark.slow
+def test_a_server_that_answers_as_another_of_its_models_is_named(tmp_path):
+    with FakeServer(models=("small", "m")) as a, FakeServer() as b:
+        decision = run(tmp_path, a, b, n=20)
+    assert decision["verdict"] == "inconclusive"
+    assert "was asked for 'm', and 'small' answered, another model that it has" in decision["reasons"][0]
+
+
+@pytest.mark.slow
 def test_a_model_that_is_taken_off_the_list_is_noticed(tmp_path):
     with FakeServer(models=("m", "n")) as a, FakeServer() as b:
         n_asked = 0

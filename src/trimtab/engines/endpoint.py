@@ -110,6 +110,8 @@ class EndpointClient:
         if body.get("stream"):
             return _gathered(self.http.events("/chat/completions", body, limit_s=limit_s), submit_ns, self.http.url)
         reply = self.http.json("POST", "/chat/completions", body, limit_s=limit_s)
+        if not isinstance(reply, Mapping):
+            raise ExchangeFailed(f"{self.http.url} sent {reply!r:.60} where an answer was due.")
         return _gathered(((time.monotonic_ns(), reply),), submit_ns, self.http.url)
 
     def nats_of(self, head: str | Messages, text: str) -> float:
@@ -221,7 +223,9 @@ def _gathered(events: Any, submit_ns: int, url: str) -> Answer:
             n_tokens = usage["completion_tokens"]
         choices = event.get("choices")
         for choice in choices[:1] if isinstance(choices, list) else ():
-            part = choice.get("delta") or choice.get("message") or {}
+            part = (choice.get("delta") or choice.get("message") or {}) if isinstance(choice, Mapping) else None
+            if not isinstance(part, Mapping):
+                raise ExchangeFailed(f"{url} sent {choice!r:.60} where a choice of an answer was due.")
             piece = part.get("content")
             # Thinking aloud is no part of the answer, but time passes in it.
             if piece or part.get("reasoning_content") or part.get("reasoning"):

@@ -179,6 +179,14 @@ class FakeServer:
         return {"model": model} | ({"system_fingerprint": fingerprint} if fingerprint else {})
 
 
+ODD_BODIES = {
+    "odd-choice": b'{"choices": ["text"]}',
+    "odd-delta": b'{"choices": [{"message": "text", "finish_reason": "stop"}]}',
+    "odd-answer": b'["text"]',
+}
+"""JSON, and no answer of a chat."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -306,6 +314,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "closed":
             self.close_connection = True
             self.connection.close()
+        elif fault in ODD_BODIES:
+            self._raw(ODD_BODIES[fault], "application/json")
         elif fault == "cut-body":
             self._raw(b'{"choices": [{"mess', "application/json", claimed=500)
         else:

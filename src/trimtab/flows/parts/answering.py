@@ -126,6 +126,9 @@ class EndpointSide:
                 self._ends = await asyncio.to_thread(listed_models, self.client)
 
     def changed(self) -> str:
+        other = next((model for model, _ in self.client.seen if model != self.client.model and model in self.found.models), "")
+        if other:
+            return f"{self.id} was asked for {self.client.model!r}, and {other!r} answered, another model that it has."
         names = [f"{model or 'no name'}{f' ({fingerprint})' if fingerprint else ''}" for model, fingerprint in self.client.seen]
         if len(names) > 1:
             return (

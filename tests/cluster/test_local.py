@@ -1,5 +1,7 @@
 """Work given to a place on this machine: the same numbers as without one, whatever the number of hands."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("llama_cpp")
@@ -45,20 +47,47 @@ def test_what_takes_no_cluster_is_refused(folder):
         levels(folder, "no", cluster_store="/tmp/x")
 
 
+POLICY = """
+name = "own"
+version = "1"
+alpha = 0.05
+max_attempts = 1
+looks = [0.5, 1.0]
+noise_multiple = 3.0
+power = 0.8
+[[gates]]
+name = "said"
+kind = "non_inferiority"
+suite = "mine"
+weight = "tokens"
+unit = "nats/token"
+margin = 0.02
+control = "weights-q2_k"
+min_clusters = 10
+reason = "test"
+"""
+
+
+def screened(prepared):
+    return [replace(one.request, watch=(), top_k=32) for one in prepared.only(["mine"]).requests]
+
+
 def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folder, monkeypatch):
     for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # nothing here needs narrow intervals
         monkeypatch.setattr(f"trimtab.flows.parts.search.{name}", 2.0)
     monkeypatch.setattr("trimtab.flows.parts.tuning.axes_for", lambda *_: {})
-    (folder / "text.jsonl").write_text((folder / "mine.jsonl").read_text())
+    monkeypatch.setattr("trimtab.flows.parts.screening.reference_screen_requests", screened)
+    (folder / "own.toml").write_text(POLICY)
     store = folder / "search-store"
 
     def search(name, **options):
         return optimize(
             str(folder / "model.gguf"),
             engines=["llamacpp"],
-            suites=[str(folder / "text.jsonl")],
+            suites=[str(folder / "mine.jsonl")],
+            policy=str(folder / "own.toml"),
             workload="32/8@1",
-            time_limit_s=60,
+            time_limit_s=600,
             out=folder / name,
             **options,
         )

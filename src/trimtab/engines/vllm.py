@@ -88,7 +88,7 @@ class VllmEngine(Engine):
             place = own_folder(cls.name)
             raise MissingError(
                 "The vLLM engine is not installed.",
-                f"python3 -m venv {place} && {place}/bin/pip install trimtab vllm (docs/vllm.md has the form for processors); an "
+                f"python3 -m venv {place} && {place}/bin/pip install trimtab 'vllm==0.32.*' (docs/vllm.md has the form for processors); an "
                 f"environment elsewhere is named by {variable_of(cls.name)}",
             )
         details = [f"{name} {_version(name)}" for name in LIBRARIES if _version(name)]

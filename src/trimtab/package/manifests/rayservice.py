@@ -17,6 +17,7 @@ from trimtab.package.manifests.sizing import (
     MIB,
     PULL_S,
     REQUEST_S,
+    accelerators,
     memory_mib,
     resource_notes,
     start_s,
@@ -24,7 +25,7 @@ from trimtab.package.manifests.sizing import (
 from trimtab.package.manifests.text import checked_name, digest_note, image_notes, image_of, title, yaml_bytes, yaml_text
 
 RAY = "2.60.0"
-IMPORT_PATH = "trimtab.serve.ray_app:build"
+IMPORT_PATH = "trimtab.bridges.ray_app:build"
 SERVE_PORT, DASHBOARD_PORT, AGENT_PORT, STATE_PORT = 8000, 8265, 52365, 6379
 RAY_BYTES = 1024 * MIB
 """For Ray's own processes on a node: about 1 GB was resident for a whole cluster on one machine, Ray 2.60 on two cores."""
@@ -88,6 +89,9 @@ def serve_config(serving: Serving) -> dict[str, Any]:
                 "args": {
                     "site": f"{SITE_DIR}/{SITE}",
                     "model": serving.model,
+                    "slots": serving.slots,
+                    "cpus": serving.cpus,
+                    "accelerators": accelerators(serving),
                     "min_replicas": least,
                     "max_replicas": most,
                     "idle_s": ServedModel.idle_s,

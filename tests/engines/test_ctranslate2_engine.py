@@ -266,6 +266,31 @@ def test_a_tensor_that_is_missing_is_a_refusal_and_no_random_number(tmp_path: Pa
         make(recipe_named("float32", "ctranslate2"), open_source(str(copy), cache_dir=tmp_path / "cache"), tmp_path)
 
 
+ROPE = {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        # The converter takes 8,192 for the original length whatever the configuration says, and heads for as wide as the model has it.
+        ({"rope_parameters": {**ROPE, "original_max_position_embeddings": 64}}, "makes another model"),
+        ({"head_dim": 32}, "cannot compute"),
+    ],
+)
+def test_a_conversion_to_another_model_is_refused(tmp_path: Path, config: dict[str, object], word: str) -> None:
+    copy = open_source(str(write_tiny_transformers(tmp_path / "model", **config)), cache_dir=tmp_path / "cache")
+    with pytest.raises(InfeasibleError, match=word):
+        make(recipe_named("int8", "ctranslate2"), copy, tmp_path)
+
+
+def test_a_tokenizer_without_an_unknown_token_is_no_hindrance(tmp_path: Path) -> None:
+    copy = open_source(str(write_tiny_transformers(tmp_path / "model", model_type="gpt2")), cache_dir=tmp_path / "cache")
+    engine = CTranslate2Engine(make(recipe_named("float32", "ctranslate2"), copy, tmp_path), SETTINGS)
+    engine.load("serve")
+    assert len(tokens_of(run_all(engine, [GenerateRequest(request_id=1, prompt_ids=(5, 6, 7), max_tokens=5, ignore_end=True)])[1])) == 5
+    engine.close()
+
+
 def test_what_the_library_does_not_know_is_refused(source: Snapshot, tmp_path: Path) -> None:
     mamba = open_source(str(write_tiny_transformers(tmp_path / "mamba", model_type="mamba")), cache_dir=tmp_path / "cache")
     with pytest.raises(InfeasibleError, match="MambaConfig"):

@@ -4,6 +4,9 @@ Parameter `compute_type`, in the library's words: `float32`, or `int8_float32` (
 matrix too; activations are rounded to 8 bits as they come, with a scale for each token). A GGUF file is expanded to float32 first, exactly,
 as a product of its own (see compress/huggingface.py).
 
+The float32 form is held against transformers: the converter takes some configurations for others without a word (Llama 3's rotary scaling
+of another original length, say), and then its log-probabilities are another model's. The 8-bit form is made where float32 has passed.
+
 The product holds the library's files and a folder `text` with the source's configuration, the tokenizer as transformers would make it, the
 tokens that begin and end a text, and the chat template: the engine needs neither torch nor transformers.
 """
@@ -26,6 +29,17 @@ from trimtab.core.model import Snapshot
 COMPUTE_TYPES = {"float32": 4.0, "int8_float32": 1.1}
 """With bytes for each weight, for an upper estimate."""
 LIBRARIES = ("ctranslate2", "transformers", "torch", "tokenizers")
+FLOATS = Recipe(
+    name="ctranslate2-float32",
+    family="ctranslate2",
+    engine="ctranslate2",
+    title="float32",
+    parameters={"compute_type": "float32"},
+    bits_per_weight=32.0,
+)
+CHECKED_TOKENS = 256
+MOST_OFF = 0.05
+"""Nats: the largest difference of a log-probability from transformers that rounding in float32 is believed to make, many times over."""
 FORM = "form 1"
 """Changes when the same source becomes other bytes."""
 FIX = "pip install 'trimtab[ctranslate2]'"
@@ -57,10 +71,15 @@ def build(
     if source.format not in ("safetensors", "gguf"):
         raise InfeasibleError(f"Recipe {recipe.name!r} is for Hugging Face directories and GGUF files, not for {source.format} weights.")
     weights = make(EXPANDED, source, out_dir.parent, progress=progress)
+    floats = make(FLOATS, source, out_dir.parent, progress=progress) if compute_type != "float32" else None
     if progress:
         progress("converting to CTranslate2", 0.0)
     _convert(weights.path, source.source, out_dir, compute_type)
-    _write_texts(weights.path, source.source, out_dir / TEXT_FOLDER)
+    if floats is not None:
+        shutil.copytree(floats.root / TEXT_FOLDER, out_dir / TEXT_FOLDER)
+    else:
+        _check_logits(weights.path, source.source, out_dir)
+        _write_texts(weights.path, source.source, out_dir / TEXT_FOLDER)
     names = sorted(path.relative_to(out_dir).as_posix() for path in out_dir.rglob("*") if path.is_file())
     return snapshot_of(
         out_dir, ["model.bin", *(name for name in names if name != "model.bin")], like=source, recipe=recipe, fmt="ctranslate2"
@@ -102,6 +121,8 @@ def _convert(folder: Path, source: str, out_dir: Path, compute_type: str) -> Non
         told = str(error).strip().partition("\n")[0].partition(" (supported configurations")[0].rstrip(".")[:300]
         raise InfeasibleError(f"CTranslate2 cannot convert {source}: {told or type(error).__name__}.") from error
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+    # A token that the tokenizer lacks is null there in some of the converter's configurations, which the library cannot read.
+    config |= {key: config.get(key) or "" for key in ("bos_token", "eos_token", "unk_token")}
     write_atomic(made / "config.json", json.dumps({**config, COMPUTE_TYPE: compute_type}, indent=2, sort_keys=True) + "\n")
     tokens = json.loads((made / "vocabulary.json").read_text(encoding="utf-8"))
     if len(set(tokens)) < len(tokens):
@@ -109,6 +130,34 @@ def _convert(folder: Path, source: str, out_dir: Path, compute_type: str) -> Non
     for path in made.iterdir():
         path.rename(out_dir / path.name)
     made.rmdir()
+
+
+def _check_logits(folder: Path, source: str, out_dir: Path) -> None:
+    """Raise InfeasibleError where the product computes other log-probabilities than transformers does on the source, both in float32."""
+    import ctranslate2
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    net = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
+    config = net.config.get_text_config(decoder=True)
+    length = min(CHECKED_TOKENS, int(getattr(config, "max_position_embeddings", None) or CHECKED_TOKENS))
+    ids = np.random.RandomState(0).randint(0, config.vocab_size, length)
+    with torch.inference_mode():
+        expected = torch.log_softmax(net(input_ids=torch.from_numpy(ids)[None]).logits[0], -1)
+    del net  # the two need not lie in memory together
+    try:
+        made = ctranslate2.Generator(str(out_dir), device="cpu", compute_type="float32")
+        found = torch.from_numpy(np.array(made.forward_batch([ids.tolist()], return_log_probs=True))[0])
+    except (RuntimeError, ValueError) as error:
+        told = str(error).strip().partition("\n")[0].rstrip(".")[:300]
+        raise InfeasibleError(f"CTranslate2 cannot compute with what its converter makes of {source}: {told}.") from error
+    off = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    if not off < MOST_OFF:
+        raise InfeasibleError(
+            f"CTranslate2's converter makes another model of {source}: log-probabilities differ from those of transformers by up to "
+            f"{off:.2g} nats."
+        )
 
 
 def _write_texts(folder: Path, source: str, out_dir: Path) -> None:

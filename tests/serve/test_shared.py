@@ -1,11 +1,15 @@
 """Several gateways on one database: what they may never exceed together, what survives kill -9, and how soon one sees what another did."""
 
 import asyncio
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +20,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "benchmarks" / "parts")]
 
 from postgres_server import Server, find_binaries, server  # noqa: E402
+from running_gateway import trimtab  # noqa: E402
 
 from trimtab.core.errors import InputError, MissingError  # noqa: E402
 from trimtab.record.identities import add_key, list_keys, revoke_key, rotate_key  # noqa: E402
@@ -24,6 +29,7 @@ from trimtab.serve import shared  # noqa: E402
 from trimtab.serve.base import Refusal  # noqa: E402
 from trimtab.serve.quota import Hold  # noqa: E402
 from trimtab.serve.shared import SharedQuota  # noqa: E402
+from trimtab.testing.fake_server import FakeServer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,7 @@ async def hammer(quota: SharedQuota, secret: str, ends_s: float, most: int, note
         quota.ended(key, hold, tokens)
 
 
-async def gateway(path: Path, secret: str, *, seconds: float, most: int) -> None:
+async def gateway_part(path: Path, secret: str, *, seconds: float, most: int) -> None:
     notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with SharedState.open() as state:
         quota = SharedQuota(state=state)
@@ -92,7 +98,7 @@ def start(folder: Path, secret: str, number: int, *, seconds: float, most: int, 
         try:
             shared.LEASE_S, shared.MARGIN_S = lease_s, 0.2 * lease_s
             random.seed(number)
-            asyncio.run(gateway(folder / f"notes-{number}", secret, seconds=seconds, most=most))
+            asyncio.run(gateway_part(folder / f"notes-{number}", secret, seconds=seconds, most=most))
             code = 0
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -241,3 +247,49 @@ def test_wrong_addresses_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(MissingError, match=r"The shared state postgresql://127\.0\.0\.1:1/d does not answer") as caught:
         SharedState.open("postgresql://u:secret@127.0.0.1:1/d")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_two_gateways_are_one_to_their_clients(state_url: str, gateway: Any, tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("a", "b")]
+    with FakeServer() as upstream:
+        site = f'need_keys = true\n[[models]]\nname = "m"\nurl = "{upstream.url}"\n'
+        both = [gateway(site, home=home) for home in homes]
+        secret = trimtab(homes[0], "keys", "add", "web", "--rpm", "5", "--tokens-per-day", "100000")["secret"]
+        time.sleep(0.7)
+        began = time.monotonic()
+        answers = Counter(asked(both[number % 2].url, secret) for number in range(8))
+        n = answers[200, ""]
+        assert 5 <= n <= 5 + 5 * (time.monotonic() - began + shared.AHEAD_S) / 60
+        assert answers[429, "rate_limit_exceeded"] == 8 - n
+        time.sleep(0.7)
+        shown = trimtab(homes[1], "keys", "list")[0]
+        assert (shown["requests_today"], shown["tokens_today"] > 0) == (n, True)
+        trimtab(homes[1], "keys", "revoke", "web")
+        time.sleep(0.7)
+        assert {asked(one.url, secret) for one in both} == {(401, "invalid_api_key")}
+        time.sleep(0.4)
+        both[1].end(signal.SIGKILL)
+        assert both[0].end()[0] == 0
+    folders = [str(home / "audit") for home in homes]
+    found = trimtab(homes[0], "verify", "logs", *folders)
+    assert (found["verdict"], len(found["logs"])) == ("pass", 2)
+    segment = homes[1] / "audit" / "000000000001.jsonl"
+    segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        trimtab(homes[0], "verify", "logs", *folders)
+    assert caught.value.returncode == 1
+    assert "The end was cut off" in caught.value.stdout
+
+
+def asked(url: str, secret: str) -> tuple[int, str]:
+    """Status, and the error's code, of one request."""
+    body = json.dumps({"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    request = urllib.request.Request(
+        f"{url}/chat/completions", body, {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["error"]["code"]

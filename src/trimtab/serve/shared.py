@@ -166,7 +166,11 @@ class SharedQuota:
             async with asyncio.timeout(WAIT_S):
                 return await waiter.done
         except TimeoutError:
+            self._take_back(waiter)
             raise Refusal(503, "The gateways' shared state does not answer.", code="state_unavailable", retry_after_s=2) from None
+        except asyncio.CancelledError:
+            self._take_back(waiter)
+            raise
         finally:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
@@ -189,6 +193,11 @@ class SharedQuota:
             left_tokens = max(0, key.tokens_per_day - account.spent - account.tokens)
             found |= limit_headers("tokens", key.tokens_per_day, left_tokens, DAY_S - now_s % DAY_S)
         return found
+
+    def _take_back(self, waiter: _Waiter) -> None:
+        """Whoever left in the moment in which it was let in holds nothing."""
+        if waiter.done.done() and not waiter.done.cancelled() and waiter.done.exception() is None:
+            self.ended(waiter.key, waiter.done.result(), 0)
 
     def _let_in(self, account: _Account, day: int, tokens: int | None) -> Hold | None:
         account.requests += 1
@@ -257,6 +266,7 @@ class SharedQuota:
         waiting: dict[tuple[str, int], list[_Waiter]] = {}
         today = int(time.time() // DAY_S)
         for waiter in self._waiting:
+            self._account(waiter.key, today)  # the day may have begun while it waited
             waiting.setdefault((waiter.key.id, today), []).append(waiter)
         self._waiting = []
         rows = sorted(at for at, account in self._accounts.items() if at in waiting or account.requests or account.tokens or account.lease)

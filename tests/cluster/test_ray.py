@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def nodes(folder):
     """One cluster for all; its own temporary folder is short, as Ray needs it. The tests run in their order: the last one ends its head."""
-    with RayNodes([NodeShape(cpus=1, resources={"pool_cpu": 1}), NodeShape(cpus=1)]) as found:
+    with RayNodes([NodeShape(cpus=1, resources={"pool_cpu": 1}), NodeShape(cpus=1)], has_client=False) as found:
         yield found
 
 
@@ -53,20 +53,18 @@ def units(folder, name):
 
 def test_a_pool_that_no_node_is_in_is_refused_with_those_there_are(folder, nodes):
     with pytest.raises(MissingError, match=r"hardware pool h100; its pools are cpu \(1 node\)") as refused:
-        optimize_on_pools(
-            ["cpu", "h100"], model=str(folder / "model.gguf"), out=folder / "pools", cluster=nodes.client_address, suites=["core"]
-        )
+        optimize_on_pools(["cpu", "h100"], model=str(folder / "model.gguf"), out=folder / "pools", cluster=nodes.address, suites=["core"])
     assert refused.value.exit_code == EXIT_MISSING
 
 
 def test_levels_and_gates_are_those_of_one_machine(folder, nodes):
     plain = levels(folder, "plain", fresh=True)
-    there = levels(folder, "there", cluster=nodes.client_address, cluster_store=str(folder / "there-store"))
+    there = levels(folder, "there", cluster=nodes.address, cluster_store=str(folder / "there-store"))
     assert there["levels"] == plain["levels"]
     assert len(units(folder, "there")) == len(set(units(folder, "there"))) > 4
     here = gates(folder, "gates-here", fresh=True)
     assert len(here[1]) == 1
-    assert gates(folder, "gates-there", cluster=nodes.client_address, cluster_store=str(folder / "gates-store")) == here
+    assert gates(folder, "gates-there", cluster=nodes.address, cluster_store=str(folder / "gates-store")) == here
 
 
 def test_a_node_killed_in_the_midst_of_a_run_costs_nothing_but_time(folder, nodes):
@@ -77,7 +75,7 @@ def test_a_node_killed_in_the_midst_of_a_run_costs_nothing_but_time(folder, node
         if event.phase == "evaluate" and event.done and len(nodes.nodes) == 2:
             nodes.kill(nodes.nodes[1])
 
-    found = levels(folder, "node", kill_one, cluster=nodes.client_address, cluster_store=str(folder / "node-store"))
+    found = levels(folder, "node", kill_one, cluster=nodes.address, cluster_store=str(folder / "node-store"))
     assert len(nodes.nodes) == 1
     assert found["levels"] == levels(folder, "plain")["levels"]
     assert len(units(folder, "node")) == len(set(units(folder, "node")))
@@ -90,7 +88,7 @@ def test_a_head_killed_in_the_midst_of_a_run_is_said_and_the_run_goes_on_elsewhe
 
     options = {"cluster_store": str(folder / "head-store")}
     with pytest.raises(MissingError, match=r"is lost: .* run the same command") as lost:
-        levels(folder, "head", kill_head, cluster=nodes.client_address, **options)
+        levels(folder, "head", kill_head, cluster=nodes.address, **options)
     assert lost.value.exit_code == EXIT_MISSING
     before = units(folder, "head")
     assert before

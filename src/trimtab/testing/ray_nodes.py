@@ -46,10 +46,15 @@ def get_node(*words):
             time.sleep(0.5)
 
 services.get_node = get_node
+import sys
+if sys.argv[-1] == "--no-client":
+    sys.argv.pop()
+    from ray._private.node import Node
+    Node.start_ray_client_server = lambda node: None
 from ray.scripts.scripts import main
 main()
 """
-"""`ray start`, but for a raylet's 30 s to start, which a busy machine may not have."""
+"""`ray start`, but a raylet may take longer than 30 s to start, and there is no server for clients where none is wanted."""
 NAMED = "named_"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -117,8 +122,14 @@ class RayNodes:
     client_address: `ray://host:port`, for processes anywhere
     """
 
-    def __init__(self, shapes: Sequence[NodeShape] = (), *, head: NodeShape | None = None, in_namespaces: bool = False) -> None:
-        """shapes: of the nodes beside the head. head: default one without CPUs, which no work is given to."""
+    def __init__(
+        self, shapes: Sequence[NodeShape] = (), *, head: NodeShape | None = None, in_namespaces: bool = False, has_client: bool = True
+    ) -> None:
+        """shapes: of the nodes beside the head. head: default one without CPUs, which no work is given to.
+
+        has_client: there is a `client_address`; without, the cluster starts sooner
+        """
+        self.has_client = has_client
         self.head_shape = head or NodeShape(cpus=0)
         self.in_namespaces = in_namespaces
         self.head: RayNode | None = None
@@ -151,8 +162,9 @@ class RayNodes:
             "--include-dashboard=false",
             "--no-monitor",
             f"--temp-dir={self._folder / f'h{next(self._numbers)}'}",
+            *([] if self.has_client else ["--no-client"]),
         ]
-        self.head = self._up("head", 1, self.head_shape, options, lambda: self._answers(self._port) and self._answers(self._client_port))
+        self.head = self._up("head", 1, self.head_shape, options, self._head_answers)
         return self.head
 
     def add(self, shape: NodeShape | None = None) -> RayNode:
@@ -247,6 +259,9 @@ class RayNodes:
                 command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | QUIET | dict(shape.env), start_new_session=True
             )
         return RayNode(name=name, ip=ip, namespace=namespace, shape=shape, process=process, log=log)
+
+    def _head_answers(self) -> bool:
+        return self._answers(self._port) and (not self.has_client or self._answers(self._client_port))
 
     def _answers(self, port: int) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((self._head_ip, port), timeout=1):

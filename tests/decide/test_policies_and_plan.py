@@ -27,7 +27,7 @@ reason = "a test"
 
 
 def test_shipped_policies() -> None:
-    assert policy_names() == ["answers", "standard", "strict"]
+    assert policy_names() == ["answers", "embedding", "standard", "strict"]
     standard, strict = load_policy("standard"), load_policy("strict")
     by_name = {gate.name: gate for gate in standard.gates}
     assert set(by_name) == {

@@ -75,7 +75,7 @@ def compare(
     """Is B no worse than A, and how much faster, smaller?
 
     A and B are each a model, engine:model, or one with settings or a recipe: engine:model?kv_type=u8&recipe=openvino-int8-asym,
-    or a server that speaks the OpenAI API: openai:URL#model.
+    or a server that speaks the OpenAI API: openai:URL#model. Two embedding models are judged by what they find.
 
     \b
     trimtab compare a.gguf b.gguf
@@ -83,9 +83,13 @@ def compare(
     trimtab compare llamacpp:m.gguf "llamacpp:m.gguf?kv_type=q8_0" --no-timing
     trimtab compare a.gguf b.gguf --on "Name three rivers."
     trimtab compare samples_arc_easy_a.jsonl samples_arc_easy_b.jsonl --logs
+    trimtab compare ./minilm "llamacpp:./minilm?recipe=q8_0"
     trimtab compare openai:http://host:8000/v1#old openai:http://host:8001/v1#new --prompts mine.jsonl
     """
+    from itertools import chain
+
     from trimtab.cli.closely import beside_view
+    from trimtab.cli.embedding_view import embedding_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
@@ -124,7 +128,8 @@ def compare(
             cluster_store=cluster_store,
             on_event=on_event,
         )
-    emit(common, decision, decision_view(decision, files_of(folder)))
+    rows = embedding_view(decision["embedding"]) if "embedding" in decision else ()
+    emit(common, decision, chain(decision_view(decision, files_of(folder)), rows))
     return EXIT_BY_VERDICT[decision["verdict"]]
 
 

@@ -79,6 +79,7 @@ def evaluate(
     """
     from trimtab.cli.closely import why_view
     from trimtab.cli.compare import short_name
+    from trimtab.cli.embedding_view import embedding_view
     from trimtab.cli.guard_parity import parity_view
     from trimtab.cli.output import EXIT_BY_VERDICT, emit
     from trimtab.cli.progress import show_progress
@@ -112,6 +113,9 @@ def evaluate(
             cluster_store=cluster_store,
             on_event=on_event,
         )
+    if "embedding" in document:
+        emit(common, document, embedding_view(document["embedding"]))
+        return 0
     if "verdict" in document:
         emit(common, document, parity_view(document, folder))
         return EXIT_BY_VERDICT[document["verdict"]]

@@ -116,9 +116,12 @@ def build(
         return source
     _check(recipe, source)
     if recipe.parameters["type"] == AS_STORED:
+        from trimtab.compress.gguf_bert import is_bert, write_bert
         from trimtab.compress.gguf_from_hf import write_gguf_of
 
-        write_gguf_of(in_floats(source, out_dir.parent, progress=progress), out_dir / "model.gguf", progress=progress)
+        plain = in_floats(source, out_dir.parent, progress=progress)
+        write = write_bert if is_bert(plain) else write_gguf_of
+        write(plain, out_dir / "model.gguf", progress=progress)
         return snapshot_of(out_dir, ["model.gguf"], like=source, recipe=recipe, fmt="gguf")
     weights = make(FROM_HUGGINGFACE, source, out_dir.parent, progress=progress) if source.format == "safetensors" else source
     if recipe.parameters["type"] == IMATRIX:

@@ -68,7 +68,7 @@ class Model:
         config = self._net.config.get_text_config(decoder=True)
         self.device = _device(device_layers, int(getattr(config, "num_hidden_layers", 0) or 0), source)
         self._net.to(self.device).eval()
-        _quantize(self._net, number_format, self.device, source)
+        quantize_net(self._net, number_format, self.device, source)
         self.attention = str(getattr(self._net.config, "_attn_implementation", "") or "eager")
         self.vocab_size = int(config.vocab_size)
         takes = inspect.signature(self._net.forward).parameters
@@ -180,7 +180,7 @@ def _device(device_layers: int | None, n_layers: int, source: str) -> torch.devi
     return torch.device(name)
 
 
-def _quantize(net: Any, number_format: NumberFormat, device: torch.device, source: str) -> None:
+def quantize_net(net: Any, number_format: NumberFormat, device: torch.device, source: str) -> None:
     """Weights of the linear layers in fewer bits, by torchao. The output matrix gets 8 where the others get 4. Raises EngineRefused."""
     if not number_format.weights:
         return

@@ -19,6 +19,7 @@ from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.cluster_join import Cluster, cluster_of
 from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
+from trimtab.flows.parts.embeddings import are_embeddings, compare_embeddings
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
     Opened,
@@ -67,8 +68,11 @@ def compare(
     a, b: specs, `[engine:]source[?recipe=NAME&setting=value]` or `openai:URL#model`. A is the reference and the baseline of the timing.
     prompts: a JSONL file. With it, or where a side is a server, the sides are judged by their answers (`workload` is then not used)
     cluster, cluster_store: as typed, see flows/parts/cluster_join.py; both are scored there, and timed and served here
+    Two embedding models are judged by what they find (flows/parts/embeddings.py); suites, workload and timing are then not used.
     Raises InputError, MissingError; InfeasibleError if A cannot run (B that cannot run is a decision: fail).
     """
+    if prompts is None and are_embeddings((a, b), offline=offline):
+        return compare_embeddings(a, b, policy=policy, out=out, offline=offline, on_event=on_event)
     joined = cluster_of(cluster, cluster_store)
     if prompts is not None or is_endpoint(a) or is_endpoint(b):
         if joined is not None:

@@ -20,6 +20,7 @@ from trimtab.flows.parts.answer_evaluate import evaluate_answers
 from trimtab.flows.parts.answering import LocalSide
 from trimtab.flows.parts.cluster_join import Cluster, cluster_of
 from trimtab.flows.parts.document import subject, versions, write_items
+from trimtab.flows.parts.embeddings import are_embeddings, evaluate_embeddings
 from trimtab.flows.parts.evaluated import suite_row, write_evaluated
 from trimtab.flows.parts.evidence import outcomes_on
 from trimtab.flows.parts.exam import OWN_MARGINS, Exam, check_vocabulary, load_suites, prepare_exam
@@ -60,9 +61,12 @@ def evaluate(
     model, reference: specs, `[engine:]source[?recipe=NAME&setting=value]`, or servers, `openai:URL#model`
     suites: names and files, several with commas; `lm-eval:arc_easy,bbq` are tasks of that tool; `guard-parity`, alone, asks the guards of
         the site.toml that `model` names, and its document is another one (flows/parts/guard_parity.py)
+        An embedding model is judged by what it finds, whatever the suites (flows/parts/embeddings.py; embedding.json)
     cluster, cluster_store: as typed, see flows/parts/cluster_join.py; models are scored there, all else is done here
     Raises InputError, MissingError; InfeasibleError if one of them cannot run, ExchangeFailed if a server answers no chat request.
     """
+    if are_embeddings([spec for spec in (model, reference) if spec], offline=offline):
+        return evaluate_embeddings(model, reference=reference, out=out, offline=offline, on_event=on_event)
     own, others = split_names(suites)
     limit_s = DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
     joined = cluster_of(cluster, cluster_store)

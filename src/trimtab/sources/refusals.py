@@ -37,8 +37,29 @@ def refuse_pickled(path: Path) -> InputError:
     )
 
 
+EMBEDDING = "an embedding model"
+
+
 def check_generative(header: ModelHeader, where: str) -> None:
-    """Raises InputError for an embedding model, a reranker or a classifier: trimtab judges models that write text."""
+    """Raises InputError for an embedding model, a reranker or a classifier: they write no text."""
+    kind = kind_without_text(header)
+    if kind:
+        also = (
+            "" if kind != EMBEDDING else "; `trimtab compare` and `trimtab evaluate` judge those that are sentence-transformers directories"
+        )
+        raise InputError(
+            f"{where} is {kind} ({header.architecture}); here trimtab takes models that generate text, so give a generative one{also}."
+        )
+
+
+def check_embedding(header: ModelHeader, where: str) -> None:
+    """Raises InputError for everything but an embedding model."""
+    if kind_without_text(header) != EMBEDDING:
+        raise InputError(f"{where} is no embedding model ({header.architecture}); compare it with models of its own kind.")
+
+
+def kind_without_text(header: ModelHeader) -> str:
+    """`an embedding model`, `a reranker` ...; empty for a model that generates text."""
     metadata, architecture = header.metadata, header.architecture
     kind = ""
     if header.format == "gguf":
@@ -46,7 +67,7 @@ def check_generative(header: ModelHeader, where: str) -> None:
         if pooling == 4 or f"{architecture}.classifier.output_labels" in metadata:
             kind = "a reranker"
         elif architecture in _EMBEDDING_GGUF or pooling in (1, 2, 3):
-            kind = "an embedding model"
+            kind = EMBEDDING
     else:
         named = metadata.get("architectures")
         name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
@@ -57,6 +78,5 @@ def check_generative(header: ModelHeader, where: str) -> None:
             or name.endswith(_EMBEDDING_CLASSES)
             or (architecture.lower() in _EMBEDDING_HF and "CausalLM" not in name)
         ):
-            kind = "an embedding model"
-    if kind:
-        raise InputError(f"{where} is {kind} ({architecture}); trimtab judges models that generate text, so give a generative one.")
+            kind = EMBEDDING
+    return kind

@@ -30,6 +30,7 @@ COMPANIONS = (
     "config.json", "generation_config.json", "adapter_config.json", "quantize_config.json", "hf_quant_config.json",
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", INDEX,
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json", "vocab.txt",
 )  # fmt: skip
 _LICENCE = re.compile(r"^licen[sc]e:[ \t]*([^\r\n#]{1,80})", re.MULTILINE)
 

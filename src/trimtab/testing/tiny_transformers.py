@@ -75,3 +75,57 @@ def _write_tokenizer(folder: Path, context_tokens: int) -> int:
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     (folder / "chat_template.jinja").write_text(CHATML)
     return len(tokens)
+
+
+def write_tiny_embedding(folder: Path, *, pooling: str = "mean", seed: int = 0) -> Path:
+    """Write a random BERT of two layers, 64 wide, as a sentence-transformers directory with a WordPiece vocabulary. Returns `folder`.
+
+    pooling: mean or first
+    """
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        "the",
+        "##ing",
+        "water",
+        "when",
+    ]
+    tokenizer = Tokenizer(models.WordPiece(vocab={word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    held = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=256,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = transformers.BertModel(held)
+        for weight in net.parameters():
+            torch.nn.init.normal_(weight, mean=0.0 if weight.ndim > 1 else 0.5, std=0.2)
+    net.save_pretrained(folder)
+    modules = [{"idx": place, "path": path, "type": f"sentence_transformers.models.{kind}"} for place, (kind, path) in enumerate(
+        (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    )]  # fmt: skip
+    told = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": pooling == "mean", "pooling_mode_cls_token": pooling == "first"}
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    return folder

@@ -94,9 +94,9 @@ def options_of(recipe: Recipe) -> list[str]:
         "algorithm": ALGORITHMS,
         "accuracy_level": ACCURACY_LEVELS,
     }
-    for key, known in choices.items():
-        if (key in given or key == "precision") and given.get(key) not in known:
-            raise InputError(f"Recipe {recipe.name!r} asks for {key} {given.get(key)!r}, which is one of {', '.join(map(str, known))}.")
+    for key, values in choices.items():
+        if (key in given or key == "precision") and given.get(key) not in values:
+            raise InputError(f"Recipe {recipe.name!r} asks for {key} {given.get(key)!r}, which is one of {', '.join(map(str, values))}.")
     if given["precision"] == "fp32":
         if unused := next((key for key in PACKED_ONLY if key in given), ""):
             raise InputError(f"Recipe {recipe.name!r}: parameter {unused!r} goes with int4 and int8, not with fp32.")

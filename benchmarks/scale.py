@@ -203,7 +203,7 @@ def one_model(
         always = math.ceil(rate / per_replica_s)
         fleet = Fleet(kinds=(replace(kind, min_replicas=always, max_replicas=always),), policy=policy_of("fixed"))
     else:
-        policy = policy_of(f"scale-to-zero:keep={keep_s:g},every=5")
+        policy = policy_of(f"scale-to-zero:keep={keep_s:g}")
         fleet = Fleet(kinds=(replace(kind, min_replicas=0, max_replicas=4),), policy=policy)
     course: Course = simulate(trace, fleet)
     counted = arrivals >= warm_s

@@ -167,6 +167,25 @@ def test_long_pauses_without_replicas_cost_nothing_and_change_nothing(trace: Cal
     assert [course.n_cold for course in courses] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    "policy", ["scale-to-zero:keep=40", "outstanding:keep=30", "queue:keep=20,every=3", "utilisation:keep=60", "gateway:keep=50"]
+)
+def test_looks_that_are_passed_over_would_have_seen_nothing(policy: str, fleet: Callable[..., Fleet]) -> None:
+    """A failure in a billion years makes the simulation look every time, and changes nothing else."""
+    rng = np.random.default_rng(5)
+    at = np.cumsum(np.concatenate([rng.exponential(gap, n) for gap, n in ((30.0, 30), (0.05, 200), (200.0, 10), (15.0, 40))]))
+    none = np.full(len(at), -1)
+    rows = Trace(name="t", arrival_s=at, prompt_tokens=none * 0 + 50, output_tokens=none * 0 + 20, prefix=none, prefix_tokens=none * 0)
+    quick, slow = (
+        simulate(rows, fleet(4, policy=policy, kind={"cold_s": 7.3, "min_replicas": least, "mtbf_s": mtbf_s}))
+        for mtbf_s, least in ((0.0, 1), (1e18, 1))
+    )
+    assert quick.requests.end_s == pytest.approx(slow.requests.end_s, abs=1e-6)
+    for name in ("start_s", "end_s"):
+        assert [getattr(life, name) for life in quick.lives] == pytest.approx([getattr(life, name) for life in slow.lives], abs=1e-6)
+    assert quick.n_cold == slow.n_cold > 0
+
+
 def test_a_fleet_grows_under_load_and_shrinks_after(fleet: Callable[..., Fleet]) -> None:
     at = np.concatenate([np.arange(0, 60, 2.0), np.arange(60, 120, 0.02), np.arange(120, 600, 4.0)])
     none = np.full(len(at), -1)

@@ -67,6 +67,7 @@ class _Run:
         self.wanted: deque[tuple[float, int]] = deque()
         """(when, replicas wanted), falling: whose first is the most that was wanted within keep_s."""
         self.longest_cold_s = max(kind.cold_s for kind in fleet.kinds)
+        self.may_fail = any(kind.mtbf_s or kind.spot_s for kind in fleet.kinds)
         self.slots = max(kind.batching.slots for kind in fleet.kinds)
         self.kind_fits = list(dict.fromkeys(kind.batching for kind in fleet.kinds))
 
@@ -309,11 +310,17 @@ class _Run:
         self._drain_queue(now_s)
         if next_s == math.inf and not self.heap and now_s > max(self.moved_s, self.requests.arrival_s[-1]) + policy.keep_s + NOTHING_S:
             return False
-        n_looks = 1
-        if not self.life_of and not self.queue and next_s < math.inf:
-            n_looks = max(1, int((next_s - now_s) / policy.every_s))  # the looks until somebody comes would all see nothing
-        self._later(now_s + n_looks * policy.every_s, LOOK, None)
+        self._later(now_s + self._looks_until_change(wanted, now_s, next_s) * policy.every_s, LOOK, None)
         return True
+
+    def _looks_until_change(self, wanted: int, now_s: float, next_s: float) -> int:
+        """How many looks on something may be other than now: 1, unless nobody is here and nothing but time and arrivals can change that."""
+        alive, (since_s, most) = self._alive(), self.wanted[0]
+        is_idle = not self.queue and not any(life.replica.n_outstanding for life in alive)
+        if not is_idle or next_s == math.inf or self.may_fail or wanted > len(alive) or len(alive) > most:
+            return 1
+        until_s = next_s if most == wanted else min(next_s, since_s + self.policy.keep_s)
+        return max(1, int((until_s - now_s) / self.policy.every_s))
 
     def _shrink(self, alive: list[Life], n: int, now_s: float) -> None:
         """Let the emptiest leave, of the last kind first, down to each kind's floor. One that is starting stays."""

@@ -27,7 +27,8 @@ from trimtab.record.identities import add_key, list_keys, revoke_key, rotate_key
 from trimtab.record.shared_state import SharedState  # noqa: E402
 from trimtab.serve import shared  # noqa: E402
 from trimtab.serve.base import Refusal  # noqa: E402
-from trimtab.serve.quota import Hold  # noqa: E402
+from trimtab.serve.quota import ANSWER_TOKENS, Hold, most_tokens  # noqa: E402
+from trimtab.serve.schema import parse  # noqa: E402
 from trimtab.serve.shared import SharedQuota  # noqa: E402
 from trimtab.testing.fake_server import FakeServer  # noqa: E402
 
@@ -238,6 +239,19 @@ def test_an_answer_that_was_lost_is_not_done_twice(state_url: str) -> None:
         assert state.spent_of_day(1) == {"k": (1, 70)}
         other = {**asked, "gateway": "h", "rows": [{**row, "tokens": 0, "asking": [1]}]}
         assert state.exchange(other, seen_revision=0)[0]["rows"][0] == {"granted": 0, "spare": 0, "spent": 70, "others": 50}
+
+
+def test_the_most_that_a_request_can_take_is_what_it_says() -> None:
+    def most(path: str, body: dict[str, Any]) -> int:
+        raw = json.dumps({"model": "m", **body}).encode()
+        return most_tokens(parse(f"/v1/{path}", raw), len(raw)) - len(raw)
+
+    chat = {"messages": [{"role": "user", "content": "Hello"}]}
+    assert most("chat/completions", chat) == ANSWER_TOKENS
+    assert most("chat/completions", {**chat, "max_completion_tokens": 7, "n": 3}) == 21
+    assert most("completions", {"prompt": ["a", "b"], "max_tokens": 5, "n": 2}) == 20
+    assert most("completions", {"prompt": [1, 2, 3], "max_tokens": 5}) == 5
+    assert most("embeddings", {"input": "Hello"}) == 0
 
 
 def test_wrong_addresses_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

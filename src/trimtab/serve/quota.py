@@ -60,5 +60,7 @@ def most_tokens(parsed: Parsed, n_bytes: int) -> int:
     """
     if parsed.kind == "embedding":
         return n_bytes
-    n_answers = parsed.body.get("n") or 1
+    prompts = parsed.body.get("prompt")
+    n_prompts = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else 1
+    n_answers = n_prompts * (parsed.body.get("n") or 1)
     return n_bytes + n_answers * (parsed.max_tokens or ANSWER_TOKENS)

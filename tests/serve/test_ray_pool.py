@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import time
 from collections import deque
 from pathlib import Path
 
@@ -74,13 +75,14 @@ class FakeLink:
 
     def __init__(self, *tries, state="up", comes_back=True):
         self.tries, self.state, self.why, self.apps, self.missing = deque(tries), state, "", {}, {}
-        self.comes_back = comes_back
+        self.comes_back, self.since_s = comes_back, -1e9
         self.sessions, self.deployed, self.deleted = [], [], []
 
     async def answer(self, app, call, session):
         self.sessions.append(session)
         for one in self.tries.popleft():
             if isinstance(one, Exception):
+                self.state = "up" if self.comes_back else "down"
                 raise one
             if one == "wait":
                 await asyncio.sleep(60)
@@ -90,7 +92,9 @@ class FakeLink:
         return self.state in ("up", "headless") and app not in self.missing
 
     async def until_up(self, app, limit_s):
-        return self.comes_back
+        if limit_s > 0 and self.comes_back:
+            self.state, self.missing = "up", {}
+        return self.can_answer(app)
 
     async def deploy(self, spec):
         self.deployed.append(spec.app)
@@ -173,6 +177,12 @@ def test_a_lost_cluster_is_said_at_once(tmp_path, state):
     assert pool.state == "failed"
 
 
+def test_a_cluster_that_was_lost_just_now_is_waited_for(tmp_path):
+    link = FakeLink([PLACE, said(*WORDS), OVER], state="down")
+    link.since_s = time.monotonic()
+    assert answered(pool_on(link, tmp_path)) == WORDS
+
+
 def test_without_a_head_nobody_waits_for_a_replica_that_cannot_come(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_pool, "HEADLESS_WAIT_S", 0.05)
     with pytest.raises(Refusal) as caught:
@@ -181,8 +191,9 @@ def test_without_a_head_nobody_waits_for_a_replica_that_cannot_come(tmp_path, mo
 
 
 def test_the_cluster_that_does_not_come_back_in_time_ends_the_wait(tmp_path):
+    link = FakeLink([Lost("the link ended")], comes_back=False)
     with pytest.raises(Refusal) as caught:
-        answered(pool_on(FakeLink([Lost("the link ended")], comes_back=False), tmp_path))
+        answered(pool_on(link, tmp_path))
     assert caught.value.code == "cluster_unreachable"
 
 

@@ -24,7 +24,8 @@ from trimtab.serve.ray_wire import AppSpec, Lost, Said, Told, call_plain, error_
 JOIN_LIMIT_S = 90.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 AGAIN_S = 2.0
-END_LIMIT_S = 20.0
+END_LIMIT_S, JOINING_END_S = 20.0, 1.0
+"""A driver that is still joining does not hear that it should end."""
 LOOK_S = 0.1
 
 LinkState = Literal["joining", "up", "headless", "down"]
@@ -38,7 +39,8 @@ class RayLink:
 
     address: `auto`, `host:port` of the head, for a machine that is a node of the cluster
     place: beginning of the names of what is deployed, this gateway's own
-    up: what is known of the cluster; apps: what Serve says runs, by application; why: of its state, for a person
+    up: what is known of the cluster; apps: what Serve says runs, by application
+    why: of its state, for a person; since_s: when it was last lost, on the monotonic clock
     missing: what could not be deployed again since the cluster came back, and why; it is tried on and on
     n_joins: how often a cluster was joined
     """
@@ -47,6 +49,7 @@ class RayLink:
         self.address, self.place = address, place
         self.state: LinkState = "joining"
         self.why = ""
+        self.since_s = 0.0
         self.up: Mapping[str, Any] = {}
         self.apps: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
@@ -145,7 +148,7 @@ class RayLink:
             self.missing = dict.fromkeys(self._specs, "it is deployed again")
             await self._deploy_missing()
         except BaseException as error:
-            await self._end()
+            await self._end(JOINING_END_S)
             if isinstance(error, TimeoutError):
                 raise InfeasibleError(f"The cluster at {self.address} was not joined within {JOIN_LIMIT_S:g} s.") from None
             raise
@@ -203,12 +206,14 @@ class RayLink:
                     self._turn("down", str(error))
 
     def _turn(self, state: LinkState, why: str) -> None:
+        if self.state == "up" != state:
+            self.since_s = time.monotonic()
         self.state, self.why = state, why
         if state == "down":
             self.apps = {}
 
-    async def _end(self) -> None:
-        """End the driver, which first takes down what it has deployed."""
+    async def _end(self, limit_s: float = END_LIMIT_S) -> None:
+        """End the driver, which first takes down what it has deployed; killed after `limit_s`."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -216,7 +221,7 @@ class RayLink:
         process.stdin.close()
         if process.returncode is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(END_LIMIT_S):
+                async with asyncio.timeout(limit_s):
                     await process.wait()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -25,6 +25,9 @@ TRIES = 4
 """For a request without a token. A question that kills whoever answers it must end somewhere."""
 HEADLESS_WAIT_S = 3.0
 """While the head does not answer, nobody can start a replica: a request that gets no place in this time is not going to."""
+GRACE_S = 15.0
+"""A cluster that was lost just now may be back in this time, as when only the link's process died: requests wait for it. Later they are
+told at once."""
 RETRY_S = 5.0
 PREFIX_CHARS = 1000
 STATES: Mapping[str, str] = {"RUNNING": "ready", "STARTING": "loading", "UPDATING": "loading", "RECOVERING": "loading"}
@@ -83,7 +86,9 @@ class RayPool:
     async def _tried(self, call: Call, until_s: float) -> AsyncGenerator[Frame, None]:
         """Frames of one try. Raises Lost, Refusal, InfeasibleError."""
         if not self._link.can_answer(self._spec.app):
-            raise self._unreachable()
+            left_s = min(until_s - time.monotonic(), self._link.since_s + GRACE_S - time.monotonic())
+            if not await self._link.until_up(self._spec.app, left_s):
+                raise self._unreachable()
         replica = ""
         try:
             async with contextlib.aclosing(self._link.answer(self._spec.app, call, session_of(call))) as said:

@@ -17,7 +17,6 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
 }
 BLOCK_TOKENS = 128
 """Of the cache on processors; a sequence holds whole blocks."""
@@ -33,8 +32,8 @@ class Run:
     """An engine with its model. Raises EngineRefused for what vLLM cannot open, MissingError where vLLM itself does not load."""
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: str, kv_type: str, context_tokens: int, slots: int, settings: Settings) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(ENVIRONMENT)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if settings.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
         try:

@@ -1,5 +1,6 @@
 """Serving with vLLM: its scheduler, its sampler, one event a token. Log-probabilities are vLLM's raw ones: of the full distribution."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind
 from trimtab.core.errors import EngineRefused
 from trimtab.engines.base import Done, GenerateRequest, TokenEvent
 from trimtab.engines.vllm_json import SCHEMA, schemas_of
-from trimtab.engines.vllm_run import Run
+from trimtab.engines.vllm_run import Run, sentence_of
 
 ENDED: Mapping[str, Done] = {"stop": "stop", "length": "length"}
 
@@ -84,16 +85,26 @@ class Server:
                 return
 
     def step(self) -> list[TokenEvent]:
-        """See Engine.step."""
+        """See Engine.step. If a step fails, all requests end with its reason."""
         events = [_end(request_id, "cancelled") for request_id in self.cancelled]
         self.cancelled.clear()
         if self.running:
-            outputs = self.run.engine.step()
+            try:
+                outputs = self.run.engine.step()
+            except Exception as error:  # of many kinds; whoever computed in it has no answer
+                return events + self._failed(f"vLLM could not go on: {sentence_of(error)}.")
             now_ns = time.monotonic_ns()
             for output in outputs:
                 if output.request_id in self.running:
                     events += self._events(output, now_ns)
         return events
+
+    def _failed(self, why: str) -> list[TokenEvent]:
+        """An end for each request, which vLLM is told too, as far as it still listens."""
+        running, self.running = list(self.running.values()), {}
+        with contextlib.suppress(Exception):
+            self.run.engine.abort_request([one.name for one in running], internal=True)
+        return [_end(one.request.request_id, "error", why) for one in running]
 
     def _events(self, output: Any, now_ns: int) -> list[TokenEvent]:
         """One for each new token; an end without a token has one of its own."""

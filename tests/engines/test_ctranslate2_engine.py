@@ -291,6 +291,16 @@ def test_a_tokenizer_without_an_unknown_token_is_no_hindrance(tmp_path: Path) ->
     engine.close()
 
 
+def test_a_context_ends_with_the_window(tmp_path: Path) -> None:
+    copy = open_source(
+        str(write_tiny_transformers(tmp_path / "model", model_type="mistral", sliding_window=24)), cache_dir=tmp_path / "cache"
+    )
+    made = make(recipe_named("float32", "ctranslate2"), copy, tmp_path)
+    assert CTranslate2Engine(made, replace(SETTINGS, context_tokens=None)).info().context_tokens == 24
+    with pytest.raises(EngineRefused, match="24 at most"):
+        CTranslate2Engine(made, SETTINGS).load("serve")
+
+
 def test_what_the_library_does_not_know_is_refused(source: Snapshot, tmp_path: Path) -> None:
     mamba = open_source(str(write_tiny_transformers(tmp_path / "mamba", model_type="mamba")), cache_dir=tmp_path / "cache")
     with pytest.raises(InfeasibleError, match="MambaConfig"):

@@ -141,7 +141,8 @@ def _check_logits(folder: Path, source: str, out_dir: Path) -> None:
 
     net = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
     config = net.config.get_text_config(decoder=True)
-    length = min(CHECKED_TOKENS, int(getattr(config, "max_position_embeddings", None) or CHECKED_TOKENS))
+    lengths = [getattr(config, key, None) for key in ("max_position_embeddings", "sliding_window")]
+    length = min(CHECKED_TOKENS, *(int(each) for each in lengths if each))
     ids = np.random.RandomState(0).randint(0, config.vocab_size, length)
     with torch.inference_mode():
         expected = torch.log_softmax(net(input_ids=torch.from_numpy(ids)[None]).logits[0], -1)

@@ -214,11 +214,15 @@ class CTranslate2Engine(Engine):
 
     @property
     def context_tokens(self) -> int:
-        """Tokens one sequence may hold: as set, else what the model's files say."""
+        """Tokens one sequence may hold: as set, else what the model's files say; no more than a sliding window, past which the library
+        fails or computes as if there were none."""
         known = self.settings.context_tokens or self._config.get("max_position_embeddings") or self._config.get("n_positions")
         if known is None:
             raise EngineRefused(f"{self.snapshot.source} does not say how long its context is; set context_tokens.")
-        return int(known)
+        window = self._config.get("sliding_window") if self._config.get("use_sliding_window", True) else None
+        if window and self.settings.context_tokens and known > window:
+            raise EngineRefused(f"CTranslate2 does not slide the window of {self.snapshot.source}; set context_tokens to {window} at most.")
+        return int(min(known, window or known))
 
     # The model
 

@@ -160,7 +160,7 @@ def test_gateways_that_are_killed_give_their_leases_back_and_overspend_no_more_t
 
 @pytest.mark.slow
 def test_requests_a_minute_are_of_all_gateways_together(state_url: str, tmp_path: Path) -> None:
-    rpm, seconds = 600, 2.0
+    rpm, seconds = 60, 2.0
     _, secret = add_key("web", rpm=rpm)
     began = time.monotonic()
     children = [start(tmp_path, secret, number, seconds=seconds, most=10, lease_s=10.0) for number in range(3)]

@@ -39,9 +39,13 @@ def test_every_reference_can_be_made_and_told() -> None:
         assert recipe_named(WEAK[engine], engine).engine == engine
 
 
-def test_weights_that_somebody_packed_have_no_engine(tmp_path: Path) -> None:
-    opened = open_model(str(write_tiny_safetensors(tmp_path / "model", quantization="awq")), cache_dir=tmp_path / "cache", offline=True)
-    with pytest.raises(InputError, match="awq"):
-        default_engine(opened)
-    kind = engine_class("transformers")
-    assert "awq" in kind.refuses(opened.snapshot, opened.header, Settings())
+def test_weights_that_somebody_packed_are_unpacked_or_refused(tmp_path: Path) -> None:
+    opened = open_model(str(write_tiny_safetensors(tmp_path / "awq", quantization="awq")), cache_dir=tmp_path / "cache", offline=True)
+    assert default_engine(opened) == "transformers"
+    assert baseline_plan(opened, ["transformers"]).recipe.name == "huggingface-fp32"
+    assert "AWQ" in engine_class("transformers").refuses(opened.snapshot, opened.header, Settings())
+    unknown = open_model(
+        str(write_tiny_safetensors(tmp_path / "nf4", quantization="bitsandbytes")), cache_dir=tmp_path / "cache", offline=True
+    )
+    with pytest.raises(InputError, match="bitsandbytes"):
+        default_engine(unknown)

@@ -62,7 +62,7 @@ def embedder_class(name: str) -> type[Embedder]:
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
     """Each row divided by its length, computed in 64 bits; a row of zeros stays."""
     wide = vectors.astype(np.float64)
-    return (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)).astype(np.float32)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30), np.float32)
 
 
 def by_length(sequences: Sequence[Sequence[int]], batch: int) -> list[list[int]]:

@@ -59,6 +59,7 @@ NAMED = "named_"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_AUTH_MODE": "disabled",  # else a token that somebody keeps on this machine decides, and those who have none are refused
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
     # A node that is gone is noticed in about five seconds; one that is only slow has longer.
@@ -134,6 +135,7 @@ class RayNodes:
         self.in_namespaces = in_namespaces
         self.head: RayNode | None = None
         self.nodes: list[RayNode] = []
+        self._auth_mode: str | None = None
         self._shapes = list(shapes)
         self._numbers = itertools.count(1)
         self._id = secrets.token_hex(2)
@@ -211,6 +213,8 @@ class RayNodes:
         return [next(key[len(NAMED) :] for key in row.resources_total if key.startswith(NAMED)) for row in rows if row.state == ALIVE]
 
     def __enter__(self) -> Self:
+        self._auth_mode = os.environ.get("RAY_AUTH_MODE")
+        os.environ["RAY_AUTH_MODE"] = QUIET["RAY_AUTH_MODE"]  # of drivers here and in children
         try:
             self.start_head()
             for shape in self._shapes:
@@ -229,6 +233,9 @@ class RayNodes:
         if self._network:
             self._network.remove_all()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.environ.pop("RAY_AUTH_MODE", None)
+        if self._auth_mode is not None:
+            os.environ["RAY_AUTH_MODE"] = self._auth_mode
 
     def _started(self, name: str, number: int, shape: NodeShape, options: Sequence[str]) -> RayNode:
         namespace = self._network.add(number) if self._network else ""

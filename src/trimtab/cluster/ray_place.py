@@ -17,6 +17,7 @@ from trimtab.cluster.units import NodeFacts, Receipt, Unit
 from trimtab.core.errors import InputError, MissingError
 from trimtab.core.files import to_plain
 
+CHILD = (sys.executable, "-m", "trimtab.cluster.ray_child")
 TRIES = 4
 """A unit whose machine is lost so often is given up: it may be what ends them."""
 NOBODY_S = 60.0
@@ -56,9 +57,7 @@ class RayPlace:
             raise MissingError("A Ray cluster needs the package ray, which is not installed.", "pip install 'trimtab[ray]'")
         last_words = tempfile.NamedTemporaryFile(prefix="trimtab-ray-", suffix=".log")  # noqa: SIM115 lives as long as the place
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "trimtab.cluster.ray_child",
+            *CHILD,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=last_words,

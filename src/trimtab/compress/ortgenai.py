@@ -1,10 +1,10 @@
 """Recipes of family `ortgenai`: directories for ONNX Runtime GenAI on processors, by its own model builder, from a Hugging Face directory.
 
 Parameters: `precision` (fp32, int4, int8); for int4 and int8 also `block_size` (weights that share a scale: 16, 32, 64, 128 or 256; 32),
-`symmetric` (true; false = a zero point for each block), `algorithm` (`rtn` rounds to nearest, `k_quant` fits a scale and a zero point to
-each block), `mixed` (the builder's selectors with types, such as `last_matmul:int8`, of int4 only) and `accuracy_level` (4: activations are
-rounded to 8 bits before they are multiplied, the builder's choice for processors; 1: they stay float32). In 4 bits an embedding table that
-is the output matrix too is packed with it; others stay float32.
+`symmetric` (true; false = a zero point for each block), `algorithm` (`default` rounds to nearest as the builder does by itself, `rtn` with
+scales chosen in another way, `k_quant` fits a scale and a zero point to each block), `mixed` (the builder's selectors with types, such as
+`last_matmul:int8`, of int4 only) and `accuracy_level` (4: activations are rounded to 8 bits before they are multiplied, as the builder has it
+for processors; 1: they stay float32). In 4 bits an embedding table that is the output matrix too is packed with it; others stay float32.
 
 A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py), and so is a checkpoint that was
 quantised before: the builder would pass packed weights on as they are, whatever the recipe says. The builder also writes the
@@ -29,7 +29,7 @@ from trimtab.core.model import Snapshot
 
 PRECISIONS = ("fp32", "int4", "int8")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-ALGORITHMS = ("rtn", "k_quant")
+ALGORITHMS = ("default", "rtn", "k_quant")
 ACCURACY_LEVELS = (1, 4)
 PACKED_ONLY = ("block_size", "symmetric", "algorithm", "mixed", "accuracy_level")
 MODEL_FILES = ("model.onnx.data", "model.onnx")
@@ -106,7 +106,7 @@ def options_of(recipe: Recipe) -> list[str]:
     told = [
         f"block_size={given.get('block_size', 32)}",
         f"is_symmetric={'true' if given.get('symmetric', True) else 'false'}",
-        f"algo_config={given.get('algorithm', 'rtn')}",
+        f"algo_config={given.get('algorithm', 'default')}",
         f"accuracy_level={given.get('accuracy_level', 4)}",
     ]
     return [*told, f"matmul_mixed_precision={given['mixed']}"] if given.get("mixed") else told

@@ -57,6 +57,13 @@ GIVEN: Mapping[str, Given] = {
         sure="measured",
         source="docs/ledger.md, 16 writers, PostgreSQL and SQLite",
     ),
+    "state": Given(
+        low=4.0,
+        high=4.0,
+        unit="checkpoints/s that a gateway writes to the shared state",
+        sure="measured",
+        source="docs/distributed-state.md; leases of keys come on top",
+    ),
     "nic": Given(low=3.125e9, high=3.125e9, unit="bytes/s of a host's network", sure="assumption", source="25 Gb/s"),
     "failures": Given(
         low=16_384 * 54 * 24 / 419,
@@ -151,6 +158,7 @@ def around(
         "audit_bytes_day": day_bytes,
         "audit_verify_core_h_day": 2 * rate * DAY_S / log["verified_records_s"] / 3600,
         "limit_overshoot": gateways,
+        "state_writes_s": gateways * GIVEN["state"].high,
         "weights_from_one_host_s": one_by_one_s,
         "weights_doubling_s": (math.ceil(math.log2(hosts + 1))) * weights_bytes / GIVEN["nic"].high,
         "failures_day": replicas * 24 / GIVEN["failures"].high,

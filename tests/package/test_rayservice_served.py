@@ -1,10 +1,11 @@
 """What an exported RayService tells Ray Serve is what runs: its application, its site and its lock, on a Ray of one node."""
 
+import importlib
 import json
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,8 +18,9 @@ from trimtab.package.manifests.rayservice import IMPORT_PATH
 from trimtab.serve.site import read_site
 
 
-def exported(run: Path, folder: Path) -> dict[str, object]:
+def exported(run: Path, folder: Path) -> dict[str, Any]:
     """The application of the manifest, with its mounted files put where they are on this machine."""
+    folder.mkdir(exist_ok=True)
     export(str(run), form="rayservice", out=folder / "out")
     found = list(yaml.safe_load_all((folder / "out" / "rayservice.yaml").read_bytes()))
     (config,) = [one for one in found if one["kind"] == "ConfigMap" and one["metadata"]["name"].endswith("-site")]
@@ -31,10 +33,13 @@ def exported(run: Path, folder: Path) -> dict[str, object]:
     return dict(application)
 
 
+def named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def test_a_replica_serves_the_lock_on_loopback_without_what_the_gateway_does(run: Path, tmp_path: Path) -> None:
-    application = exported(run, tmp_path / "here" if (tmp_path / "here").mkdir() is None else tmp_path)
-    args = application["args"]
-    wanted = Wanted.parse(args)  # type: ignore[arg-type]
+    wanted = Wanted.parse(exported(run, tmp_path / "here")["args"])
     text = inner_site(Path(wanted.site), wanted.model, 12345)
     (tmp_path / "site.toml").write_text(text, encoding="utf-8")
     site = read_site(tmp_path / "site.toml")
@@ -61,18 +66,17 @@ def test_arguments_that_make_no_service_are_refused(args: dict[str, object], say
 def test_ray_serve_runs_the_application_of_the_manifest(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="pip install 'trimtab[ray]'")
     from ray import serve
-    from ray._private.utils import import_attr
 
     from trimtab.serve.server_process import free_port
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     application = exported(run, tmp_path)
-    args = {**application["args"], "cpus": 1, "min_replicas": 1}  # type: ignore[dict-item]
+    args = {**application["args"], "cpus": 1, "min_replicas": 1}
     port = free_port()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(import_attr(IMPORT_PATH)(args), name="app", route_prefix="/")
+        serve.run(named(IMPORT_PATH)(args), name="app", route_prefix="/")
         body = {"model": args["model"], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
         asked = urllib.request.Request(
             f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
@@ -85,7 +89,6 @@ def test_ray_serve_runs_the_application_of_the_manifest(run: Path, tmp_path: Pat
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(asked.full_url, b"{}", dict(asked.headers)), timeout=120)
         assert refused.value.code in (400, 404, 422)
-        time.sleep(0.1)
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -15,11 +15,12 @@ FRONT_CPUS = 1
 
 def front(serving: Serving, host: str, port: int, most: int) -> list[dict[str, Any]]:
     """Its configuration, volume, Deployment, Service, budget and network policy. host, port: of the Serve proxies; most: replicas there"""
+    name = f"{serving.name}-front"
     site = front_site_toml(serving, url=f"http://{host}:{port}/v1", slots=serving.slots * most, wait_s=_wait_s(serving))
     config = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": f"{serving.name}-front", "labels": labels(serving)},
+        "metadata": {"name": name, "labels": labels(serving)},
         "data": {SITE: site},
     }
     asked = {"cpu": str(FRONT_CPUS), "memory": f"{2 * GATEWAY_BYTES // MIB}Mi"}
@@ -28,7 +29,7 @@ def front(serving: Serving, host: str, port: int, most: int) -> list[dict[str, A
     spec = pod(serving, drained(gateway))
     for volume in spec["volumes"]:
         if volume["name"] == "site":
-            volume["configMap"] = {"name": config["metadata"]["name"]}
+            volume["configMap"] = {"name": name}
     proxies = {"to": parts(serving, "ray-head", "ray-worker"), "ports": ports(port)}
     return [
         config,

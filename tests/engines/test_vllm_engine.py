@@ -64,7 +64,7 @@ def test_prompts_are_computed_whole_on_processors() -> None:
 
 
 def test_one_sentence_of_many_lines() -> None:
-    told = "1 validation error for VllmConfig\n  Value error, the model has no such type [type=value_error, input_value=3]"
+    told = "1 validation error for VllmConfig\n  Value error, the model\n has no such type [type=value_error, input_value=3]\n more"
     assert sentence_of(ValueError(told)) == "Value error, the model has no such type"
     assert sentence_of(RuntimeError("")) == "RuntimeError"
 

@@ -59,7 +59,7 @@ class VllmEngine(Engine):
     Numeric settings: all that decide which rows are multiplied together or split a sum (`threads`, `slots`, `batch_tokens`, `prefix_cache`,
     `tensor_split`), and `kv_type`, the type of keys and values. `tensor_split` gives equal shares, as many as there are devices.
     `compile_cache`: vLLM compiles a model at its first start and keeps that; false = it computes each operation by itself, starts sooner
-    and rounds otherwise.
+    and rounds otherwise. On processors that is the default.
     """
 
     name: ClassVar[str] = "vllm"
@@ -246,7 +246,7 @@ class VllmEngine(Engine):
             "kv_type": self.settings.kv_type or "auto",
             "prefix_cache": bool(self.settings.prefix_cache),
             "tensor_split": self.settings.tensor_split or (1.0,),
-            "compile_cache": self.settings.compile_cache is not False,
+            "compile_cache": "auto" if self.settings.compile_cache is None else self.settings.compile_cache,
             "cpu_affinity": self.settings.cpu_affinity or "all",
             "compute_type": self.number_format.dtype or "auto",
         }

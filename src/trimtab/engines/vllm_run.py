@@ -46,7 +46,9 @@ class Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         told: dict[str, Any] = {} if settings.batch_tokens is None else {"max_num_batched_tokens": settings.batch_tokens}
+        compiles = settings.compile_cache
         if current_platform.is_cpu():
+            compiles = bool(compiles)  # minutes of work for a small model already, at the first start
             told = on_processor(settings.batch_tokens, context_tokens, slots)
             told["kv_cache_memory_bytes"] = cache_bytes(checkpoint, dtype, kv_type, slots, context_tokens)
         try:
@@ -67,7 +69,7 @@ class Run:
                     async_scheduling=False,
                     disable_log_stats=True,
                     trust_remote_code=False,
-                    enforce_eager=settings.compile_cache is False,
+                    enforce_eager=compiles is False,
                     logits_processors=[PROCESSOR],
                     worker_extension_cls=EXTENSION,
                     **told,
@@ -97,6 +99,7 @@ class Run:
         return {
             "batch_tokens": config.scheduler_config.max_num_batched_tokens,
             "threads": torch.get_num_threads(),
+            "compile_cache": not config.model_config.enforce_eager,
             "compute_type": str(config.model_config.dtype).removeprefix("torch."),
         }
 
@@ -129,7 +132,7 @@ def cache_bytes(checkpoint: Checkpoint, dtype: str, kv_type: str, slots: int, co
 
 
 def sentence_of(error: BaseException) -> str:
-    """The first line that says something, of errors that come in many: pydantic's begins with a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "validation error" not in line and len(line) > 12), type(error).__name__)
-    return told.partition(" [type=")[0].rstrip(".")[:400]
+    """What an error of several lines says, without the heading and the end of pydantic's."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = " ".join(line for line in lines if line and "validation error" not in line and "further information" not in line)
+    return told.partition(" [type=")[0].rstrip(".")[:400] or type(error).__name__

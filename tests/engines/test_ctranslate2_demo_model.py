@@ -64,8 +64,11 @@ def test_tokens_and_log_probabilities_are_those_of_llamacpp(source: Snapshot, pr
 
 
 def test_what_is_served_is_what_is_scored(source: Snapshot, products: Path) -> None:
-    """The parity probe through the worker, four requests at once: a divergence far below the margin of the policy, 0.02 nats a token."""
-    made = make(recipe_named("int8", "ctranslate2"), source, products)
+    """The parity probe through the worker, four requests at once: a divergence far below the margin of the policy, 0.02 nats a token.
+
+    In float32. Of 8 bits it is not so: 0.04 nats, see docs/ctranslate2.md.
+    """
+    made = make(recipe_named("float32", "ctranslate2"), source, products)
 
     async def probe() -> ParityProbe:
         client = await WorkerClient.start("ctranslate2", made, SETTINGS)
@@ -84,4 +87,4 @@ def test_what_is_served_is_what_is_scored(source: Snapshot, products: Path) -> N
     found = asyncio.run(probe())
     assert len(found.differences) >= MIN_TOKENS
     assert found.n_failed == 0
-    assert divergence_of(found).estimate < 0.01
+    assert divergence_of(found).estimate < 0.001

@@ -3,8 +3,8 @@
 Parameters: `precision` (fp32, int4, int8); for int4 and int8 also `block_size` (weights that share a scale: 16, 32, 64, 128 or 256; 32),
 `symmetric` (true; false = a zero point for each block), `algorithm` (`default` rounds to nearest as the builder does by itself, `rtn` with
 scales chosen in another way, `k_quant` fits a scale and a zero point to each block), `mixed` (the builder's selectors with types, such as
-`last_matmul:int8`, of int4 only) and `accuracy_level` (4: activations are rounded to 8 bits before they are multiplied, as the builder has it
-for processors; 1: they stay float32). In 4 bits an embedding table that is the output matrix too is packed with it; others stay float32.
+`last_matmul:int8`, of int4 only) and `accuracy_level` (4: activations are rounded to 8 bits first, as the builder has it for processors;
+1: they stay float32). In 4 bits an embedding table that is the output matrix too is packed with it; others stay float32.
 
 A GGUF file is expanded to float32 first, exactly, as a product of its own (see compress/huggingface.py), and so is a checkpoint that was
 quantised before: the builder would pass packed weights on as they are, whatever the recipe says. The builder also writes the

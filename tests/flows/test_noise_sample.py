@@ -32,7 +32,7 @@ def test_only_gates_with_a_floor_too_high_are_measured_again(monkeypatch):
     monkeypatch.setattr(evidence, "outcomes_on", score)
     bench = SimpleNamespace(policy=policy, variants={"another batch shape": None})
     part = SimpleNamespace(only=lambda suites: tuple(suites))
-    found = asyncio.run(evidence.more_noise(None, bench, sample, reference, part))
+    found = asyncio.run(evidence.more_noise(SimpleNamespace(fan=None), bench, sample, reference, part))
     assert asked == [("choice",)]
     gates = {gate.suite: gate for gate in policy.gates}
 

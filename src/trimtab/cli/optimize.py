@@ -104,7 +104,6 @@ def optimize(
     from trimtab.cli.progress import show_progress
     from trimtab.cli.tables import decision_view, files_of
     from trimtab.flows.optimize import optimize as flow
-    from trimtab.flows.optimize import optimize_on_pools
     from trimtab.flows.parts.cluster_pools import pool_names
 
     folder = out or Path("runs") / (Path(model.partition(":")[2] or model).stem or "model")
@@ -131,6 +130,8 @@ def optimize(
     pools = pool_names(hardware_pools)
     with show_progress(quiet=common.quiet, verbose=common.verbose, no_color=common.no_color) as on_event:
         if pools:
+            from trimtab.flows.optimize import optimize_on_pools
+
             found = optimize_on_pools(pools, model=model, out=folder, on_event=on_event, **asked)
         else:
             found = flow(model, out=folder, on_event=on_event, **asked)

@@ -154,7 +154,7 @@ class _Child:
         if isinstance(error, ConnectionError):
             self.tell(gone=f"the connection to it broke ({_words(error)})")
             os._exit(3)
-        self.tell(id=number, lost=_words(error))
+        self.tell(id=number, lost=_words(error).partition(". ")[0])  # Ray goes on with where to look in its logs
 
     def _watch(self) -> None:
         """Say how many nodes there are, and end when the head is lost."""

@@ -268,7 +268,7 @@ class RayNodes:
         return RayNode(name=name, ip=ip, namespace=namespace, shape=shape, process=process, log=log)
 
     def _head_answers(self) -> bool:
-        return self._answers(self._port) and (not self.has_client or self._answers(self._client_port))
+        return self._answers(self._port) and (not self.has_client or self._answers(self._client_port)) and "head" in self._alive()
 
     def _answers(self, port: int) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((self._head_ip, port), timeout=1):

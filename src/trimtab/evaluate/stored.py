@@ -25,5 +25,5 @@ def _request(plain: Mapping[str, Any]) -> PreparedRequest:
 
 
 def _place(plain: Mapping[str, Any]) -> ItemPlace:
-    item = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["item"].items()}
+    item: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["item"].items()}
     return ItemPlace(item=Item(**item), options=tuple(OptionPlace(**option) for option in plain["options"]))

@@ -31,8 +31,8 @@ from trimtab.record.report import write_report
 from trimtab.record.run import DECISION_SCHEMA, now
 
 LIBRARIES = (
-    "llama-cpp-python", "openvino", "openvino-genai", "nncf", "onnxruntime-genai", "onnxruntime", "ctranslate2", "torch", "transformers", "torchao",
-    "gguf", "numpy", "scipy",
+    "llama-cpp-python", "openvino", "openvino-genai", "nncf", "onnxruntime-genai", "onnxruntime", "ctranslate2",
+    "torch", "transformers", "torchao", "gguf", "numpy", "scipy",
 )  # fmt: skip
 
 

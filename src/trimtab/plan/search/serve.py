@@ -193,10 +193,13 @@ def weights_of(ask: ServeAsk, device: Device) -> tuple[str, ...]:
     return ask.weights_by_kind.get(device.kind, ask.weights)
 
 
+NO_GGUF = frozenset({"sglang", "trtllm", "openvino", "ortgenai", "ctranslate2"})
+
+
 def runs(weights: str, device: Device, engine: str) -> bool:
     """Whether a type of weights can be had there: GGUF's are of llama.cpp and its kin, on GPUs, systems on a chip and processors."""
     is_gguf = re.match(r"(?i)i?q\d", weights) is not None
-    return not is_gguf or (device.kind in ("gpu", "soc", "cpu") and engine not in ("sglang", "trtllm", "openvino", "ortgenai", "ctranslate2"))
+    return not is_gguf or (device.kind in ("gpu", "soc", "cpu") and engine not in NO_GGUF)
 
 
 def jobs_of(ask: ServeAsk) -> list[ServeJob]:

@@ -115,7 +115,10 @@ class Behind:
 
     async def passed_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """One ASGI request to the server, its answer in the pieces in which it comes."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
             return
         session = self._session()
         body = b""

@@ -1,5 +1,6 @@
 # make demo    sets everything up here in .venv and finds the best way to run a small real model on this machine
 # make test    all tests;  make quick: those that need neither model nor engine
+# make cluster tests on Ray clusters of several nodes on this machine (some minutes)
 # make check   format, lint, types and the rules of the house
 # make bench   benchmarks that print ratios from one run
 # make plan-accuracy   errors of the planner on published runs, three ways (tens of minutes; PLAN_ARGS="--quick")
@@ -26,17 +27,20 @@ BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
-.PHONY: demo test quick check bench plan-accuracy soak image clean setup setup-tests
+.PHONY: demo test cluster quick check bench plan-accuracy soak image clean setup setup-tests
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# The quick ones side by side; then one after another those that start engines and browsers, or measure; then, in a process of its own, what
-# trains: OpenVINO GenAI's library and torch's crash each other in one that has used both for long. 5: TEST_ARGS selected none.
+# The quick ones side by side; then, two at a time, those that start engines and browsers; then, in a process of its own, what trains:
+# OpenVINO GenAI's library and torch's crash each other in one that has used both for long. 5: TEST_ARGS selected none.
 test: .venv/.ready-for-tests
 	$(SIDE_BY_SIDE) -m "not slow and not model" || [ $$? = 5 ]
-	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and not training" || [ $$? = 5 ]
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS) -m "(slow or model) and not training and not cluster" || [ $$? = 5 ]
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and training" || [ $$? = 5 ]
+
+cluster: .venv/.ready-for-tests
+	$(BIN)/python -m pytest $(TEST_ARGS) -m cluster
 
 quick: .venv/.ready
 	$(SIDE_BY_SIDE) -m "not slow and not model"

@@ -12,7 +12,7 @@ from trimtab.flows.optimize import optimize_on_pools
 from trimtab.record.run import read_step_keys
 from trimtab.testing.ray_nodes import NodeShape, RayNodes
 
-pytestmark = [pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

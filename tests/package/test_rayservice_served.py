@@ -63,6 +63,7 @@ def test_arguments_that_make_no_service_are_refused(args: dict[str, object], say
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_ray_serve_runs_the_application_of_the_manifest(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="pip install 'trimtab[ray]'")
     from ray import serve

@@ -23,7 +23,7 @@ from trimtab.core.deployment import Settings
 from trimtab.serve.server_process import free_port
 from trimtab.testing.ray_nodes import NodeShape, RayNode, RayNodes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 NODE = NodeShape(cpus=1, memory_bytes=1536 * 2**20)
 MORE = "max_replicas = 2\nidle_s = 2\nqueue_wait_s = 60"
 ZERO_LIMIT_S = 30.0

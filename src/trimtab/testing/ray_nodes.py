@@ -204,7 +204,7 @@ class RayNodes:
 
     def _alive(self) -> list[str]:
         """Their names, each of which is a resource of its node."""
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+        from ray._raylet import GcsClient  # type: ignore[attr-defined, unused-ignore]  # its stub lacks it
 
         try:
             rows = GcsClient(address=self.address).get_all_node_info(timeout=20).values()

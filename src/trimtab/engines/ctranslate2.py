@@ -116,6 +116,8 @@ class CTranslate2Engine(Engine):
         if self.n_running:
             raise EngineRefused("CTranslate2 cannot change its purpose while requests run.")
         self._end_waves()
+        if self._model is not None:
+            self._model.close()
         self._scorer = self._server = self._purpose = None
         model = self._opened
         if purpose == "score":
@@ -188,6 +190,8 @@ class CTranslate2Engine(Engine):
 
     def close(self) -> None:
         self._end_waves()
+        if self._model is not None:
+            self._model.close()
         self._scorer = self._server = self._purpose = self._model = None
         for name in ("_texts", "_config", "_library_config"):
             self.__dict__.pop(name, None)

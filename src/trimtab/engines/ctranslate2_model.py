@@ -14,6 +14,10 @@ from trimtab.engines.tally import Logits
 TokenSeen = Callable[[Any], bool]
 """Called by the library with each token, in a thread of its own; True ends that sequence."""
 
+_OPEN: dict[int, Any] = {}
+"""Generators that nobody has closed, by id. Python's collector also runs in the library's threads, while they call us; a generator that
+it took there would wait for the thread that it is taken in, and the process would be aborted."""
+
 
 class Model:
     """compute_type: the library's name of a number format; threads: of one call; workers: generations that may be under way at once.
@@ -30,7 +34,12 @@ class Model:
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineRefused(f"CTranslate2 cannot open {source}: {sentence_of(error)}.") from error
+        _OPEN[id(self._generator)] = self._generator
         self.vocab_size = len(self.tokens)
+
+    def close(self) -> None:
+        """Give its memory back once nobody uses it any more. Idempotent."""
+        _OPEN.pop(id(self._generator), None)
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Logits:
         """Logits of every position, [rows, longest row, vocab_size]; those after the end of a shorter row mean nothing."""

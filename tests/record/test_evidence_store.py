@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_nothing_half_written(small_disk: Path, tmp_path: Pat
     ("url", "sentence"),
     [
         ("nosuch://user:s3cret@host/x", "nosuch://host/x is no place that evidence can be kept in"),
-        ("s3://key:s3cret@bucket/x", "s3://bucket/x needs another package"),
+        ("oss://key:s3cret@bucket/x", "oss://bucket/x needs another package"),
         ("~nobodysuch/evidence", "home that does not exist"),
     ],
 )

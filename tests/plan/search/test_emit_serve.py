@@ -138,7 +138,7 @@ def test_llm_inference_service(job: ServeJob) -> None:
         assert int(workload["template"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == min(n_devices, 8)
     assert document["spec"]["replicas"] == 3
     plain = {key: value for key, value in document["spec"].items() if key not in ("parallelism", "prefill", "worker")}
-    assert schemas.llm_inference_service()({**document, "spec": plain}) == ""
+    assert schemas.custom_resource("serving.kserve.io/v1alpha1", "LLMInferenceService")({**document, "spec": plain}) == ""
     counts = {"tensor", "pipeline", "data", "dataLocal"}
     for workload in (document["spec"], document["spec"]["prefill"]):
         assert set(workload["parallelism"]) <= {*counts, "expert"}

@@ -39,9 +39,8 @@ def folder(tmp_path_factory):
 
 
 def search(folder, out, **more):
-    return optimize(
-        str(folder / "model.gguf"), suites=[str(folder / "mine.jsonl")], workload="64/16@1,2", time_limit_s=90, out=folder / out, **more
-    )
+    asked = {"suites": [str(folder / "mine.jsonl")], "workload": "64/16@1,2", "engines": ("llamacpp", "openvino"), "time_limit_s": 90}
+    return optimize(str(folder / "model.gguf"), out=folder / out, **asked, **more)
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_four_gateways_use_one_budget_once(state_url: str, tmp_path: Path) -> No
 def test_gateways_that_are_killed_give_their_leases_back_and_overspend_no_more_than_they_held(
     state_url: str, postgres: Server, tmp_path: Path
 ) -> None:
-    limit, most, n_killed = 10_000, 200, 0
+    limit, most, n_killed = 60_000, 200, 0
     key, secret = add_key("web", tokens_per_day=limit)
     children = [start(tmp_path, secret, number, seconds=60, most=most, lease_s=3.0) for number in range(4)]
     wait_ready(tmp_path, range(4))

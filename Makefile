@@ -32,11 +32,11 @@ SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# The quick ones side by side; then, two at a time, those that start engines and browsers; then, in a process of its own, what trains:
-# OpenVINO GenAI's library and torch's crash each other in one that has used both for long. 5: TEST_ARGS selected none.
+# The quick ones side by side; then one after another those that start engines and browsers, or measure; then, in a process of its own, what
+# trains: OpenVINO GenAI's library and torch's crash each other in one that has used both for long. 5: TEST_ARGS selected none.
 test: .venv/.ready-for-tests
 	$(SIDE_BY_SIDE) -m "not slow and not model" || [ $$? = 5 ]
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS) -m "(slow or model) and not training and not cluster" || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and not training and not cluster" || [ $$? = 5 ]
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and training" || [ $$? = 5 ]
 
 cluster: .venv/.ready-for-tests

@@ -7,7 +7,7 @@ that. Nothing here imports the library before a model is opened, and opening one
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,16 +17,11 @@ from trimtab.core.errors import EngineRefused, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
-    ScoreRequest,
-    ScoreResult,
-    TokenEvent,
     refused_speculation,
 )
-from trimtab.engines.tally import check
+from trimtab.engines.scorer_and_server import ScorerAndServer
 from trimtab.engines.tokenizer_json import TokenizerJson
 
 if TYPE_CHECKING:
@@ -61,7 +56,7 @@ CANNOT_SERVE = {
 }
 
 
-class CTranslate2Engine(Engine):
+class CTranslate2Engine(ScorerAndServer):
     """Directories of CTranslate2. See Engine for the contract.
 
     Numeric settings: `threads`, `slots` and `batch_tokens` choose how sums are split and how many rows are multiplied together, which moves
@@ -69,6 +64,7 @@ class CTranslate2Engine(Engine):
     """
 
     name: ClassVar[str] = "ctranslate2"
+    title: ClassVar[str] = "CTranslate2"
     numeric_settings: ClassVar[frozenset[str]] = frozenset({"threads", "slots", "batch_tokens"})
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"ctranslate2"})
@@ -150,43 +146,6 @@ class CTranslate2Engine(Engine):
             chat_template=self._texts.template,
             cannot={**CANNOT, **CANNOT_SERVE},
         )
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize([text], parse_special=parse_special)[0]
-
-    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-        return self._texts.tokenize(texts, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if any(not 0 <= token < self.vocab_size for token in ids):
-            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
-        return self._texts.detokenize(ids)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        return self._texts.render(messages, tools)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        if self._scorer is None:
-            raise EngineRefused("CTranslate2 was not loaded to score.")
-        for request in requests:
-            check(request, self.vocab_size, self.context_tokens)
-        return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("CTranslate2 was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._end_waves()

@@ -8,7 +8,7 @@ transformers are needed to make a directory, not to run it.
 import contextlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,17 +18,12 @@ from trimtab.core.errors import EngineRefused, MissingError
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
-    ScoreRequest,
-    ScoreResult,
-    TokenEvent,
     refused_speculation,
 )
 from trimtab.engines.schemas import Schemas
-from trimtab.engines.tally import check
+from trimtab.engines.scorer_and_server import ScorerAndServer
 from trimtab.engines.tokenizer_json import TokenizerJson
 
 if TYPE_CHECKING:
@@ -59,7 +54,7 @@ CANNOT = {
 CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which ONNX Runtime GenAI does not apply"}
 
 
-class OrtGenAiEngine(Engine):
+class OrtGenAiEngine(ScorerAndServer):
     """Directories of ONNX Runtime GenAI. See Engine for the contract.
 
     Numeric settings: `threads` and `batch_tokens` choose how sums are split, which moves log-probabilities by rounding. Each request is
@@ -67,6 +62,7 @@ class OrtGenAiEngine(Engine):
     """
 
     name: ClassVar[str] = "ortgenai"
+    title: ClassVar[str] = "ONNX Runtime GenAI"
     numeric_settings: ClassVar[frozenset[str]] = frozenset({"threads", "batch_tokens"})
     speed_settings: ClassVar[frozenset[str]] = frozenset({"slots", "context_tokens", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
@@ -150,43 +146,6 @@ class OrtGenAiEngine(Engine):
             chat_template=self._texts.template,
             cannot={**CANNOT, **CANNOT_SERVE},
         )
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize([text], parse_special=parse_special)[0]
-
-    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-        return self._texts.tokenize(texts, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if any(not 0 <= token < self.vocab_size for token in ids):
-            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
-        return self._texts.detokenize(ids)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        return self._texts.render(messages, tools)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        if self._scorer is None:
-            raise EngineRefused("ONNX Runtime GenAI was not loaded to score.")
-        for request in requests:
-            check(request, self.vocab_size, self.context_tokens)
-        return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("ONNX Runtime GenAI was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._scorer = self._server = self._purpose = self._model = None

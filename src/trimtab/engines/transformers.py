@@ -7,7 +7,7 @@ process that only asks what the engine may do stays quick.
 import importlib.metadata
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,17 +19,12 @@ from trimtab.core.number_format import NumberFormat, read_format
 from trimtab.describe.packing import packing_of
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
-    ScoreRequest,
-    ScoreResult,
-    TokenEvent,
     refused_speculation,
 )
 from trimtab.engines.schemas import Schemas
-from trimtab.engines.tally import check
+from trimtab.engines.scorer_and_server import ScorerAndServer
 
 if TYPE_CHECKING:
     from trimtab.engines.transformers_model import Model
@@ -59,7 +54,7 @@ LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_len
 """Where configurations of transformers' model types hold the context."""
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(ScorerAndServer):
     """Hugging Face directories. See Engine for the contract.
 
     Numeric settings: `threads`, `slots` and `batch_tokens` choose how sums are split and how many rows are multiplied together, which moves
@@ -68,6 +63,7 @@ class TransformersEngine(Engine):
     """
 
     name: ClassVar[str] = "transformers"
+    title: ClassVar[str] = "transformers"
     numeric_settings: ClassVar[frozenset[str]] = frozenset({"threads", "slots", "batch_tokens", "flash_attention", "device_layers"})
     speed_settings: ClassVar[frozenset[str]] = frozenset({"context_tokens", "cpu_affinity"})
     formats: ClassVar[frozenset[str]] = frozenset({"safetensors"})
@@ -155,43 +151,6 @@ class TransformersEngine(Engine):
             chat_template=self._texts.template,
             cannot={**CANNOT, **CANNOT_SERVE},
         )
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize([text], parse_special=parse_special)[0]
-
-    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-        return self._texts.tokenize(texts, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if any(not 0 <= token < self.vocab_size for token in ids):
-            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
-        return self._texts.detokenize(ids)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        return self._texts.render(messages, tools)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        if self._scorer is None:
-            raise EngineRefused("transformers was not loaded to score.")
-        for request in requests:
-            check(request, self.vocab_size, self.context_tokens)
-        return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("transformers was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._scorer = self._server = self._purpose = self._model = self._text = None

@@ -5,7 +5,6 @@ and model run there, in one process unless the weights are split over several de
 """
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,18 +14,13 @@ from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.core.number_format import NumberFormat, read_format
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
-    ScoreRequest,
-    ScoreResult,
-    TokenEvent,
     refused_speculation,
 )
 from trimtab.engines.checkpoint import Checkpoint
 from trimtab.engines.interpreters import own_folder, variable_of
-from trimtab.engines.tally import check
+from trimtab.engines.scorer_and_server import ScorerAndServer
 
 if TYPE_CHECKING:
     from trimtab.engines.transformers_text import TextModels
@@ -53,7 +47,7 @@ CANNOT = {
 CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which vLLM does not apply"}
 
 
-class VllmEngine(Engine):
+class VllmEngine(ScorerAndServer):
     """Hugging Face directories. See Engine for the contract.
 
     Numeric settings: all that decide which rows are multiplied together or split a sum (`threads`, `slots`, `batch_tokens`, `prefix_cache`,
@@ -63,6 +57,7 @@ class VllmEngine(Engine):
     """
 
     name: ClassVar[str] = "vllm"
+    title: ClassVar[str] = "vLLM"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"threads", "slots", "batch_tokens", "kv_type", "prefix_cache", "tensor_split", "compile_cache"}
     )
@@ -146,43 +141,6 @@ class VllmEngine(Engine):
             chat_template=self._texts.template,
             cannot={**CANNOT, **CANNOT_SERVE},
         )
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize([text], parse_special=parse_special)[0]
-
-    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-        return self._texts.tokenize(texts, parse_special=parse_special)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if any(not 0 <= token < self.vocab_size for token in ids):
-            raise EngineRefused(f"A token id lies outside the vocabulary of {self.vocab_size}.")
-        return self._texts.detokenize(ids)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        return self._texts.render(messages, tools)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        if self._scorer is None:
-            raise EngineRefused("vLLM was not loaded to score.")
-        for request in requests:
-            check(request, self.vocab_size, self.context_tokens)
-        return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("vLLM was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._scorer = self._server = self._purpose = None

@@ -150,6 +150,7 @@ def _check_logits(folder: Path, source: str, out_dir: Path) -> None:
     try:
         made = ctranslate2.Generator(str(out_dir), device="cpu", compute_type="float32")
         found = torch.from_numpy(np.array(made.forward_batch([ids.tolist()], return_log_probs=True))[0])
+        del made  # not by the trace of an error, which Python's collector may take in a thread of the library's
     except (RuntimeError, ValueError) as error:
         told = str(error).strip().partition("\n")[0].rstrip(".")[:300]
         raise InfeasibleError(f"CTranslate2 cannot compute with what its converter makes of {source}: {told}.") from error

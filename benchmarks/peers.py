@@ -34,6 +34,7 @@ from typing import Any
 
 from parts.peer_child import PEERS, high_water_bytes
 from parts.tables import table
+from parts.text_quality import text_quality
 
 from trimtab.core.deployment import Candidate, Settings
 from trimtab.core.errors import TrimtabError
@@ -41,9 +42,7 @@ from trimtab.engines.base import GenerateRequest
 from trimtab.engines.client import WorkerClient, WorkerEngine
 from trimtab.engines.interpreters import python_of
 from trimtab.evaluate.prompts import prompts_with_prefix
-from trimtab.evaluate.runner import prepare
-from trimtab.evaluate.screen import ScreenResult, candidate_screen_requests, reference_screen_requests, screen
-from trimtab.evaluate.suites.registry import load_suite
+from trimtab.evaluate.screen import ScreenResult
 from trimtab.flows.parts.locked import build_locked, read_lock
 from trimtab.flows.parts.opening import build_candidate, open_model, recipe_named
 from trimtab.measure.session import order_of_round
@@ -189,32 +188,6 @@ def own_side(candidate: Candidate) -> Iterator[Side]:
             runner.run(client.kill())
 
 
-async def qualities(made: Mapping[str, Candidate], n_texts: int) -> dict[str, ScreenResult]:
-    """Each form against the reference on the shipped texts, by token ids."""
-    items = [item for item in load_suite("core").items if item.suite == "text"][:n_texts]
-    reference = made[REFERENCE]
-    client = await WorkerClient.start(reference.engine, reference.snapshot, reference.settings, purpose="score")
-    try:
-        requests = reference_screen_requests(await prepare(client, items))
-        expected = await client.score(requests)
-    finally:
-        await client.close()
-    asked = candidate_screen_requests(requests, expected)
-    found: dict[str, ScreenResult] = {}
-    for name, candidate in made.items():
-        if name == REFERENCE:
-            continue
-        try:
-            client = await WorkerClient.start(candidate.engine, candidate.snapshot, candidate.settings, purpose="score")
-            try:
-                found[name] = screen(expected, await client.score(asked))
-            finally:
-                await client.close()
-        except TrimtabError as error:
-            print(f"{name} is not scored: {error}")
-    return found
-
-
 def times(made: Mapping[str, Candidate], rounds: int, *, prompt_tokens: int, tokens: int) -> dict[str, Side]:
     """All in turns; the first round warms up."""
     names = [name for name in made if name != REFERENCE]
@@ -319,7 +292,7 @@ def main() -> int:
     made = candidates([OURS, *asked.peers.split(","), REFERENCE], asked.lock)
     if OURS not in made or REFERENCE not in made:
         return 3
-    quality = asyncio.run(qualities(made, QUICK_TEXTS if asked.quick else 10**6))
+    quality = asyncio.run(text_quality(made, REFERENCE, QUICK_TEXTS if asked.quick else None))
     size = (
         {"prompt_tokens": QUICK_PROMPT_TOKENS, "tokens": QUICK_TOKENS}
         if asked.quick

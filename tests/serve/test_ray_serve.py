@@ -20,6 +20,7 @@ from parts.gateway_process import Running, gateway
 from parts.ray_scene import Outcome, ask, body, counted, ready_rows, state, until
 
 from trimtab.core.deployment import Settings
+from trimtab.serve.ray_router import weight
 from trimtab.serve.server_process import free_port
 from trimtab.testing.ray_nodes import NodeShape, RayNode, RayNodes
 
@@ -90,23 +91,38 @@ def test_from_zero_to_both_nodes_and_back_and_up_again(scene: Scene) -> None:
 
 
 def test_a_conversation_comes_back_to_its_replica(scene: Scene) -> None:
-    async def run() -> list[set[str]]:
-        filling = asyncio.create_task(_together(scene.url, 4, tokens=300))
+    """Long answers, one on each replica, keep both there and leave each one place."""
+
+    def own(name: str) -> str:
+        return max((row["replica"] for row in ready_rows(scene.admin_url, "slow")), key=lambda replica: weight(f"user:{name}", replica))
+
+    async def hold(name: str) -> None:
+        while True:
+            await ask(scene.url, body("slow", tokens=400, user=name))
+
+    async def run() -> list[tuple[str, set[str]]]:
+        filling = asyncio.create_task(_together(scene.url, 4, tokens=200))
         await until("two replicas answer", lambda: len(ready_rows(scene.admin_url, "slow")) == 2)
+        by_replica = {own(name): name for name in map(str, range(50))}
+        held = [asyncio.create_task(hold(name)) for name in by_replica.values()]
         await filling
-        seen = []
+        found = []
         for name in ("ann", "bob", "cleo", "dora"):
             met: set[str] = set()
             for _ in range(3):
                 asking = asyncio.create_task(ask(scene.url, body("slow", tokens=30, user=name)))
                 await asyncio.sleep(0.3)
-                met |= {row["replica"] for row in ready_rows(scene.admin_url, "slow") if row["running"]}
+                met |= {row["replica"] for row in ready_rows(scene.admin_url, "slow") if row["running"] == 2}
                 assert (await asking).kind == "finished"
-            seen.append(met)
-        return seen
+                await asyncio.sleep(0.3)  # until its replica counts it no more
+            found.append((own(name), met))
+        for task in held:
+            task.cancel()
+        return found
 
-    for met in asyncio.run(run()):
-        assert len(met) == 1, "one session, one replica, while that one has a place"
+    found = asyncio.run(run())
+    assert [met for _, met in found] == [{replica} for replica, _ in found]
+    assert len({replica for replica, _ in found}) == 2, "names of both replicas, or this shows nothing"
 
 
 def test_a_new_release_takes_over_without_a_failed_request(scene: Scene) -> None:

@@ -14,9 +14,9 @@ from trimtab.engines.tally import Logits
 TokenSeen = Callable[[Any], bool]
 """Called by the library with each token, in a thread of its own; True ends that sequence."""
 
-_OPEN: dict[int, Any] = {}
-"""Generators that nobody has closed, by id. Python's collector also runs in the library's threads, while they call us; a generator that
-it took there would wait for the thread that it is taken in, and the process would be aborted."""
+_OPEN: set["Model"] = set()
+"""Those that nobody has closed. Python's collector also runs in the library's threads, while they call us; a generator that it took there
+would wait for the thread that it is taken in, and the process would be aborted. So none is ever left to the collector."""
 
 
 class Model:
@@ -29,17 +29,18 @@ class Model:
         self.source = source
         try:
             self.tokens: list[str] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-            self._generator = ctranslate2.Generator(
+            self._generator: Any = ctranslate2.Generator(
                 str(folder), device="cpu", compute_type=compute_type, inter_threads=workers, intra_threads=threads
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineRefused(f"CTranslate2 cannot open {source}: {sentence_of(error)}.") from error
-        _OPEN[id(self._generator)] = self._generator
+        _OPEN.add(self)
         self.vocab_size = len(self.tokens)
 
     def close(self) -> None:
-        """Give its memory back once nobody uses it any more. Idempotent."""
-        _OPEN.pop(id(self._generator), None)
+        """Give its memory back, here or where the call ends that is under way. Idempotent."""
+        _OPEN.discard(self)
+        self._generator = None
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Logits:
         """Logits of every position, [rows, longest row, vocab_size]; those after the end of a shorter row mean nothing."""

@@ -43,6 +43,7 @@ class Desk:
     def __init__(self, send: Callable[[bytes], None], place: str) -> None:
         self._send = send
         self._place = place
+        self._facts: Mapping[str, Any] = {}
         self._handles: dict[str, Any] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -57,7 +58,8 @@ class Desk:
                     serve.delete(app)
         except Exception as error:
             raise _failed(error) from error
-        return self.facts()
+        self._facts = self.facts()
+        return dict(self._facts)
 
     async def close(self) -> None:
         """Take down what was deployed."""
@@ -195,6 +197,8 @@ class Desk:
                 if not is_headless:
                     self._send(line({"head": f"the head of the cluster {why}"}))
                 is_headless, before = True, None
+                if await asyncio.to_thread(self._is_replaced):  # what waits for the old one waits for ever
+                    raise Lost("another cluster answers at its address")
             else:
                 found, asked = asked.result(), None
                 if is_headless and any(app not in found for app in self._handles):
@@ -206,6 +210,18 @@ class Desk:
                     self._send(line({"apps": found}))
                 before = found
             await asyncio.sleep(LOOK_S)
+
+    def _is_replaced(self) -> bool:
+        """Whether a head answers that knows none of the nodes there were: it has begun anew, without storage from before."""
+        from ray._raylet import GcsClient  # type: ignore[attr-defined, unused-ignore]  # its stub lacks it
+
+        address = self._facts["address"]
+        try:
+            check_reachable(address)
+            found = GcsClient(address=address).get_all_node_info(timeout=HEAD_LIMIT_S)
+        except Exception:  # Ray has several for a head that is not there, or not yet
+            return False
+        return bool(found) and not {one["node_id"] for one in self._facts["nodes"]} & {node.hex() for node in found}
 
     def _seen(self) -> dict[str, Any]:
         return {app: rows_of(one) for app, one in details().items() if app in self._handles}
@@ -368,10 +384,14 @@ def _lines() -> "asyncio.Queue[bytes]":
     return lines
 
 
-def main() -> None:
-    code = asyncio.run(run(sys.argv[1], sys.argv[2]))
+async def to_the_end() -> None:
+    code = await run(sys.argv[1], sys.argv[2])
     sys.stderr.flush()
-    os._exit(code)  # Ray's own threads may wait for a cluster that is gone
+    os._exit(code)  # threads, Ray's own and ours, may wait for ever for a cluster that is gone
+
+
+def main() -> None:
+    asyncio.run(to_the_end())
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class RayLink:
         self.n_joins = 0
         self._specs: dict[str, AppSpec] = {}
         self._calls: dict[int, asyncio.Queue[Told]] = {}
+        self._commands: set[int] = set()
         self._numbers = itertools.count(1)
         self._process: asyncio.subprocess.Process | None = None
         self._words: Any = None
@@ -209,6 +210,9 @@ class RayLink:
         if self.state == "up" != state:
             self.since_s = time.monotonic()
         self.state, self.why = state, why
+        if state == "headless":  # nobody can say when what was asked of the head is done; the driver goes on with it
+            for number in self._commands:
+                self._calls[number].put_nowait(Told(lost=why))
         if state == "down":
             self.apps = {}
 
@@ -257,9 +261,13 @@ class RayLink:
 
     async def _command(self, op: str, **arguments: Any) -> dict[str, Any]:
         number, inbox = self._sent(op, **arguments)
+        self._commands.add(number)
+        if self.state == "headless":
+            inbox.put_nowait(Told(lost=self.why))
         try:
             one = await inbox.get()
         finally:
+            self._commands.discard(number)
             self._calls.pop(number, None)
         if one.ok is None:
             raise _error_of(one)

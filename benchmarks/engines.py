@@ -4,8 +4,9 @@
 
 All forms of the demo model are made from one file and held against llama.cpp on its float32 expansion: on the shipped texts by KL
 divergence (lower bound by the 32 likeliest tokens), change of log-probability and same first choice, each with its standard error over
-passages; on multiple choice and cloze (--items of each, drawn by hash) by the change of the mean with its 95 % interval. A form whose engine
-is not installed is left out, and said. vLLM runs under the Python that `trimtab doctor` names. --state keeps outcomes: the same command goes on.
+passages; on multiple choice and cloze (--items of each, drawn by hash) by the change of the mean with its 95 % interval. A form whose
+engine is not installed is left out, and said. vLLM runs under the Python that `trimtab doctor` names. --state keeps outcomes: the same
+command goes on.
 
 Why: three engines round weights to 8 bits and end an order of magnitude apart. What they do is rebuilt in torch, one step at a time (a
 scale a row or a group of 32, activations as they are or in 8 bits a token, the embedding too or not), on the same texts.

@@ -104,8 +104,9 @@ def test_a_conversation_comes_back_to_its_replica(scene: Scene) -> None:
         filling = asyncio.create_task(_together(scene.url, 4, tokens=200))
         await until("two replicas answer", lambda: len(ready_rows(scene.admin_url, "slow")) == 2)
         by_replica = {own(name): name for name in map(str, range(50))}
-        held = [asyncio.create_task(hold(name)) for name in by_replica.values()]
         await filling
+        held = [asyncio.create_task(hold(name)) for name in by_replica.values()]
+        await until("each has one", lambda: [row["running"] for row in ready_rows(scene.admin_url, "slow")] == [1, 1])
         found = []
         for name in ("ann", "bob", "cleo", "dora"):
             met: set[str] = set()

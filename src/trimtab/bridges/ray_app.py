@@ -105,15 +105,19 @@ class Behind:
             raise
 
     def __serve_build_asgi_app__(self) -> Callable[[Message, Receive, Send], Awaitable[None]]:
-        """What Serve hands requests to."""
-        return self.passed_on
+        """What Serve hands requests to. A function, because uvicorn takes a bound method for the older form of ASGI."""
+
+        async def passed_on(scope: Message, receive: Receive, send: Send) -> None:
+            await self._passed_on(scope, receive, send)
+
+        return passed_on
 
     async def check_health(self) -> None:
         """Serve asks every few seconds. Raises InfeasibleError for a server that has ended."""
         if not self._process.is_running:
             raise InfeasibleError(self._process.said() or "The server's process has ended.")
 
-    async def passed_on(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _passed_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """One ASGI request to the server, its answer in the pieces in which it comes."""
         if scope["type"] == "lifespan":
             while (await receive())["type"] == "lifespan.startup":

@@ -147,6 +147,8 @@ def bad_paths(tmp_path: Path) -> dict[str, tuple[str, str]]:
     write_tiny_gguf(tmp_path / "mixed" / "m.gguf")
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "openvino_model.xml").write_text("<net />")
+    (tmp_path / "genai").mkdir()
+    (tmp_path / "genai" / "genai_config.json").write_text("{}")
     (tmp_path / "configless").mkdir()
     (tmp_path / "configless" / "model.safetensors").write_bytes((tmp_path / "mixed" / "model.safetensors").read_bytes())
     return {
@@ -155,6 +157,7 @@ def bad_paths(tmp_path: Path) -> dict[str, tuple[str, str]]:
         "unknown kind": ("ollama:llama3", "neither a path nor"),
         "zero": (str(tmp_path / "zero.gguf"), "0 bytes"),
         "empty folder": (str(tmp_path / "empty"), "holds no weights"),
+        "onnx": (str(tmp_path / "genai"), "trimtab makes those itself"),
         "text": (str(tmp_path / "note.txt"), "not a model that trimtab reads"),
         "two": (str(tmp_path / "two"), "holds 2 GGUF files"),
         "mixed": (str(tmp_path / "mixed"), "several models"),

@@ -85,6 +85,8 @@ def _in_directory(folder: Path) -> LocalModel:
     pickled = sorted(item for item in folder.iterdir() if item.is_file() and is_pickled(item))
     if pickled:
         raise refuse_pickled(pickled[0])
+    if (folder / "genai_config.json").is_file():
+        raise InputError(f"{folder} is a model for ONNX Runtime GenAI; trimtab makes those itself: give the model that it was made from.")
     raise InputError(f"{folder} holds no weights; give {_WHAT}.")
 
 

@@ -112,8 +112,6 @@ class CTranslate2Engine(ScorerAndServer):
         if self.n_running:
             raise EngineRefused("CTranslate2 cannot change its purpose while requests run.")
         self._end_waves()
-        if self._model is not None:
-            self._model.close()
         self._scorer = self._server = self._purpose = None
         model = self._opened
         if purpose == "score":

@@ -106,6 +106,16 @@ def test_a_small_model_is_trained_from_scratch_and_a_stop_costs_nothing(scratch:
     assert "Predicted for this-machine" in said
     assert "measured" in (out / "report.html").read_text()
 
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    text, n_changed = re.subn(r"(?m)^steps = .*$", "steps = 3", (out / "train.toml").read_text())
+    assert n_changed == 1
+    (alone / "train.toml").write_text(text)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "trimtab.cli.train_worker"]
+    subprocess.run([*command, str(alone / "train.toml")], check=True, timeout=MOST_S, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert len(steps_of(alone)) == 3
+    assert (alone / "model" / "model.safetensors").is_file()
+
 
 def test_broken_data_and_a_full_disk_have_one_sentence(scratch: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = scratch

@@ -1,4 +1,4 @@
-"""`torchrun ... -m trimtab.cli.train_worker train.toml --out OUT`: one process of a training run.
+"""`torchrun ... -m trimtab.cli.train_worker train.toml [--out OUT]`: one process of a training run.
 
 Exit codes are those of the command (0, 1, 2, 3, 70, 130). What ended the run is one JSON object in OUT/error.json, of the first process
 that knew.
@@ -20,28 +20,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit code."""
     parser = argparse.ArgumentParser(prog="trimtab.cli.train_worker", description="One process of a training run.")
     parser.add_argument("config", type=Path, help="train.toml")
-    parser.add_argument("--out", type=Path, required=True, help="the run folder; a run that is there goes on")
+    parser.add_argument("--out", type=Path, help="the run folder, default the one that train.toml lies in; a run that is there goes on")
     told = parser.parse_args(arguments)
+    out = told.out or told.config.absolute().parent
     try:
         from trimtab.train.config import read_config
         from trimtab.train.worker import run
 
         if os.environ.get("RANK", "0") == "0":
-            (told.out / "error.json").unlink(missing_ok=True)
-        run(read_config(told.config), told.out)
+            (out / "error.json").unlink(missing_ok=True)
+        run(read_config(told.config), out)
     except TrimtabError as error:
         print(error, file=sys.stderr, flush=True)
-        _tell(told.out, type(error).__name__, str(error), error.exit_code)
+        _tell(out, type(error).__name__, str(error), error.exit_code)
         return error.exit_code
     except OSError as error:
-        found = disk_error(Path(error.filename or told.out), error, "use")
+        found = disk_error(Path(error.filename or out), error, "use")
         traceback.print_exc()
-        _tell(told.out, type(found).__name__, str(found), found.exit_code)
+        _tell(out, type(found).__name__, str(found), found.exit_code)
         return found.exit_code
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
-        _tell(told.out, type(error).__name__, f"{type(error).__name__}: {error}", EXIT_BUG)
+        _tell(out, type(error).__name__, f"{type(error).__name__}: {error}", EXIT_BUG)
         return EXIT_BUG
     return 0
 

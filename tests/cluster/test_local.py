@@ -8,7 +8,7 @@ pytest.importorskip("llama_cpp")
 
 from trimtab.core.errors import InputError
 from trimtab.flows.evaluate import evaluate
-from trimtab.flows.optimize import optimize
+from trimtab.flows.optimize import optimize, shelf_plans
 from trimtab.record.run import read_step_keys
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -72,11 +72,17 @@ def screened(prepared):
     return [replace(one.request, watch=(), top_k=32) for one in prepared.only(["mine"]).requests]
 
 
+def few_plans(opened, engines):
+    plans, skipped = shelf_plans(opened, engines)
+    return plans[:4], skipped
+
+
 def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folder, monkeypatch):
     for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # nothing here needs narrow intervals
         monkeypatch.setattr(f"trimtab.flows.parts.search.{name}", 2.0)
     monkeypatch.setattr("trimtab.flows.parts.tuning.axes_for", lambda *_: {})
     monkeypatch.setattr("trimtab.flows.parts.screening.reference_screen_requests", screened)
+    monkeypatch.setattr("trimtab.flows.optimize.shelf_plans", few_plans)
     (folder / "own.toml").write_text(POLICY)
     store = folder / "search-store"
 
@@ -87,7 +93,7 @@ def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folde
             suites=[str(folder / "mine.jsonl")],
             policy=str(folder / "own.toml"),
             workload="32/8@1",
-            time_limit_s=600,
+            time_limit_s=60,
             out=folder / name,
             **options,
         )

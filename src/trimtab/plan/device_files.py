@@ -12,7 +12,7 @@ from trimtab.core.planning import DTYPES, Device, Fact
 
 KINDS = get_args(get_type_hints(Device)["kind"])
 STRINGS = ("name", "vendor", "kind", "link_name", "notes")
-FLOP_S = (1e9, 1e18, "FLOP/s, such as 989.5e12 for 989.5 TFLOP/s")
+FLOP_S = (1e7, 1e18, "FLOP/s, such as 989.5e12 for 989.5 TFLOP/s")
 BYTES = (1e8, 1e13, "bytes, such as 80e9 for 80 GB")
 BYTES_S = (1e7, 1e14, "bytes/s, such as 3.35e12 for 3.35 TB/s")
 RANGES: Mapping[str, tuple[float, float, str]] = {

@@ -101,7 +101,7 @@ def test_a_conversation_comes_back_to_its_replica(scene: Scene) -> None:
             await ask(scene.url, body("slow", tokens=400, user=name))
 
     async def run() -> list[tuple[str, set[str]]]:
-        filling = asyncio.create_task(_together(scene.url, 4, tokens=200))
+        filling = asyncio.create_task(_together(scene.url, 12, tokens=300))
         await until("two replicas answer", lambda: len(ready_rows(scene.admin_url, "slow")) == 2)
         by_replica = {own(name): name for name in map(str, range(50))}
         await filling

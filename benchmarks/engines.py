@@ -27,13 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from parts.forms import MODEL, SETTINGS, Bench, Form, by_sub_suite, candidate_of, drawn, levels_of, open_bench, score_forms, told, units_of
 from parts.tables import interval, table
 from parts.text_quality import text_quality
 
 from trimtab.core.deployment import Candidate
 from trimtab.core.errors import TrimtabError
-from trimtab.evaluate.screen import ScreenResult
+from trimtab.evaluate.screen import ScreenResult, ratio_mean
 from trimtab.evaluate.suites.registry import load_suite
 
 REFERENCE = Form(name="llamacpp-f32")
@@ -159,15 +160,8 @@ def why(root: Path, n_texts: int | None) -> dict[str, list[float]]:
                 wide = torch.log_softmax(theirs.float(), -1)
                 sums[name].append(float((wide.exp() * (wide - own)).sum()))
         told(f"rebuilt: {name}")
-    counts = [one.shape[1] - 1 for one in ids]
-    return {name: mean_and_se(per_text, counts) for name, per_text in sums.items()}
-
-
-def mean_and_se(sums: Sequence[float], counts: Sequence[int]) -> list[float]:
-    n, total = len(sums), sum(counts)
-    mean = sum(sums) / total
-    spread = sum((one - mean * count) ** 2 for one, count in zip(sums, counts, strict=True))
-    return [mean, math.sqrt(n / (n - 1) * spread) / total]
+    counts = np.array([one.shape[1] - 1 for one in ids], float)
+    return {name: list(ratio_mean(np.array(per_text), counts)) for name, per_text in sums.items()}
 
 
 # The table
@@ -211,8 +205,8 @@ def main() -> int:
         scored = [REFERENCE, *(form for form in forms if title(form) in quality)]
         outcomes = asyncio.run(score_forms(bench, scored, [SUITES]))
     by_title = {title(form): outcomes[form.name] for form in scored}
-    levels = levels_of(by_title, title(REFERENCE), units_of(items))
     units = units_of(items)
+    levels = levels_of(by_title, title(REFERENCE), units)
     head = [
         "same weights in",
         "KL, nats a token",

@@ -62,9 +62,9 @@ def test_screening_bounds_the_true_divergence_from_below_and_orders_candidates()
 
 def test_screening_error_is_that_of_a_ratio_over_passages() -> None:
     """Two passages by hand: 10 tokens at 0.1 and 30 at 0.3."""
-    from trimtab.evaluate.screen import _ratio
+    from trimtab.evaluate.screen import ratio_mean
 
-    mean, se = _ratio(np.array([1.0, 9.0]), np.array([10.0, 30.0]))
+    mean, se = ratio_mean(np.array([1.0, 9.0]), np.array([10.0, 30.0]))
     assert mean == pytest.approx(0.25)
     assert se == pytest.approx(math.sqrt(2 * (1.5**2 + 1.5**2)) / 40)
 

@@ -25,13 +25,10 @@ from trimtab.engines.base import (
     DEFAULT_NGRAM_TOKENS,
     DRAFT_MODEL,
     PROMPT_LOOKUP,
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
     ScoreRequest,
     ScoreResult,
-    TokenEvent,
     refused_speculation,
     speculation_of,
 )
@@ -43,6 +40,7 @@ from trimtab.engines.llamacpp_native import KV_TYPES, LOAD_MODES, MAX_SEQUENCES,
 from trimtab.engines.llamacpp_score import Scorer, path_tokens
 from trimtab.engines.llamacpp_serve import Server
 from trimtab.engines.schemas import Schemas
+from trimtab.engines.scorer_and_server import WithServer
 from trimtab.engines.tally import check
 
 DEFAULT_SLOTS = 4
@@ -59,7 +57,7 @@ SPECULATIONS = ("none", PROMPT_LOOKUP, DRAFT_MODEL)
 CANNOT = {"compile_cache": "llama.cpp compiles nothing from a model"}
 
 
-class LlamaCppEngine(Engine):
+class LlamaCppEngine(WithServer):
     """GGUF files on llama.cpp. See Engine for the contract.
 
     Numeric settings: `threads` and `slots` leave scores as they are, bit by bit, but may move served log-probabilities within the
@@ -69,6 +67,7 @@ class LlamaCppEngine(Engine):
     """
 
     name: ClassVar[str] = "llamacpp"
+    title: ClassVar[str] = "llama.cpp"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"kv_type", "flash_attention", "batch_tokens", "microbatch_tokens", "slots", "threads", "device_layers", "tensor_split"}
         | {"prefix_cache", "speculation", "draft", "draft_tokens", "ngram_tokens"}
@@ -198,22 +197,6 @@ class LlamaCppEngine(Engine):
             self._open_scorer(min(self.context_tokens, max(needed, 2 * self._score_cells)))
         assert self._scorer is not None
         return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("llama.cpp was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._free_context()

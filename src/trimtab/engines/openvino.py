@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +23,15 @@ from trimtab.engines.base import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_NGRAM_TOKENS,
     PROMPT_LOOKUP,
-    Engine,
     EngineInfo,
-    GenerateRequest,
     Purpose,
-    ScoreRequest,
-    ScoreResult,
-    TokenEvent,
     refused_speculation,
     speculation_of,
 )
 from trimtab.engines.openvino_paged import PagedScorer
 from trimtab.engines.openvino_serve import Server
 from trimtab.engines.openvino_text import TextModels, last_sentence
-from trimtab.engines.tally import check
+from trimtab.engines.scorer_and_server import ScorerAndServer
 
 KV_TYPES = ("f32", "f16", "bf16", "u8", "u4")
 LOAD_MODES = ("mmap", "read")
@@ -148,10 +143,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-class OpenVinoEngine(Engine):
+class OpenVinoEngine(ScorerAndServer):
     """OpenVINO directories, and GGUF files through GenAI's reader. See Engine for the contract."""
 
     name: ClassVar[str] = "openvino"
+    title: ClassVar[str] = "OpenVINO"
     numeric_settings: ClassVar[frozenset[str]] = frozenset(
         {"kv_type", "batch_tokens", "slots", "prefix_cache", "speculation", "draft_tokens", "ngram_tokens"}
     )
@@ -248,51 +244,18 @@ class OpenVinoEngine(Engine):
             cannot={**CANNOT, **CANNOT_SERVE},
         )
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self._texts.tokenize([text], parse_special=parse_special)[0]
-
-    def tokenize_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-        return self._texts.tokenize(texts, parse_special=parse_special)
-
     def least_tokens(self, text: str) -> int:
         return self._texts.least_tokens(text)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if any(not 0 <= token < self._read.vocab_size for token in ids):
-            raise EngineRefused(f"A token id lies outside the vocabulary of {self._read.vocab_size}.")
-        return self._texts.detokenize(ids)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        return self._texts.render(messages, tools)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
-        if self._scorer is None:
-            raise EngineRefused("OpenVINO was not loaded to score.")
-        for request in requests:
-            check(request, self._read.vocab_size, self.context_tokens)
-        return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused("OpenVINO was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0
 
     def close(self) -> None:
         self._scorer = self._server = self._purpose = self._text = self._facts = None
         if self._own_folder is not None:
             self._own_folder.cleanup()
             self._own_folder = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self._read.vocab_size
 
     @cached_property
     def context_tokens(self) -> int:

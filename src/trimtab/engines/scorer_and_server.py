@@ -38,12 +38,33 @@ class Server(Protocol):
     def cancel(self, request_id: int) -> None: ...
 
 
-class ScorerAndServer(Engine):
-    """An engine of such parts; `load` sets them and `close` lets them go. title: the library's name in sentences"""
+class WithServer(Engine):
+    """An engine that a server answers for, which `load` sets and `close` lets go. title: the library's name in sentences"""
 
     title: ClassVar[str]
-    _scorer: Scorer | None
     _server: Server | None
+
+    def submit(self, request: GenerateRequest) -> None:
+        if self._server is None:
+            raise EngineRefused(f"{self.title} was not loaded to serve.")
+        self._server.submit(request)
+
+    def step(self) -> list[TokenEvent]:
+        return self._server.step() if self._server else []
+
+    def cancel(self, request_id: int) -> None:
+        if self._server:
+            self._server.cancel(request_id)
+
+    @property
+    def n_running(self) -> int:
+        return self._server.n_running if self._server else 0
+
+
+class ScorerAndServer(WithServer):
+    """An engine of all three parts, of which `load` sets one of the latter two."""
+
+    _scorer: Scorer | None
 
     @property
     @abstractmethod
@@ -80,19 +101,3 @@ class ScorerAndServer(Engine):
         for request in requests:
             check(request, self.vocab_size, self.context_tokens)
         return self._scorer.score(requests)
-
-    def submit(self, request: GenerateRequest) -> None:
-        if self._server is None:
-            raise EngineRefused(f"{self.title} was not loaded to serve.")
-        self._server.submit(request)
-
-    def step(self) -> list[TokenEvent]:
-        return self._server.step() if self._server else []
-
-    def cancel(self, request_id: int) -> None:
-        if self._server:
-            self._server.cancel(request_id)
-
-    @property
-    def n_running(self) -> int:
-        return self._server.n_running if self._server else 0

@@ -57,7 +57,7 @@ def screen(reference: Sequence[ScoreResult], candidate: Sequence[ScoreResult]) -
         raise InputError(f"Screening needs the same passages from both sides; {len(reference)} and {len(candidate)} were given.")
     sums = np.array([_passage_sums(ours, theirs) for ours, theirs in zip(reference, candidate, strict=True)])
     counts = sums[:, 3]
-    (kl, kl_se), (top1, top1_se), (delta, delta_se) = (_ratio(sums[:, column], counts) for column in range(3))
+    (kl, kl_se), (top1, top1_se), (delta, delta_se) = (ratio_mean(sums[:, column], counts) for column in range(3))
     return ScreenResult(
         kl_nats=kl,
         kl_se=kl_se,
@@ -94,7 +94,7 @@ def bucketed_kl(reference: Sequence[float], candidate: Sequence[float]) -> float
     return max(total, 0.0)
 
 
-def _ratio(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> tuple[float, float]:
+def ratio_mean(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Mean per token and its standard error over passages (ratio estimator, linearised)."""
     mean = float(sums.sum() / counts.sum())
     n = len(sums)

@@ -20,8 +20,8 @@ pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 MOST_S = 900
-STEPS, STATED_LOSS = 120, 4.8
-"""Of the last twenty steps, in nats a token. Single tokens of this text have an entropy of about 5.3."""
+STEPS, STATED_GAIN = 160, 0.5
+"""What context is worth in the last twenty steps, in nats a token, over the entropy of single tokens (about 5.3). The text is docs/, which grows."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_small_model_is_trained_from_scratch_and_a_stop_costs_nothing(scratch:
     assert steps[: len(before)] == before, "what was done is kept"
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     loss = statistics.mean(step["loss"] for step in steps[-20:])
-    assert loss < STATED_LOSS < entropy - 0.5
+    assert loss < entropy - STATED_GAIN
     assert found["result"]["world"] == 2
     assert found["result"]["resumed"] == 1
     assert [event["kind"] for event in found["events"] if event["kind"] not in ("note", "data-bound")] == ["stopped", "resumed"]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 MOST_S = 900
 STEPS, STATED_GAIN = 160, 0.5
-"""What context is worth in the last twenty steps, in nats a token, over the entropy of single tokens (about 5.3). The text is docs/, which grows."""
+"""In nats a token, over the last twenty steps: what context is worth, below the entropy of single tokens. The text, docs/, grows."""
 
 
 @pytest.fixture(scope="module")

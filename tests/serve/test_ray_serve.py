@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,6 +48,19 @@ class Scene:
 
     def together(self, n: int, **more: object) -> list[Outcome]:
         return asyncio.run(_together(self.url, n, **more))
+
+    def configure(self, more: str) -> None:
+        """Write the site's file, with these lines for its model, and have it read."""
+        (self.folder / "site.toml").write_text(
+            ray_scene.site_text({"slow": (self.folder / "deploy.toml", more)}, cluster=self.nodes.address)
+        )
+        assert self.reload() == 200
+
+    def reload(self) -> int:
+        """The status of the answer."""
+        request = urllib.request.Request(f"{self.admin_url}/reload", method="POST")
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return int(response.status)
 
 
 async def _together(url: str, n: int, **more: object) -> list[Outcome]:
@@ -91,39 +105,32 @@ def test_from_zero_to_both_nodes_and_back_and_up_again(scene: Scene) -> None:
 
 
 def test_a_conversation_comes_back_to_its_replica(scene: Scene) -> None:
-    """Long answers, one on each replica, keep both there and leave each one place."""
+    scene.configure(f"min_replicas = 2\n{MORE}")
 
-    def own(name: str) -> str:
-        return max((row["replica"] for row in ready_rows(scene.admin_url, "slow")), key=lambda replica: weight(f"user:{name}", replica))
+    def ready() -> list[dict[str, Any]]:
+        return ready_rows(scene.admin_url, "slow")
 
-    async def hold(name: str) -> None:
-        while True:
-            await ask(scene.url, body("slow", tokens=400, user=name))
+    async def met(name: str) -> set[str]:
+        found: set[str] = set()
+        for _ in range(3):
+            asking = asyncio.create_task(ask(scene.url, body("slow", tokens=40, user=name)))
+            await until("it is answered", lambda: any(row["running"] for row in ready()))
+            found |= {row["replica"] for row in ready() if row["running"]}
+            assert (await asking).kind == "finished"
+            await until("it is counted no more", lambda: not any(row["running"] for row in ready()))
+        return found
 
     async def run() -> list[tuple[str, set[str]]]:
-        filling = asyncio.create_task(_together(scene.url, 12, tokens=300))
-        await until("two replicas answer", lambda: len(ready_rows(scene.admin_url, "slow")) == 2)
-        by_replica = {own(name): name for name in map(str, range(50))}
-        await filling
-        held = [asyncio.create_task(hold(name)) for name in by_replica.values()]
-        await until("each has one", lambda: [row["running"] for row in ready_rows(scene.admin_url, "slow")] == [1, 1])
-        found = []
-        for name in ("ann", "bob", "cleo", "dora"):
-            met: set[str] = set()
-            for _ in range(3):
-                asking = asyncio.create_task(ask(scene.url, body("slow", tokens=30, user=name)))
-                await asyncio.sleep(0.3)
-                met |= {row["replica"] for row in ready_rows(scene.admin_url, "slow") if row["running"] == 2}
-                assert (await asking).kind == "finished"
-                await asyncio.sleep(0.3)  # until its replica counts it no more
-            found.append((own(name), met))
-        for task in held:
-            task.cancel()
-        return found
+        await until("two replicas are there", lambda: len(ready()) == 2)
+        replicas = [row["replica"] for row in ready()]
+        own = {name: max(replicas, key=lambda replica: weight(f"user:{name}", replica)) for name in map(str, range(50))}
+        names = [name for replica in replicas for name in [one for one in own if own[one] == replica][:2]]
+        return [(own[name], await met(name)) for name in names]
 
     found = asyncio.run(run())
     assert [met for _, met in found] == [{replica} for replica, _ in found]
     assert len({replica for replica, _ in found}) == 2, "names of both replicas, or this shows nothing"
+    scene.configure(MORE)
 
 
 def test_a_new_release_takes_over_without_a_failed_request(scene: Scene) -> None:
@@ -139,8 +146,7 @@ def test_a_new_release_takes_over_without_a_failed_request(scene: Scene) -> None
                 outcomes.append(await ask(scene.url, body("slow", f"{number}", tokens=20)))
 
         clients = [asyncio.create_task(client(number)) for number in range(2)]
-        request = urllib.request.Request(f"{scene.admin_url}/reload", method="POST")
-        status = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=120).status)
+        status = await asyncio.to_thread(scene.reload)
         n_until = len(outcomes)
         await asyncio.sleep(1.0)
         done.set()

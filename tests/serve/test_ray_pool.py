@@ -97,7 +97,7 @@ class FakeLink:
         return self.can_answer(app)
 
     async def deploy(self, spec):
-        self.deployed.append(spec.app)
+        self.deployed.append(spec)
         return PLACED
 
     async def delete(self, app):
@@ -225,6 +225,19 @@ def test_replicas_are_told_with_node_and_state(tmp_path):
     assert link.deleted == [SPEC.app]
 
 
+def test_a_pool_is_scaled_where_it_is(tmp_path):
+    link = FakeLink()
+    pool = pool_on(link, tmp_path)
+    asyncio.run(pool.start())
+    model = ServedModel(name="letters", versions=(), rollout=Rollout(stable=""), min_replicas=2, max_replicas=4, idle_s=9.0)
+    assert asyncio.run(pool.rescale(model)) == 8
+    assert asyncio.run(pool.rescale(model)) == 8
+    first, second = link.deployed  # the second time nothing changed
+    assert second == first.scaled(model)
+    assert (second.app, second.min_replicas, second.initial_replicas, second.max_replicas, second.idle_s) == (SPEC.app, 2, 2, 4, 9.0)
+    assert second.memory_bytes == first.memory_bytes, "another reservation would be other replicas"
+
+
 def session(**body):
     return session_of(dataclasses.replace(CALL, body={"model": "letters", **body}))
 
@@ -315,7 +328,8 @@ def test_a_lock_becomes_an_application(tmp_path):
     spec = cluster.spec(model, model.versions[0], candidate)
     assert (spec.slots, spec.target, spec.n_cpus, spec.initial_replicas, spec.max_replicas, spec.idle_s) == (4, 4.0, 3, 1, 5, 9.0)
     assert spec.app.startswith("trimtab-here-")
-    assert cluster.spec(one_model(max_replicas=6), model.versions[0], candidate).app != spec.app
+    assert cluster.spec(one_model(max_replicas=6), model.versions[0], candidate).app == spec.app, "it is scaled where it is"
+    assert cluster.spec(model, dataclasses.replace(model.versions[0], slots=2), candidate).app != spec.app
 
 
 # The scheduler sees a pool as one replica, and a cluster's new version is up before the old one gets no more
@@ -338,6 +352,9 @@ class FakePool(FakeReplica):
 
     def facts(self):
         return {"cluster": "up"}
+
+    async def rescale(self, model):
+        return self.slots * model.max_replicas
 
 
 def test_a_pool_is_one_replica_that_stays():
@@ -378,6 +395,30 @@ def test_a_new_version_is_up_before_the_old_one_gets_no_more():
 
     asyncio.run(run())
     assert [content for content, _ in made] == ["1", "2"]
+
+
+def test_more_replicas_are_more_places_in_the_pool_that_is_there():
+    made = []
+
+    def make(model, version):
+        made.append(FakePool(slots=1))
+        return made[-1]
+
+    async def run():
+        dispatcher = Dispatcher(site_of(max_replicas=1), make)
+        async with dispatcher.lease("v", wait_s=5):
+            with pytest.raises(Refusal):
+                async with dispatcher.lease("v", wait_s=0.05):
+                    pass
+            more = site_of(max_replicas=2)
+            await dispatcher.prepare(more)
+            await dispatcher.reconfigure(more)
+            async with dispatcher.lease("v", wait_s=0.05):
+                pass
+        assert await dispatcher.drain(5)
+
+    asyncio.run(run())
+    assert len(made) == 1
 
 
 def test_a_new_version_that_does_not_come_up_changes_nothing():

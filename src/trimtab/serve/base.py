@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from trimtab.core.errors import TrimtabError
+from trimtab.core.site import ServedModel
 
 Kind = Literal["chat", "completion", "embedding"]
 ReplicaState = Literal["unloaded", "loading", "ready", "sleeping", "failed"]
@@ -121,6 +122,12 @@ class Pool(Replica, Protocol):
     @property
     def state(self) -> ReplicaState:
         """The best state of its replicas; `sleeping` while there is none because nobody asks, `failed` while the cluster is lost."""
+
+    async def rescale(self, model: ServedModel) -> int:
+        """Have as many replicas as a model that was configured anew asks for; those that stay go on. Returns the places of all of them.
+
+        Raises TrimtabError: the cluster takes no orders now.
+        """
 
     def replicas(self) -> list[dict[str, Any]]:
         """Its replicas as `Lane.facts` tells of others, with the node of each."""

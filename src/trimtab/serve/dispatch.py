@@ -39,6 +39,7 @@ from trimtab.serve.scheduling import (
     Prefetch,
     Reconfigured,
     Refuse,
+    Rescaled,
     Start,
     Stop,
     Ticked,
@@ -209,23 +210,32 @@ class Dispatcher:
     async def prepare(self, site: Site) -> None:
         """Bring up the pools that another site needs and that are not there yet, while what there is goes on answering.
 
-        So the new one is up and has answered its known question before the old one gets no more. Raises what Replica.start raises: then
-        nothing has changed.
+        So the new one is up and has answered its known question before the old one gets no more. A pool that is there is scaled as the
+        other site says. Raises what Replica.start raises: then what is there goes on.
         """
+        plans = plans_of(site)
         there = {(entry.plan.model.name, entry.plan.version) for entry in self._entries.values()}
         made: dict[tuple[str, Version], Replica] = {}
         try:
-            for plan in plans_of(site):
+            for plan in plans:
                 key = (plan.model.name, plan.version)
                 if plan.stays and key not in there and key not in self._ahead:
                     made[key] = self._make_replica(plan.model, plan.version)
                     async with asyncio.timeout(self._rhythm.load_limit_s):
                         await made[key].start()
+            for plan in plans:
+                await self._rescale(plan)
         except BaseException:
             for replica in made.values():
                 await replica.stop()
             raise
         self._ahead |= made
+
+    async def _rescale(self, plan: Plan) -> None:
+        for entry in list(self._entries.values()):
+            is_its = (entry.plan.model.name, entry.plan.version) == (plan.model.name, plan.version)
+            if is_its and isinstance(entry.replica, Pool):
+                self.tell(Rescaled(entry.number, await entry.replica.rescale(plan.model)))
 
     async def reconfigure(self, site: Site) -> None:
         """Serve another site from now on. What is the same goes on; requests for what is not end as they began."""

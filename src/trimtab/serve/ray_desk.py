@@ -84,16 +84,22 @@ class Desk:
         return {"address": ray.get_runtime_context().gcs_address, "ray": ray.__version__, "nodes": rows}
 
     def deploy(self, plain: Mapping[str, Any]) -> dict[str, Any]:
-        """Bring an application up and return the facts of a replica that was asked. Blocks. Raises InfeasibleError, InputError ..."""
+        """Bring an application up and return the facts of a replica that was asked. Blocks. Raises InfeasibleError, InputError ...
+
+        One that is there is scaled anew; what answers in it goes on, and nothing is waited for.
+        """
         from ray import serve
         from ray.serve.api import RunTarget
 
         spec = AppSpec.parse(plain)
         if why := why_no_room(spec, self.facts()["nodes"]):
             raise EngineRefused(why)
+        is_there = spec.app in self._handles
         self._handles[spec.app] = serve.run_many(
             [RunTarget(target=_application(spec), name=spec.app, route_prefix=None)], wait_for_applications_running=False
         )[0]
+        if is_there:
+            return {}
         try:
             self._until_running(spec.app)
             if not spec.initial_replicas:
@@ -274,6 +280,9 @@ def _application(spec: AppSpec) -> Any:
 
     deployment = serve.deployment(ServedReplica).options(
         name=DEPLOYMENT,
+        # Without a version of ours Serve makes one up for each deployment, and scaling would end every replica. The option is theirs alone.
+        version=spec.app,
+        _internal=True,
         ray_actor_options={"num_cpus": spec.n_cpus, "memory": spec.memory_bytes},
         max_ongoing_requests=spec.slots,
         max_constructor_retry_count=2,

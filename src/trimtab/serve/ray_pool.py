@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import InfeasibleError, InputError, TrimtabError
+from trimtab.core.site import ServedModel
 from trimtab.serve.base import Call, Frame, Ready, Refusal, ReplicaState
 from trimtab.serve.ray_link import RayLink
 from trimtab.serve.ray_memory import MemoryNotes
@@ -58,8 +59,22 @@ class RayPool:
                 raise InfeasibleError(f"The cluster is gone: {error}") from error
             if facts:
                 self._note(facts)
-        load_s = time.monotonic() - began_s
-        return Ready(load_s=load_s, memory_bytes=None, slots=self._spec.slots * self._spec.max_replicas)
+        return Ready(load_s=time.monotonic() - began_s, memory_bytes=None, slots=self._slots)
+
+    async def rescale(self, model: ServedModel) -> int:
+        self._wait_s = model.queue_wait_s
+        spec = self._spec.scaled(model)
+        if spec != self._spec and self._has_started:
+            try:
+                await self._link.deploy(spec)
+            except Lost as error:
+                raise InfeasibleError(f"The cluster is gone: {error}") from error
+        self._spec = spec
+        return self._slots
+
+    @property
+    def _slots(self) -> int:
+        return self._spec.slots * self._spec.max_replicas
 
     async def answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Frames, from whichever replica lives. A request without a token is asked again of another one when its own is gone."""

@@ -40,11 +40,10 @@ class RaySite:
             await link.close()
 
     def spec(self, model: ServedModel, version: Version, candidate: Candidate) -> AppSpec:
-        """The application of one version. A replica is there once it is deployed, so that what cannot load is known at once."""
+        """The application of one version."""
         settings = candidate.settings
         slots = version.slots or settings.slots or 1
-        numbers = (model.min_replicas, model.max_replicas, model.idle_s, model.target_queue, slots)
-        content = digest_of([model.name, version.id, version.content_sha256 or candidate.snapshot.digest, settings.identity(), numbers])
+        content = digest_of([model.name, version.id, version.content_sha256 or candidate.snapshot.digest, settings.identity(), slots])
         spec = AppSpec(
             app=f"{self.link.place}-{content[:12]}",
             model=model.name,
@@ -53,17 +52,12 @@ class RaySite:
             settings=settings,
             adapters=model.adapters,
             slots=slots,
-            target=model.target_queue or float(slots),
-            min_replicas=model.min_replicas,
-            initial_replicas=max(1, model.min_replicas),
-            max_replicas=model.max_replicas,
-            idle_s=model.idle_s,
             n_cpus=settings.threads or 1,
             memory_bytes=0,
             drain_s=self._drain_s,
             release=release_here(),
         )
-        return spec.reserving(self._notes.reserve(spec.content, spec.snapshot, version.memory_bytes))
+        return spec.scaled(model).reserving(self._notes.reserve(spec.content, spec.snapshot, version.memory_bytes))
 
     def pool(self, model: ServedModel, version: Version, candidate: Candidate) -> RayPool:
         return RayPool(self.link, self.spec(model, version, candidate), self._notes, wait_s=model.queue_wait_s)

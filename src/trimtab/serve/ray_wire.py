@@ -17,6 +17,7 @@ from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.files import digest_of, to_plain
 from trimtab.core.model import Adapter, Snapshot
+from trimtab.core.site import ServedModel
 from trimtab.serve.base import Call, Frame, Refusal, Usage
 
 RAY_LINE = "2.60"
@@ -38,7 +39,7 @@ _encoder = msgspec.json.Encoder()
 class AppSpec:
     """One version as a Serve application with one deployment.
 
-    app: its name in the cluster; model, engine, snapshot, settings, adapters: of the worker in each replica
+    app: its name in the cluster, the same however it is scaled; model, engine, snapshot, settings, adapters: of the worker in each replica
     slots: requests that one replica works on at once; target: requests a replica that the cluster scales for
     initial_replicas: when it is deployed; idle_s: replicas above the minimum leave after so long
     n_cpus, memory_bytes: that a replica reserves on its node; drain_s: so long a replica that is to go may end what it has
@@ -52,11 +53,11 @@ class AppSpec:
     settings: Settings
     adapters: tuple[Adapter, ...]
     slots: int
-    target: float
-    min_replicas: int
-    initial_replicas: int
-    max_replicas: int
-    idle_s: float
+    target: float = 1.0
+    min_replicas: int = 0
+    initial_replicas: int = 1
+    max_replicas: int = 1
+    idle_s: float = 0.0
     n_cpus: int
     memory_bytes: int
     drain_s: float
@@ -71,6 +72,17 @@ class AppSpec:
                 "settings": Settings.parse({key: value for key, value in plain["settings"].items() if value is not None}),
                 "adapters": Snapshot.parse({**plain["snapshot"], "adapters": plain["adapters"]}).adapters,
             }
+        )
+
+    def scaled(self, model: ServedModel) -> Self:
+        """With the number of replicas that a model asks for. One is there when deployed, so that what cannot load is known at once."""
+        return dataclasses.replace(
+            self,
+            target=model.target_queue or float(self.slots),
+            min_replicas=model.min_replicas,
+            initial_replicas=max(1, model.min_replicas),
+            max_replicas=model.max_replicas,
+            idle_s=model.idle_s,
         )
 
     def reserving(self, memory_bytes: int) -> Self:

@@ -43,6 +43,7 @@ from trimtab.serve.scheduling import (
     Prefetch,
     Reconfigured,
     Refuse,
+    Rescaled,
     Start,
     Status,
     Stop,
@@ -78,6 +79,7 @@ class Scheduler:
             Died: self._died,
             Unfit: self._unfit,
             Measured: self._measured,
+            Rescaled: self._rescaled,
             Gone: self._gone,
             Ticked: lambda _: False,
             Reconfigured: self._configure,
@@ -173,6 +175,13 @@ class Scheduler:
             if lane.plan.memory_bytes:
                 lane.memory_bytes = replica.memory_bytes
         replica.status, replica.loaded_s, replica.idle_s = "ready", self._now_s, self._now_s
+        return False
+
+    def _rescaled(self, event: Rescaled) -> bool:
+        replica = self._replicas.get(event.replica)
+        if replica is None or replica.slots is None:
+            return True
+        replica.slots = max(1, event.slots)
         return False
 
     def _load_failed(self, event: LoadFailed) -> bool:

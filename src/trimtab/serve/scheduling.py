@@ -72,6 +72,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescaled:
+    """A replica that stands for several, a pool, has another number of places."""
+
+    replica: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """A replica could not be brought up, and nothing of it is left. may_pass: another try may end otherwise."""
 
@@ -135,7 +143,7 @@ class Aborted:
     """Draining has lasted long enough: who waits is refused, and every replica stops."""
 
 
-Event = Asked | Ended | Loaded | LoadFailed | Died | Unfit | Measured | Gone | Ticked | Reconfigured | Draining | Aborted
+Event = Asked | Ended | Loaded | Rescaled | LoadFailed | Died | Unfit | Measured | Gone | Ticked | Reconfigured | Draining | Aborted
 
 
 # Actions, to be carried out in their order.

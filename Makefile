@@ -25,19 +25,22 @@ PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore-glob='*test_ctranslate2_*' $(TEST_ARGS)
+REST = --ignore-glob='*test_ctranslate2_*' $(TEST_ARGS)
+SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(REST)
 
 .PHONY: demo test cluster quick check bench plan-accuracy soak image clean setup setup-tests
 
 demo: .venv/.ready
 	$(BIN)/trimtab optimize $(DEMO_MODEL) --workload chat --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# The quick ones side by side; then one after another those that start engines and browsers, or measure; then, in a process of its own, what
-# trains: OpenVINO GenAI's library and torch's crash each other in one that has used both for long. CTranslate2 is by itself for the same reason. 5: TEST_ARGS selected none.
+# Side by side the quick ones, then slow ones that bear it; then one after another those that measure or start many processes; then, in a
+# process of its own, what trains: OpenVINO GenAI's library and torch's crash each other in one that has used both for long. CTranslate2 is by
+# itself for the same reason. 5: TEST_ARGS selected none.
 test: .venv/.ready-for-tests
 	$(SIDE_BY_SIDE) -m "not slow and not model" || [ $$? = 5 ]
 	$(BIN)/python -m pytest tests/engines/test_ctranslate2_*.py $(TEST_ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest --ignore-glob='*test_ctranslate2_*' $(TEST_ARGS) -m "(slow or model) and not training and not cluster" || [ $$? = 5 ]
+	$(SIDE_BY_SIDE) -m "(slow or model) and not alone and not training and not cluster" || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(REST) -m "(slow or model) and alone and not training and not cluster" || [ $$? = 5 ]
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and training" || [ $$? = 5 ]
 
 cluster: .venv/.ready-for-tests

@@ -127,9 +127,9 @@ def fill(root: Path) -> Place:
     return Place(home=root / "home", runs=runs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The place of all tests, which leave what others look at as it is, or make a release of their own."""
+    """The place of all tests here, which leave what others look at as it is, or make a release of their own."""
     root = tmp_path_factory.mktemp("web")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TRIMTAB_LEDGER", "TRIMTAB_EVIDENCE", "TRIMTAB_AS", "TRIMTAB_CACHE"):
@@ -149,7 +149,7 @@ def place(filled: Place) -> Iterator[Place]:
             http.__exit__()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def new_release(filled: Place) -> Callable[[str], str]:
     """A release of its own for a test: name -> its id, proposed by alice."""
     n = iter(range(100, 200))
@@ -163,7 +163,7 @@ def new_release(filled: Place) -> Callable[[str], str]:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(filled: Place) -> Iterator[Place]:
     """The page in a real server."""
     import uvicorn
@@ -193,7 +193,7 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def signed_in() -> dict[str, Any]:
     """Cookies of whoever has signed in, by name."""
     return {}
@@ -235,7 +235,7 @@ def visitor(browser: Any, served: Place, signed_in: dict[str, Any]) -> Iterator[
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def faults() -> Callable[[Any], list[str]]:
     """What axe-core finds that is serious or critical."""
     from axe_playwright_python.sync_playwright import Axe

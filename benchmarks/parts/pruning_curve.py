@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from trimtab.flows.parts.heal_training import FLOATS
 from trimtab.flows.parts.opening import open_model, recipe_named
 from trimtab.flows.parts.train_launch import launch
 from trimtab.record.home import cache_dir
+from trimtab.stats.ratios import log_ratio_interval
 from trimtab.train.heal.divergence import divergences
 from trimtab.train.heal.prune import Cut, write_pruned
 from trimtab.train.heal.start import fast_precision, first_sequences
 
 DECODED_TOKENS = 96
-ROUNDS = 3
+ROUNDS = 12
 
 
 def cuts(layers: int, channels: int, groups: int) -> dict[str, Cut]:
@@ -54,49 +56,62 @@ def curve(model: str, folder: Path, *, text: Path, tokens: int, quick: bool, win
     chosen = dict(list(found.items())[:1]) if quick else found
     sequences = first_sequences(reference, [str(text)], 512, 8)
     rows: list[dict[str, Any]] = [_row("whole", reference, reference, windows, 0.0)]
+    files = {"whole": _in_8_bits(reference)}
     for name, cut in chosen.items():
         pruned, run = folder / name.replace("/", "-") / "start", folder / name.replace("/", "-") / "train"
         write_pruned(reference, pruned, cut, sequences)
         before = float(np.mean(divergences(reference, pruned, windows)))
         result = launch(_config(pruned, reference, text, tokens), run, processes=1)
         rows.append({**_row(name, reference, run / result.model, windows, result.cpu_s / 60), "kl_before": before})
+        files[name] = _in_8_bits(run / result.model)
         print(rows[-1], flush=True)
+    speeds = decoding_in_turns(files)
+    rows = [{**row, **speeds[row["cut"]], "q8_0_mb": files[row["cut"]].stat().st_size / 1e6} for row in rows]
     _print(rows)
     print(json.dumps({"name": "heal-curve", "figures": {"rows": rows}, "targets": {}, "ok": True}))
     return 0
 
 
 def _row(name: str, reference: Path, model: Path, windows: Windows, cpu_minutes: float) -> dict[str, Any]:
-    path = make(
-        recipe_named("llamacpp-q8_0", "llamacpp"),
-        open_model(str(model), cache_dir=cache_dir(), offline=True).snapshot,
-        cache_dir() / "products",
-    ).path
     return {
         "cut": name,
-        "q8_0_mb": path.stat().st_size / 1e6,
-        "decode_tok_s": _decode_tok_s(path),
         "kl_before": 0.0,
         "kl_after": float(np.mean(divergences(reference, model, windows))) if model != reference else 0.0,
         "cpu_minutes": cpu_minutes,
     }
 
 
-def _decode_tok_s(path: Path) -> float:
-    """Median over rounds, one sequence."""
+def _in_8_bits(model: Path) -> Path:
+    opened = open_model(str(model), cache_dir=cache_dir(), offline=True)
+    return make(recipe_named("llamacpp-q8_0", "llamacpp"), opened.snapshot, cache_dir() / "products").path
+
+
+def decoding_in_turns(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Tokens a second of one sequence in llama.cpp, each file in its turn: the median, and the ratio to the first with its interval."""
     import llama_cpp
 
-    model = llama_cpp.Llama(str(path), n_ctx=256, verbose=False)
-    speeds = []
-    for _ in range(ROUNDS):
-        model.reset()
-        model.eval([1, 2, 3, 4])
-        began_s = time.perf_counter()
-        for number in range(DECODED_TOKENS):
-            model.eval([100 + number])
-        speeds.append(DECODED_TOKENS / (time.perf_counter() - began_s))
-    model.close()
-    return statistics.median(speeds)
+    models = {name: llama_cpp.Llama(str(path), n_ctx=256, verbose=False) for name, path in files.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for round_number in range(ROUNDS + 1):
+        for name, model in models.items():
+            model.reset()
+            model.eval([1, 2, 3, 4])
+            began_s = time.perf_counter()
+            for number in range(DECODED_TOKENS):
+                model.eval([100 + number])
+            if round_number:  # the first one warms up
+                seconds[name].append(time.perf_counter() - began_s)
+    for model in models.values():
+        model.close()
+    first = next(iter(seconds.values()))
+    found = {}
+    for name, taken in seconds.items():
+        ratio = log_ratio_interval(first, taken)
+        found[name] = {
+            "decode_tok_s": DECODED_TOKENS / statistics.median(taken),
+            "decode_ratio": [ratio.ratio, ratio.low, ratio.high],
+        }
+    return found
 
 
 def _config(start: Path, reference: Path, text: Path, tokens: int) -> TrainConfig:
@@ -112,7 +127,7 @@ def _config(start: Path, reference: Path, text: Path, tokens: int) -> TrainConfi
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    head = ["cut", "MB at 8 bits", "decode tok/s", "KL before", "KL after distillation", "CPU-minutes"]
+    head = ["cut", "MB at 8 bits", "decode tok/s", "over whole [95 %]", "KL before", "KL after distillation", "CPU-minutes"]
     print(
         "\n".join(
             table(
@@ -122,6 +137,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                         row["cut"],
                         f"{row['q8_0_mb']:.0f}",
                         f"{row['decode_tok_s']:.0f}",
+                        "{:.2f} [{:.2f}, {:.2f}]".format(*row["decode_ratio"]),
                         f"{row['kl_before']:.2f}",
                         f"{row['kl_after']:.2f}",
                         f"{row['cpu_minutes']:.1f}",

@@ -58,19 +58,25 @@ def mutated_json(raw: bytes, rng: random.Random) -> bytes:
 
 
 def survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
-    """True if a header came back; its card must then work too. Anything but InputError is a failure of the test."""
-    started = time.process_time()
+    """True if a header came back; its card must then work too. Anything but InputError is a failure of the test, and so is a second's work."""
+    for _ in range(2):  # what the process collects as garbage may fall into one
+        began_s = time.process_time()
+        is_whole = _survives(read, snapshot)
+        if time.process_time() - began_s < 1.0:
+            return is_whole
+    raise AssertionError("a header took more than a second, twice")
+
+
+def _survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
     try:
         header = read()
         card = model_card(header, snapshot)
         assert card.n_params >= 0
         card_rows(card)
         layer_rows(header)
-        return True
     except InputError:
         return False
-    finally:
-        assert time.process_time() - started < 1.0
+    return True
 
 
 def fuzz(n: int, seed: int, write: Callable[[random.Random], None], read: Callable[[], ModelHeader], snapshot: Snapshot) -> int:

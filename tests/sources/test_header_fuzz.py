@@ -58,7 +58,7 @@ def mutated_json(raw: bytes, rng: random.Random) -> bytes:
 
 
 def survives(read: Callable[[], ModelHeader], snapshot: Snapshot) -> bool:
-    """True if a header came back; its card must then work too. Anything but InputError is a failure of the test, and so is a second's work."""
+    """True if a header came back; its card must then work too. Anything but InputError, or a second's work, is a failure of the test."""
     for _ in range(2):  # what the process collects as garbage may fall into one
         began_s = time.process_time()
         is_whole = _survives(read, snapshot)

@@ -80,6 +80,9 @@ def few_plans(opened, engines):
 def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folder, monkeypatch):
     for name in ("TIMING_S", "NEEDED_TIMING_S", "LEAST_TIMING_S"):  # nothing here needs narrow intervals
         monkeypatch.setattr(f"trimtab.flows.parts.search.{name}", 2.0)
+    # Of a tiny model, timings are noise: what is timed is taken for faster, so that something is certified.
+    monkeypatch.setattr("trimtab.flows.parts.search.gain_of", lambda *_: 0.5)
+    monkeypatch.setattr("trimtab.flows.parts.search.gain_range", lambda *_: (0.4, 0.6))
     monkeypatch.setattr("trimtab.flows.parts.tuning.axes_for", lambda *_: {})
     monkeypatch.setattr("trimtab.flows.parts.screening.reference_screen_requests", screened)
     monkeypatch.setattr("trimtab.flows.optimize.shelf_plans", few_plans)
@@ -93,7 +96,6 @@ def test_a_search_without_a_cluster_finds_all_that_a_cluster_has_filled_in(folde
             suites=[str(folder / "mine.jsonl")],
             policy=str(folder / "own.toml"),
             workload="32/8@1",
-            objective="memory",  # what is smaller wins, however fast this machine happens to be
             time_limit_s=60,
             out=folder / name,
             **options,

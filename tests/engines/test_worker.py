@@ -127,6 +127,23 @@ def test_a_killed_worker_says_so():
     with_client(scenario)
 
 
+def test_a_call_to_a_worker_whose_pipe_is_closed_is_a_crash_and_no_other_error(monkeypatch):
+    """uvloop, which serves, may close the pipe of a killed worker some moments before the reader knows why it died."""
+
+    class Closed:
+        def write(self, data):
+            raise RuntimeError("unable to perform operation on <WriteUnixTransport closed=True>; the handler is closed")
+
+    async def scenario(client):
+        os.kill(client.pid, signal.SIGKILL)
+        with monkeypatch.context() as patch:
+            patch.setattr(client.process, "stdin", Closed())
+            with pytest.raises(EngineCrashed, match="was killed"):
+                await client.info()
+
+    with_client(scenario)
+
+
 def test_a_hang_is_found_and_the_process_is_gone():
     async def scenario(client):
         with pytest.raises(EngineHung, match="did not answer within 1 s"):

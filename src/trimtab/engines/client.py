@@ -228,8 +228,8 @@ class WorkerClient:
         if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(self.silence_limit_s, self._look)
         assert self.process.stdin is not None
-        # A broken pipe is noticed by the reader, which knows why.
-        with contextlib.suppress(ConnectionError):
+        # A broken pipe is noticed by the reader, which knows why. uvloop has a RuntimeError for one that is closed already.
+        with contextlib.suppress(ConnectionError, RuntimeError):
             self.process.stdin.write(encode({"id": call_id, "op": op, **arguments}))
             await self.process.stdin.drain()
         return call_id, inbox

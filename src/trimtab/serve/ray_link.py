@@ -248,7 +248,7 @@ class RayLink:
     def _write(self, message: Mapping[str, Any]) -> None:
         process = self._process
         if process is not None and process.stdin is not None and not process.stdin.is_closing():
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop has the latter for a closed pipe
                 process.stdin.write(line(message))
 
     def _sent(self, op: str, **arguments: Any) -> tuple[int, "asyncio.Queue[Told]"]:

@@ -228,9 +228,10 @@ class WorkerClient:
         if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(self.silence_limit_s, self._look)
         assert self.process.stdin is not None
+        message = encode({"id": call_id, "op": op, **arguments})
         # A broken pipe is noticed by the reader, which knows why. uvloop has a RuntimeError for one that is closed already.
         with contextlib.suppress(ConnectionError, RuntimeError):
-            self.process.stdin.write(encode({"id": call_id, "op": op, **arguments}))
+            self.process.stdin.write(message)
             await self.process.stdin.drain()
         return call_id, inbox
 

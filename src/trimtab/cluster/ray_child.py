@@ -20,6 +20,8 @@ from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
+from trimtab.core.ray_join import join_ray
+
 POOL = "pool_"
 ANSWER_S = 120.0
 LOST_AFTER_S = 15.0
@@ -60,9 +62,7 @@ class _Child:
                 self._failed(message.get("do", message.get("build")), error)
 
     def _connect(self) -> None:
-        import ray
-
-        ray.init(address=self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")
+        join_ray(self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Nodes that work can be given to, each with what it says of itself."""

@@ -21,6 +21,7 @@ import msgspec
 
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.files import to_plain
+from trimtab.core.ray_join import join_ray
 from trimtab.serve.ray_wire import DEPLOYMENT, RAY_LINE, AppSpec, Lost, error_plain, fault_in, line, told_frames, why_no_room
 
 REACH_S = 5.0
@@ -346,7 +347,7 @@ def join(address: str) -> None:
         raise InputError(f"This is Ray {ray.__version__}; trimtab serves with Ray {RAY_LINE}, here and on all nodes.")
     check_reachable(address)
     try:
-        ray.init(address=address, namespace="trimtab", log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        join_ray(address, namespace="trimtab", log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:
         raise _joining(error, address) from error
 

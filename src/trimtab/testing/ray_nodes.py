@@ -62,6 +62,7 @@ QUIET = {
     "RAY_AUTH_MODE": "disabled",  # else a token that somebody keeps on this machine decides, and those who have none are refused
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # else one in ten of the processes that the head forks for clients dies, see core/ray_join.py
     # A node that is gone is noticed in about five seconds; one that is only slow has longer.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "10000",

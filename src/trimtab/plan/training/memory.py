@@ -113,6 +113,11 @@ def _published(told: int, counted: float) -> float:
     return told / counted if told and counted and 0.8 < told / counted < 1.25 else 1.0
 
 
+def value_bytes(job: TrainJob) -> float:
+    """Of one value between layers: activations, messages, gathered weights."""
+    return 4.0 if job.precision == "fp32" else VALUE_BYTES
+
+
 def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights, gradients and optimizer states of a device after sharding by ZeRO's stage."""
     weight, gradient, master = STATES.get(job.framework, STATES[""])
@@ -120,7 +125,8 @@ def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray,
     if job.precision == "fp32":
         weight, gradient, optimizer = 4.0, 4.0, optimizer - master
     if job.trains == "adapters":
-        weight, gradient, optimizer = min(weight, VALUE_BYTES), 0.0, 0.0
+        frozen = weight if job.framework == "trimtab" else min(weight, value_bytes(job))  # trimtab computes in 16 bits from 32
+        weight, gradient, optimizer = frozen, 0.0, 0.0
 
     def sharded(each: float, stage: int) -> FloatArray:
         ranks = (np.where(many.zero_stage >= stage, mine.dense_ranks, 1.0), np.where(many.zero_stage >= stage, mine.expert_ranks, 1.0))
@@ -137,7 +143,7 @@ def state_bytes(job: TrainJob, many: Layouts, mine: Shards) -> tuple[FloatArray,
 
 
 def _stage(job: TrainJob, many: Layouts, terms: MemoryTerms, *, first: bool) -> dict[str, FloatArray]:
-    a = job.architecture
+    a, value = job.architecture, value_bytes(job)
     mine = shards(job, many)
     weights, gradients, optimizer = state_bytes(job, many, mine)
     held = held_micro_batches(many) if first else np.where(many.pp > 1, 1.0, held_micro_batches(many))
@@ -146,10 +152,10 @@ def _stage(job: TrainJob, many: Layouts, terms: MemoryTerms, *, first: bool) -> 
     has_logits = (many.pp == 1) | (not first)
     logits = np.where(has_logits, tokens * a.vocab_size / many.tp * terms.logit_bytes, 0.0)
     # FSDP holds two layers' weights and gradients whole at a time; under a pipeline a stage's weights, gathered once a step
-    buckets = np.minimum(LIVE_PARAMS, mine.dense + mine.expert) * VALUE_BYTES + BUCKET_BYTES if job.framework == "deepspeed" else 0.0
-    whole = np.where(many.pp > 1, VALUE_BYTES * (mine.dense + mine.expert), 2 * mine.layer * 2 * VALUE_BYTES + buckets)
+    buckets = np.minimum(LIVE_PARAMS, mine.dense + mine.expert) * value + BUCKET_BYTES if job.framework == "deepspeed" else 0.0
+    whole = np.where(many.pp > 1, value * (mine.dense + mine.expert), 2 * mine.layer * 2 * value + buckets)
     gathered = np.where((many.zero_stage >= 3) & (many.dp * many.cp > 1), whole, 0.0)
-    message = tokens * a.d_model * VALUE_BYTES
+    message = tokens * a.d_model * value
     spread = np.where(many.sequence_parallel == 1, many.tp, 1)
     messages = np.where(many.tp > 1, 2.0 * message, 0.0) + np.where(many.pp > 1, (1 + held) * message / spread, 0.0)
     parts = {
@@ -183,22 +189,23 @@ def activations(job: TrainJob, many: Layouts) -> tuple[FloatArray, FloatArray]:
 
 def layer_activations(job: TrainJob, many: Layouts, layer: Layer) -> tuple[FloatArray, FloatArray]:
     """Bytes one layer keeps of a micro-batch under the layout's policy, and without one."""
+    value = value_bytes(job)
     tokens = many.micro_batch * job.seq_tokens / many.cp
     spread = np.where(many.sequence_parallel == 1, many.tp, 1)
     expert_tokens = np.where(many.ep > 1, 1 / many.tp, 1.0) * layer.n_experts_used
     written = many.flash_attention == 0
     masks = np.where(written, 2.0 * job.architecture.d_model, 0.0)  # dropout, of the time before flash attention
-    full = (layer.kept_full * VALUE_BYTES + masks) / spread
-    split = layer.kept_split * VALUE_BYTES / many.tp
-    experts = layer.kept_expert * VALUE_BYTES * expert_tokens / np.where(many.ep > 1, 1, many.tp)
+    full = (layer.kept_full * value + masks) / spread
+    split = layer.kept_split * value / many.tp
+    experts = layer.kept_expert * value * expert_tokens / np.where(many.ep > 1, 1, many.tp)
     scores = np.where(written, SCORE_BYTES * layer.n_heads * job.seq_tokens / many.tp, 0.0)
-    kept_too = (job.framework in GATHERED) * (spread > 1) * layer.n_sums * job.architecture.d_model * VALUE_BYTES * (1 - 1 / spread)
+    kept_too = (job.framework in GATHERED) * (spread > 1) * layer.n_sums * job.architecture.d_model * value * (1 - 1 / spread)
     whole = full + split + experts + scores + kept_too
     some = layer.some_full / spread + layer.some_split / many.tp + layer.some_expert * expert_tokens / np.where(many.ep > 1, 1, many.tp)
     if job.framework in NO_PRODUCTS:
         some = (layer.kept_full - layer.light_full) / spread + (layer.kept_split - layer.light_split) / many.tp
         some = some + (layer.kept_expert - layer.light_expert) * expert_tokens / np.where(many.ep > 1, 1, many.tp)
-    selective = np.where(written, full + split + experts, some * VALUE_BYTES)
-    only_input = job.architecture.d_model * VALUE_BYTES / spread
+    selective = np.where(written, full + split + experts, some * value)
+    only_input = job.architecture.d_model * value / spread
     kept = np.where(many.recompute == RECOMPUTE["full"], only_input, np.where(many.recompute == RECOMPUTE["selective"], selective, whole))
     return tokens * kept, tokens * whole

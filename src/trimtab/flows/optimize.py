@@ -86,7 +86,7 @@ def optimize(
     """Search, decide, write the run directory `out`, and return decision.json as JSON types.
 
     model: a source; candidates: further specs to try; engines: names, () = all at hand; suites: names or files
-    time_limit_s: no new work is started after it (default six minutes); a run that was stopped goes on where it was
+    time_limit_s: the search ends after it (default six minutes), and what leads is still certified; a stopped run goes on where it was
     objective: what is to be best (core.workload.Objective), default latency; slo: what must hold, see plan.slo.parse_slo
     price_per_hour: of this machine, for costs
     over_long: what is done with requests of a prompt file or a trace that do not fit the model's context

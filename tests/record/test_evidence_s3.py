@@ -141,6 +141,23 @@ def test_a_server_that_goes_away_is_one_sentence_and_the_same_put_goes_on(server
     assert "is not in" in store.check(Blob(name="x", sha256=hashlib.sha256(b"before").hexdigest(), size_bytes=6))
 
 
+def test_results_that_a_cluster_shares_lie_in_a_bucket(url: str) -> None:
+    from trimtab.cluster.store import open_results
+
+    key = "ab" * 32
+    one, another = open_results(url), open_results(url)
+    assert another.get_json("scores", key) is None
+    one.put_json("scores", key, [1.5, None, "x"])
+    assert another.get_json("scores", key) == [1.5, None, "x"]
+    assert objects(url) == [f"results/scores/ab/{key}"]
+    s3fs.S3FileSystem().pipe_file(f"{url}/results/scores/ab/{key}", b"damaged")
+    assert another.get_json("scores", key) is None, "a damaged result is computed again"
+    another.put_json("scores", key, [2])
+    assert one.get_json("scores", key) == [2]
+    another.drop("scores", key)
+    assert one.get_json("scores", key) is None
+
+
 def test_a_release_keeps_its_evidence_in_a_bucket(server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sample_run import USE, write_sample_run
 

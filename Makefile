@@ -25,6 +25,8 @@ PLAN_ARGS ?=
 IMAGE_ARGS ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# As in tests/conftest.py; named, because collecting all 12,000 tests once more takes half a minute.
+ALONE := $(addprefix tests/,cli cluster flows measure serve)
 REST = --ignore-glob='*test_ctranslate2_*' $(TEST_ARGS)
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(REST)
 
@@ -40,11 +42,11 @@ test: .venv/.ready-for-tests
 	$(SIDE_BY_SIDE) -m "not slow and not model" || [ $$? = 5 ]
 	$(BIN)/python -m pytest tests/engines/test_ctranslate2_*.py $(TEST_ARGS) || [ $$? = 5 ]
 	$(SIDE_BY_SIDE) -m "(slow or model) and not alone and not training and not cluster" || [ $$? = 5 ]
-	$(BIN)/python -m pytest $(REST) -m "(slow or model) and alone and not training and not cluster" || [ $$? = 5 ]
-	$(BIN)/python -m pytest $(TEST_ARGS) -m "(slow or model) and training" || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(ALONE) $(TEST_ARGS) -m "(slow or model) and alone and not training and not cluster" || [ $$? = 5 ]
+	$(BIN)/python -m pytest tests/train tests/flows $(TEST_ARGS) -m "(slow or model) and training" || [ $$? = 5 ]
 
 cluster: .venv/.ready-for-tests
-	$(BIN)/python -m pytest $(TEST_ARGS) -m cluster
+	$(BIN)/python -m pytest $(ALONE) $(TEST_ARGS) -m cluster
 
 quick: .venv/.ready
 	$(SIDE_BY_SIDE) -m "not slow and not model"

@@ -7,12 +7,17 @@ import pytest
 
 HERE = Path(__file__).parent
 ALONE = ("cli", "cluster", "flows", "measure", "serve")
+TRAINING = ("train", "flows")
+"""Where `make test` looks for these."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(HERE).parts[0] in ALONE:
+        room = item.path.relative_to(HERE).parts[0]
+        if room in ALONE:
             item.add_marker(pytest.mark.alone)
+        if item.get_closest_marker("training") and room not in TRAINING:
+            raise pytest.UsageError(f"{item.nodeid} trains, and `make test` does not look for that in tests/{room}; see the Makefile.")
 
 
 @pytest.fixture(scope="session")

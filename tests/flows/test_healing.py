@@ -49,7 +49,7 @@ def test_what_is_out_for_another_reason_is_left_alone() -> None:
 def test_tokens_that_the_time_pays_for() -> None:
     n_params, rate = 135_000_000, 100.0
     second_tokens = rate * 1e9 / (healing.FLOPS_PER_WEIGHT * n_params)
-    assert healing.affordable_tokens(600, n_params, rate) == int(600 * second_tokens) - healing.START_TOKENS
+    assert healing.affordable_tokens(600, n_params, rate) == int(healing.TRAINING_SHARE * 600 * second_tokens) - healing.START_TOKENS
     assert healing.affordable_tokens(1e9, n_params, rate) <= healing.MOST_TOKENS
     assert healing.affordable_tokens(10, n_params, rate) < healing.LEAST_TOKENS
     assert healing.affordable_tokens(600, n_params, None) < 0, "a rate that is not known pays for nothing"

@@ -28,7 +28,10 @@ FLOPS_PER_WEIGHT = 7.0
 """Of a token trained: 6 for the student (Kaplan et al. 2020, arXiv:2001.08361), and half of the teacher's 2, which is asked in the first of
 two passes only."""
 START_TOKENS = 16_384
-"""Rounding with compensation, and the text, cost about as much as training on so many tokens."""
+"""Rounding with compensation, and opening who writes the text, cost about as much as training on so many tokens."""
+TRAINING_SHARE = 0.7
+"""Of the time, for training. Writing its text takes a quarter of that (measured on two cores), and what is stopped before its end by the
+time limit was for nothing in this run."""
 WHAT = "healing"
 
 
@@ -60,7 +63,7 @@ async def heal_fastest(search: Search, make_prompts: PromptMaker) -> None:
 def affordable_tokens(seconds: float, n_params: int, matmul_gflop_s: float | None) -> int:
     """Tokens that can be trained on in so much time, at the measured float32 rate of matrix products; 0 where that is not known."""
     token_s = FLOPS_PER_WEIGHT * n_params / ((matmul_gflop_s or 0.0) * 1e9) if matmul_gflop_s else float("inf")
-    return min(MOST_TOKENS, int(seconds / token_s) - START_TOKENS)
+    return min(MOST_TOKENS, int(TRAINING_SHARE * seconds / token_s) - START_TOKENS)
 
 
 def _lossy(search: Search) -> list[Row]:
@@ -84,9 +87,9 @@ async def _heal(search: Search, row: Row, tokens: int) -> Path:
     session = search.session
     folder = session.run.path / WHAT / row.candidate.deployment.digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    session.say("heal", f"{row.plan.id} on {tokens:,} tokens")
     # So many tokens as the first start had time for: a run that is taken up again is the same run.
     tokens = int(session.run.step(f"heal/{folder.name}", lambda: tokens))
+    session.say("heal", f"{row.plan.id} on {tokens:,} tokens")
     student, config = await prepare(session, search.opened, row.candidate.snapshot, Lessons(tokens=tokens), folder)
     result = await _trained(session, config, folder / "train", session.seconds_left - keep_s(search))
     return export(student, result, folder)

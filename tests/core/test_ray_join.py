@@ -1,8 +1,5 @@
 """A cluster is joined again where its head lost the process it made for this side, and only there."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 
 from trimtab.core.ray_join import TRIES, join_ray
@@ -12,35 +9,34 @@ ZOMBIE = "Initialization failure from server:\npsutil.ZombieProcess: PID still e
 VERSIONS = "Initialization failure from server:\nRuntimeError: Version mismatch"
 
 
-def joined_after(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> list[tuple[str, dict[str, object]]]:
-    """What a `ray` was asked that fails with these first."""
-    asked: list[tuple[str, dict[str, object]]] = []
+class Init:
+    """A `ray.init` that fails with these first. asked: what it was called with"""
 
-    def init(address: str, **options: object) -> None:
-        asked.append((address, options))
-        if errors:
-            raise errors.pop(0)
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.asked = list(errors), list[dict[str, object]]()
 
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    return asked
-
-
-def test_a_lost_process_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = joined_after(monkeypatch, [ConnectionAbortedError(LOST), ConnectionAbortedError(ZOMBIE)])
-    join_ray("ray://head:10001", namespace="trimtab")
-    assert asked == [("ray://head:10001", {"namespace": "trimtab"})] * 3
+    def __call__(self, **options: object) -> None:
+        self.asked.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
 
 
-def test_it_is_given_up_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = joined_after(monkeypatch, [ConnectionAbortedError(LOST) for _ in range(TRIES + 1)])
+def test_a_lost_process_is_asked_for_again() -> None:
+    init = Init(ConnectionAbortedError(LOST), ConnectionAbortedError(ZOMBIE))
+    join_ray(init, "ray://head:10001", namespace="trimtab")
+    assert init.asked == [{"address": "ray://head:10001", "namespace": "trimtab"}] * 3
+
+
+def test_it_is_given_up_after_some_tries() -> None:
+    init = Init(*(ConnectionAbortedError(LOST) for _ in range(TRIES + 1)))
     with pytest.raises(ConnectionAbortedError, match="Starting Ray client server failed"):
-        join_ray("ray://head:10001")
-    assert len(asked) == TRIES
+        join_ray(init, "ray://head:10001")
+    assert len(init.asked) == TRIES
 
 
 @pytest.mark.parametrize("error", [ConnectionAbortedError(VERSIONS), ConnectionError("ray client connection timeout"), RuntimeError(LOST)])
-def test_what_would_fail_again_is_said_at_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    asked = joined_after(monkeypatch, [error])
+def test_what_would_fail_again_is_said_at_once(error: Exception) -> None:
+    init = Init(error)
     with pytest.raises(type(error)):
-        join_ray("ray://head:10001")
-    assert len(asked) == 1
+        join_ray(init, "ray://head:10001")
+    assert len(init.asked) == 1

@@ -62,7 +62,9 @@ class _Child:
                 self._failed(message.get("do", message.get("build")), error)
 
     def _connect(self) -> None:
-        join_ray(self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")
+        import ray
+
+        join_ray(ray.init, self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Nodes that work can be given to, each with what it says of itself."""

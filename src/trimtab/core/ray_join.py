@@ -1,5 +1,6 @@
 """Joining a Ray cluster."""
 
+from collections.abc import Callable
 from typing import Any
 
 TRIES = 4
@@ -8,16 +9,14 @@ LOST_CHILD = ("Starting Ray client server failed", "ZombieProcess", "NoSuchProce
 one in ten dies of that (github.com/ray-project/ray/issues/63202). Nothing of the client has happened by then."""
 
 
-def join_ray(address: str, **options: Any) -> None:
+def join_ray(init: Callable[..., Any], address: str, **options: Any) -> None:
     """`ray.init`, tried up to four times where the head's server for clients lost the process it made for this one.
 
-    options: as ray.init takes them. Raises ImportError, and what ray.init raises.
+    init: ray.init; options: as it takes them. Raises what it raises.
     """
-    import ray
-
     for n_tries in range(1, TRIES + 1):
         try:
-            ray.init(address=address, **options)
+            init(address=address, **options)
             return
         except ConnectionAbortedError as error:
             if n_tries == TRIES or not any(words in str(error) for words in LOST_CHILD):

@@ -347,7 +347,7 @@ def join(address: str) -> None:
         raise InputError(f"This is Ray {ray.__version__}; trimtab serves with Ray {RAY_LINE}, here and on all nodes.")
     check_reachable(address)
     try:
-        join_ray(address, namespace="trimtab", log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        join_ray(ray.init, address, namespace="trimtab", log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:
         raise _joining(error, address) from error
 

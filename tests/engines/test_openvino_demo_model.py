@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ pytest.importorskip("llama_cpp")
 
 from trimtab.compress.base import make
 from trimtab.core.deployment import Recipe, Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.engines.openvino import OpenVinoEngine
@@ -38,21 +36,15 @@ SAMPLES = (
 
 
 @pytest.fixture(scope="module")
-def source(demo_model: Path) -> Snapshot:
-    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
-    return Snapshot(source="demo", format="gguf", root=demo_model.parent, files=(file,))
-
-
-@pytest.fixture(scope="module")
-def exact(source: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoEngine]:
+def exact(demo_snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoEngine]:
     recipe = Recipe(name="openvino-gguf-exact", family="openvino", engine="openvino", parameters={"mode": "gguf-exact"})
-    engine = OpenVinoEngine(make(recipe, source, tmp_path_factory.mktemp("cache")), Settings(context_tokens=512, slots=4))
+    engine = OpenVinoEngine(make(recipe, demo_snapshot, tmp_path_factory.mktemp("cache")), Settings(context_tokens=512, slots=4))
     yield engine
     engine.close()
 
 
-def test_tokens_are_those_of_llamacpp(exact: OpenVinoEngine, source: Snapshot) -> None:
-    other = LlamaCppEngine(source, Settings())
+def test_tokens_are_those_of_llamacpp(exact: OpenVinoEngine, demo_snapshot: Snapshot) -> None:
+    other = LlamaCppEngine(demo_snapshot, Settings())
     for text in SAMPLES:
         for parse_special in (True, False):
             assert exact.tokenize(text, parse_special=parse_special) == other.tokenize(text, parse_special=parse_special), text
@@ -85,7 +77,7 @@ def test_served_tokens_score_as_they_were_served(exact: OpenVinoEngine) -> None:
     assert abs(mean) < min(0.05, 3 * error)
 
 
-def test_the_reader_makes_the_shipped_file_worse(exact: OpenVinoEngine, source: Snapshot) -> None:
+def test_the_reader_makes_the_shipped_file_worse(exact: OpenVinoEngine, demo_snapshot: Snapshot) -> None:
     """The same file: llama.cpp and the exact recipe agree within 0.02 nats a token, GenAI's reader is 0.05 or more below them."""
     exact.load("score")
     ids = tuple(exact.tokenize(PASSAGE, parse_special=False))
@@ -96,8 +88,8 @@ def test_the_reader_makes_the_shipped_file_worse(exact: OpenVinoEngine, source: 
         (row,) = engine.score([request])[0].logprobs
         return math.fsum(row) / len(row)
 
-    reference = LlamaCppEngine(source, Settings())
-    shipped = OpenVinoEngine(source, Settings(context_tokens=512))
+    reference = LlamaCppEngine(demo_snapshot, Settings())
+    shipped = OpenVinoEngine(demo_snapshot, Settings(context_tokens=512))
     expected, kept, changed = nats(reference), nats(exact), nats(shipped)
     reference.close()
     shipped.close()

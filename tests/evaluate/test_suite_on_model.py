@@ -1,14 +1,12 @@
 """The core suite through a real worker: requests are accepted, values are sane, and serving is what was scored."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from trimtab.core.deployment import Settings
 from trimtab.core.evidence import Outcome, ParityProbe
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.client import WorkerClient
 from trimtab.evaluate.parity import parity_probe
 from trimtab.evaluate.prompts import fresh_texts
@@ -29,10 +27,9 @@ WANTED = (
 
 
 @pytest.fixture(scope="module")
-def snapshot(demo_model: Path) -> Snapshot:
+def snapshot(demo_snapshot: Snapshot) -> Snapshot:
     pytest.importorskip("llama_cpp")
-    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
-    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))
+    return demo_snapshot
 
 
 async def scored(snapshot: Snapshot) -> tuple[PreparedSuite, tuple[Outcome, ...], list[Outcome]]:

@@ -8,8 +8,6 @@ import pytest
 from small_app import SmallApp
 
 from trimtab.core.deployment import Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import GenerateRequest
 from trimtab.engines.client import WorkerClient
 from trimtab.serve.base import Call
@@ -26,16 +24,10 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def snapshot(demo_model):
-    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
-    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))
-
-
 @pytest.fixture(scope="module", params=["llamacpp", "openvino"])
-def served(request, snapshot):
+def served(request, demo_snapshot):
     pytest.importorskip({"llamacpp": "llama_cpp", "openvino": "openvino_genai"}[request.param])
-    with SmallApp(WorkerReplica(engine=request.param, snapshot=snapshot, settings=SETTINGS, model="smollm2")) as app:
+    with SmallApp(WorkerReplica(engine=request.param, snapshot=demo_snapshot, settings=SETTINGS, model="smollm2")) as app:
         app.engine = request.param
         yield app
 
@@ -45,11 +37,11 @@ def client(served):
     return openai.OpenAI(base_url=served.url, api_key="none", max_retries=0, timeout=120)
 
 
-def said_by_the_engine(engine, snapshot, messages, max_tokens):
+def said_by_the_engine(engine, demo_snapshot, messages, max_tokens):
     """The engine's greedy answer by itself: rendered, tokenized and detokenized as a whole, as it is when a model is evaluated."""
 
     async def run():
-        worker = await WorkerClient.start(engine, snapshot, SETTINGS, purpose="serve")
+        worker = await WorkerClient.start(engine, demo_snapshot, SETTINGS, purpose="serve")
         try:
             ids = (await worker.tokenize([await worker.render(messages)], parse_special=True))[0]
             request = GenerateRequest(request_id=1, prompt_ids=tuple(ids), max_tokens=max_tokens)
@@ -62,9 +54,9 @@ def said_by_the_engine(engine, snapshot, messages, max_tokens):
 
 
 @pytest.mark.parametrize("text", ["Name three colours.", "Write 'naïve café – 漢字 🙂' three times."])
-def test_what_is_served_is_what_the_engine_says(served, client, snapshot, text):
+def test_what_is_served_is_what_the_engine_says(served, client, demo_snapshot, text):
     messages = [{"role": "user", "content": text}]
-    n_prompt, tokens, expected = said_by_the_engine(served.engine, snapshot, messages, 60)
+    n_prompt, tokens, expected = said_by_the_engine(served.engine, demo_snapshot, messages, 60)
     whole = client.chat.completions.create(model="m", messages=messages, max_tokens=60, temperature=0)
     assert whole.choices[0].message.content == expected
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (n_prompt, len(tokens))
@@ -134,9 +126,9 @@ def test_log_probabilities(served, client):
     assert bytes(byte for entry in content for byte in entry.bytes).decode() == text
 
 
-def test_the_probe_holds_while_others_are_answered(served, snapshot):
+def test_the_probe_holds_while_others_are_answered(served, demo_snapshot):
     async def run():
-        replica = WorkerReplica(engine=served.engine, snapshot=snapshot, settings=SETTINGS, model="m")
+        replica = WorkerReplica(engine=served.engine, snapshot=demo_snapshot, settings=SETTINGS, model="m")
         ready = await replica.start()
         try:
 

@@ -1,5 +1,7 @@
 """A Ray cluster of a head and two nodes: the numbers of one machine, and what is lost with a node and with the head."""
 
+import json
+
 import pytest
 
 pytest.importorskip("ray")
@@ -65,6 +67,27 @@ def test_levels_and_gates_are_those_of_one_machine(folder, nodes):
     here = gates(folder, "gates-here", fresh=True)
     assert len(here[1]) == 1
     assert gates(folder, "gates-there", cluster=nodes.address, cluster_store=str(folder / "gates-store")) == here
+
+
+def test_a_pool_is_searched_on_its_own_node(folder, nodes):
+    said = []
+    asked = {"model": str(folder / "model.gguf"), "suites": [str(folder / "mine.jsonl")], "workload": "64/16@1", "engines": ["llamacpp"]}
+    found = optimize_on_pools(
+        ["cpu"],
+        out=folder / "searched",
+        cluster=nodes.address,
+        cluster_store=str(folder / "pool-store"),
+        on_event=said.append,
+        time_limit_s=30.0,
+        **asked,
+    )
+    (row,) = found["pools"]
+    assert (row["pool"], row["out"]) == ("cpu", str(folder / "searched" / "cpu"))
+    decision = json.loads((folder / "searched" / "cpu" / "decision.json").read_text())
+    assert (row["verdict"], row["chosen"]) == (decision["verdict"], decision["chosen"]["id"])
+    assert row["e2e_ms"] > 0.0
+    assert json.loads((folder / "searched" / "pools.json").read_text()) == found
+    assert any(event.message.startswith("cpu: ") and event.phase == "time" for event in said)
 
 
 def test_a_node_killed_in_the_midst_of_a_run_costs_nothing_but_time(folder, nodes):

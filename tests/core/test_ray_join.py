@@ -1,8 +1,11 @@
 """A cluster is joined again where its head lost the process it made for this side, and only there."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from trimtab.core.ray_join import TRIES, join_ray
+from trimtab.core.ray_join import TRIES, join_ray, show_token
 
 LOST = "Initialization failure from server:\nRuntimeError: Starting Ray client server failed. See ray_client_server_23004.err"
 ZOMBIE = "Initialization failure from server:\npsutil.ZombieProcess: PID still exists but it's a zombie (pid=13155)"
@@ -40,3 +43,32 @@ def test_what_would_fail_again_is_said_at_once(error: Exception) -> None:
     with pytest.raises(type(error)):
         join_ray(init, "ray://head:10001")
     assert len(init.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "in_home", "mode"),
+    [
+        ({}, False, None),
+        ({}, True, "token"),
+        ({"RAY_AUTH_TOKEN": "abc"}, False, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "token"}, False, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "nowhere"}, False, None),
+        ({"RAY_AUTH_TOKEN": "abc", "RAY_AUTH_MODE": "disabled"}, True, "disabled"),
+    ],
+)
+def test_a_token_is_shown_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], in_home: bool, mode: str | None
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is taken back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("abc")
+    (tmp_path / ".ray").mkdir()
+    if in_home:
+        (tmp_path / ".ray" / "auth_token").write_text("abc")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    show_token()
+    assert os.environ.get("RAY_AUTH_MODE") == mode

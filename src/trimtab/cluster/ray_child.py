@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
-from trimtab.core.ray_join import join_ray
+from trimtab.core.ray_join import join_ray, show_token
 
 POOL = "pool_"
 ANSWER_S = 120.0
@@ -62,6 +62,7 @@ class _Child:
                 self._failed(message.get("do", message.get("build")), error)
 
     def _connect(self) -> None:
+        show_token()
         import ray
 
         join_ray(ray.init, self._order["address"], log_to_driver=False, logging_level=logging.ERROR, namespace="trimtab")

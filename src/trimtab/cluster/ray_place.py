@@ -182,7 +182,8 @@ class RayPlace:
         if "refused" in first:
             raise MissingError(
                 f"There is no Ray cluster to work with at {self._address}: {first['refused'].rstrip('.')}.",
-                "start one with `ray start --head` under the same versions of Ray and Python, and give its address as ray://HOST:10001",
+                "start one with `ray start --head` under the same versions of Ray and Python, and give its address as ray://HOST:10001; "
+                "where it asks for a token, have that in RAY_AUTH_TOKEN or ~/.ray/auth_token",
             )
         return first
 

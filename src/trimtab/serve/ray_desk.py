@@ -21,7 +21,7 @@ import msgspec
 
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError, MissingError, TrimtabError
 from trimtab.core.files import to_plain
-from trimtab.core.ray_join import join_ray
+from trimtab.core.ray_join import join_ray, show_token
 from trimtab.serve.ray_wire import DEPLOYMENT, RAY_LINE, AppSpec, Lost, error_plain, fault_in, line, told_frames, why_no_room
 
 REACH_S = 5.0
@@ -47,6 +47,7 @@ class Desk:
         self._facts: Mapping[str, Any] = {}
         self._handles: dict[str, Any] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._handing_over = threading.Lock()  # Serve's configurations mark modules for pickling and take the mark back: one at a time
 
     def open(self) -> dict[str, Any]:
         """Have Serve run; what the cluster has. Blocks. Raises InfeasibleError."""
@@ -96,9 +97,10 @@ class Desk:
         if why := why_no_room(spec, self.facts()["nodes"]):
             raise EngineRefused(why)
         is_there = spec.app in self._handles
-        self._handles[spec.app] = serve.run_many(
-            [RunTarget(target=_application(spec), name=spec.app, route_prefix=None)], wait_for_applications_running=False
-        )[0]
+        with self._handing_over:
+            self._handles[spec.app] = serve.run_many(
+                [RunTarget(target=_application(spec), name=spec.app, route_prefix=None)], wait_for_applications_running=False
+            )[0]
         if is_there:
             return {}
         try:
@@ -339,6 +341,7 @@ class Out:
 
 def join(address: str) -> None:
     """Join the cluster. Blocks. Raises MissingError, InputError, InfeasibleError."""
+    show_token()
     try:
         import ray
     except ImportError as error:

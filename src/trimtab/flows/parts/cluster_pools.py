@@ -8,6 +8,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ async def _followed(place: RayPlace, unit: Unit, progress: Path, tell: OnEvent) 
             text = progress.read_text(encoding="utf-8") if progress.exists() else ""
             if text and text != told:
                 told = text
-                tell(Event(**json.loads(text)))
+                event = Event(**json.loads(text))
+                tell(replace(event, message=f"{unit.pool}: {event.message}") if event.message else event)
         await work
     finally:
         work.cancel()

@@ -12,6 +12,7 @@ from trimtab.core.errors import InputError, StoppedError
 from trimtab.core.toml import to_toml
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.train_launch import Follow
+from trimtab.testing.training_steps import step_of
 from trimtab.train.config import config_of
 
 FLAGS: dict[str, Any] = {
@@ -147,10 +148,7 @@ def fake_launch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def step(number: int) -> StepRecord:
-    return StepRecord(
-        step=number, tokens=100, tokens_seen=100 * number, loss=3.0 / number, grad_norm=1.0, lr=1e-4, step_s=0.5, data_wait_s=0.0,
-        peak_memory_bytes=5 * 10**8, time="",
-    )  # fmt: skip
+    return step_of(number, loss=3.0 / number, lr=1e-4, peak_memory_bytes=5 * 10**8)
 
 
 def test_a_run_its_document_and_its_page(home: Path, capsys: pytest.CaptureFixture[str], fake_launch: list[Any]) -> None:

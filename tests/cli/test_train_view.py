@@ -14,6 +14,7 @@ from trimtab.flows.parts.train_launch import Follow
 from trimtab.flows.parts.train_planned import Planned
 from trimtab.plan.architectures import architecture
 from trimtab.plan.training.layouts import layouts
+from trimtab.testing.training_steps import step_of
 
 CONFIG = TrainConfig(model=TrainModel(source="m"), data=TrainData(files=("a",)), train=TrainRun(steps=200, seq_tokens=100))
 DEVICE = Device(name="this-machine", vendor="", kind="cpu", year=2026)
@@ -36,18 +37,7 @@ FOUND: dict[str, Any] = {
 
 
 def step(number: int, loss: float = 2.0) -> StepRecord:
-    return StepRecord(
-        step=number,
-        tokens=790,
-        tokens_seen=number * 790,
-        loss=loss,
-        grad_norm=1.234,
-        lr=1e-4,
-        step_s=0.5,
-        data_wait_s=0.01,
-        peak_memory_bytes=600_000_000,
-        time="",
-    )
+    return step_of(number, tokens=790, loss=loss, grad_norm=1.234, lr=1e-4, data_wait_s=0.01, peak_memory_bytes=600_000_000)
 
 
 def number(**told: Any) -> dict[str, Any]:

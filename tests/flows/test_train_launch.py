@@ -181,8 +181,13 @@ def test_steps_that_were_done_again_count_once(tmp_path: Path) -> None:
     lines = Lines(path)
     assert len(lines.new()) == 4
     assert lines.new() == []
-    path.write_text(row(1, 3.0))
-    assert len(lines.new()) == 1, "a file that was written anew is read from its start"
+    anew = tmp_path / "anew"
+    anew.write_text(row(1, 3.0) + row(2, 2.0) + row(3, None) + row(4, 1.0))
+    anew.replace(path)
+    assert [one["step"] for one in lines.new()] == [4], "lines that stay in a file that was written anew are not new"
+    with path.open("a") as file:
+        file.write(row(5, 0.5))
+    assert [one["step"] for one in lines.new()] == [5]
 
 
 def test_workers_stop_with_a_checkpoint_when_the_command_is_killed(tmp_path: Path) -> None:

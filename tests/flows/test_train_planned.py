@@ -13,6 +13,7 @@ from trimtab.core.training import StepRecord, TrainConfig
 from trimtab.flows.parts import train_planned
 from trimtab.flows.parts.plan_predicted import predict_layout
 from trimtab.flows.parts.train_planned import check_memory, met, plan_run, remember_run
+from trimtab.testing.training_steps import step_of
 from trimtab.train.config import config_of
 
 SMALL = Architecture(
@@ -50,17 +51,12 @@ def measured_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def steps(step_s: float, memory_bytes: float, n: int = 10, data_wait_s: float = 0.0) -> list[StepRecord]:
     return [
-        StepRecord(
-            step=number,
+        step_of(
+            number,
             tokens=2048,
-            tokens_seen=2048 * number,
-            loss=2.0,
-            grad_norm=1.0,
-            lr=1e-3,
             step_s=step_s * (5 if number == 1 else 1),
             data_wait_s=data_wait_s,
             peak_memory_bytes=round(memory_bytes),
-            time="",
         )
         for number in range(1, n + 1)
     ]

@@ -10,24 +10,14 @@ import pytest
 from trimtab.core.files import to_plain
 from trimtab.core.training import StepRecord, TrainConfig, TrainData, TrainModel, TrainRun
 from trimtab.record.train_report import cost_rows, met_row, render_train_report, running_mean, tick, write_train_report
+from trimtab.testing.training_steps import step_of
 
 CONFIG = TrainConfig(model=TrainModel(source="m<b>"), data=TrainData(files=("a&b.jsonl",)), train=TrainRun(steps=30))
 
 
 def records(n: int = 30) -> list[StepRecord]:
     return [
-        StepRecord(
-            step=number,
-            tokens=100,
-            tokens_seen=100 * number,
-            loss=math.nan if number == 7 else 6.0 / number,
-            grad_norm=1.0,
-            lr=1e-4,
-            step_s=0.5,
-            data_wait_s=0.01,
-            peak_memory_bytes=6 * 10**8,
-            time="",
-        )
+        step_of(number, loss=math.nan if number == 7 else 6.0 / number, lr=1e-4, data_wait_s=0.01, peak_memory_bytes=6 * 10**8)
         for number in range(1, n + 1)
     ]
 

@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.core.training import StepRecord, TrainWatch
+from trimtab.core.training import TrainWatch
+from trimtab.testing.training_steps import step_of
 from trimtab.train.boards import numbers, open_boards
 
-STEP = StepRecord(
-    step=1,
-    tokens=100,
-    tokens_seen=100,
-    loss=3.0,
-    grad_norm=1.0,
-    lr=1e-3,
-    step_s=0.5,
-    data_wait_s=0.0,
-    peak_memory_bytes=10**9,
-    time="2026-11-27T12:00:00+00:00",
-)
+STEP = step_of(loss=3.0)
 
 
 def test_what_is_no_number_is_left_out() -> None:

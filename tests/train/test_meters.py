@@ -5,22 +5,12 @@ import math
 import pytest
 
 from trimtab.core.training import StepRecord, TrainConfig, TrainData, TrainModel, TrainRun
+from trimtab.testing.training_steps import step_of
 from trimtab.train.meters import mfu, pace, sparkline, steps_asked
 
 
 def step(number: int, *, tokens: int = 90, step_s: float = 0.5, data_wait_s: float = 0.05, loss: float = 2.0) -> StepRecord:
-    return StepRecord(
-        step=number,
-        tokens=tokens,
-        tokens_seen=number * tokens,
-        loss=loss,
-        grad_norm=1.0,
-        lr=1e-3,
-        step_s=step_s,
-        data_wait_s=data_wait_s,
-        peak_memory_bytes=10**9,
-        time="2026-11-27T12:00:00+00:00",
-    )
+    return step_of(number, tokens=tokens, step_s=step_s, data_wait_s=data_wait_s, loss=loss)
 
 
 def test_pace_is_of_the_newest_steps() -> None:

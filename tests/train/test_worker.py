@@ -23,6 +23,7 @@ from tiny import apart, config_for, rows, sequences, write_shape  # noqa: E402
 from trimtab.core.errors import InfeasibleError, InputError, StoppedError  # noqa: E402
 from trimtab.core.training import TrainCheckpoints, TrainConfig, TrainWatch  # noqa: E402
 from trimtab.train.batch import MicroBatch  # noqa: E402
+from trimtab.train.checkpoint_manifest import manifest_text, read_manifest  # noqa: E402
 from trimtab.train.models import load_model  # noqa: E402
 from trimtab.train.worker import run, total_steps  # noqa: E402
 
@@ -87,7 +88,13 @@ def test_a_stopped_run_goes_on_to_the_same_end(folder: Path, tmp_path: Path) -> 
     assert stream.closed
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (tmp_path / "b" / "result.json").exists()
+    (kept,) = (tmp_path / "b" / "checkpoints").iterdir()
+    manifest = read_manifest(kept)
+    spent = {**manifest.extra, "wall_s": 1000.0, "cpu_s": 2000.0}
+    (kept / "manifest.json").write_text(manifest_text(replace(manifest, extra=spent)))
     resumed = run(config(folder), tmp_path / "b", data=lambda _: Numbers())
+    assert resumed.wall_s > 1000.0, "what earlier starts took counts"
+    assert resumed.cpu_s > 2000.0
     assert apart(weights(tmp_path / "a"), weights(tmp_path / "b")) == 0.0
     assert (resumed.last_loss, resumed.tokens_seen, resumed.resumed) == (straight.last_loss, straight.tokens_seen, 1)
     steps = lines(tmp_path / "b" / "steps.jsonl")

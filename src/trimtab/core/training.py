@@ -206,6 +206,7 @@ class StepRecord:
 class TrainResult:
     """`result.json` of a finished run.
 
+    wall_s, cpu_s: of all starts; without what was done after a checkpoint and lost
     model: folder of the exported Hugging Face directory, relative to the run's; resumed: how often the run was taken up again
     """
 

@@ -64,7 +64,7 @@ def run(config: TrainConfig, out: Path, *, data: Callable[[TrainConfig], Stream]
             torch.manual_seed(config.train.seed + processes.rank)
             stream = data(config) if data else _open_data(config, files)
             try:
-                return _Training(config, files, processes, stream, stop).run(started_s)
+                return _Training(config, files, processes, stream, stop, started_s).run()
             finally:
                 stream.close()
     finally:
@@ -72,9 +72,16 @@ def run(config: TrainConfig, out: Path, *, data: Callable[[TrainConfig], Stream]
 
 
 class _Training:
-    """A run between its first and its last step. seen: target tokens; left_out: positions of batches that hurt."""
+    """A run between its first and its last step.
 
-    def __init__(self, config: TrainConfig, files: RunFiles, processes: Processes, stream: Stream, stop: list[int]) -> None:
+    seen: target tokens; left_out: positions of batches that hurt
+    earlier_wall_s, earlier_cpu_s: what earlier starts took up to the checkpoint that this one goes on from
+    """
+
+    def __init__(
+        self, config: TrainConfig, files: RunFiles, processes: Processes, stream: Stream, stop: list[int], started_s: float
+    ) -> None:
+        self.started_s, self.earlier_wall_s, self.earlier_cpu_s = started_s, 0.0, 0.0
         self.config, self.files, self.processes, self.stream, self.stop = config, files, processes, stream, stop
         self.folder = Path(config.model.source)
         self.total = total_steps(config, stream.n_sequences)
@@ -115,10 +122,12 @@ class _Training:
         chosen = self.config.train
         return data_facts(self.stream, world=self.processes.world, micro_batch_seqs=chosen.micro_batch_seqs, grad_accum=chosen.grad_accum)
 
-    def run(self, started_s: float) -> TrainResult:
+    def run(self) -> TrainResult:
         """To the end. Raises StoppedError when asked to stop, InfeasibleError when it goes wrong too often."""
-        if self._load():
+        extra = self._load()
+        if extra:
             self.resumed += 1
+            self.earlier_wall_s, self.earlier_cpu_s = extra.get("wall_s", 0.0), extra.get("cpu_s", 0.0)
             self.files.note("resumed", f"Going on after step {self.step}.", step=self.step)
         while self.step < self.total:
             self._until_trouble()
@@ -137,8 +146,7 @@ class _Training:
             tokens_seen=self.seen,
             first_loss=self.files.first_loss() if self.processes.first else math.nan,
             last_loss=self.losses[-1],
-            wall_s=time.perf_counter() - started_s,
-            cpu_s=float(self.processes.gathered([time.process_time()]).sum()),
+            **self._spent(),
             world=self.processes.world,
             model="model",
             peak_memory_bytes=self.peak_bytes,
@@ -225,8 +233,16 @@ class _Training:
                 self.files.note("data-bound", f"{found.text}.", step=self.step, share=found.share)
             self.recent = []
 
+    def _spent(self) -> dict[str, float]:
+        """Seconds of all starts so far; every process must ask."""
+        return {
+            "wall_s": self.earlier_wall_s + time.perf_counter() - self.started_s,
+            "cpu_s": self.earlier_cpu_s + float(self.processes.gathered([time.process_time()]).sum()),
+        }
+
     def _save(self) -> None:
         extra = {
+            **self._spent(),
             "tokens_seen": self.seen,
             "left_out": self.left_out,
             "rollbacks": self.rollbacks,
@@ -237,15 +253,15 @@ class _Training:
         self.checkpoints.save(self.step, self.model, self.stepper.optimizer, extra)
         self.back_before = None
 
-    def _load(self) -> bool:
-        """Weights, optimizer and counts of the newest whole checkpoint; False if there is none."""
+    def _load(self) -> dict[str, Any]:
+        """Weights, optimizer and counts of the newest whole checkpoint, and what was saved with them; empty if there is none."""
         found = self.checkpoints.load_latest(self.model, self.stepper.optimizer, before=self.back_before)
         if found is None and self.back_before is not None:
             found = self.checkpoints.load_latest(self.model, self.stepper.optimizer)
         if found is None:
             if self.step == 0:
                 self.files.keep_steps(0)
-            return False
+            return {}
         self.step, extra = found
         self.seen, self.peak_bytes = extra["tokens_seen"], extra["peak_memory_bytes"]
         self.left_out = sorted({*self.left_out, *extra["left_out"]})
@@ -253,7 +269,7 @@ class _Training:
         self.losses = self.files.keep_steps(self.step)
         self.watch = SpikeWatch(self.config.watch, extra["fine_losses"])
         self.processes.wait_for_all()
-        return True
+        return extra
 
     def _pass_over(self) -> None:
         """Leave out a batch of which no token counts. Raises InputError after an epoch of such batches."""

@@ -7,13 +7,13 @@ import pytest
 
 from trimtab.core.training import StepRecord
 from trimtab.plan.search.feed import feed
+from trimtab.testing.training_steps import step_of
 from trimtab.train.data.rates import StreamRate, data_bound, stream_rate, supply_of
 from trimtab.train.data.stream import Stream
 
 
 def records(waits: list[float], step_s: float = 1.0) -> list[StepRecord]:
-    plain = {"tokens": 1, "tokens_seen": 1, "loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "peak_memory_bytes": 1, "time": ""}
-    return [StepRecord(step=n, step_s=step_s + wait, data_wait_s=wait, **plain) for n, wait in enumerate(waits, 1)]  # type: ignore[arg-type]
+    return [step_of(n, step_s=step_s + wait, data_wait_s=wait) for n, wait in enumerate(waits, 1)]
 
 
 def test_waiting_is_seen() -> None:

@@ -25,13 +25,14 @@ def read_result(out: Path) -> TrainResult | None:
 
 
 class Lines:
-    """New whole lines of a JSON lines file that grows, and may be written anew when a run is taken up again."""
+    """New whole lines of a JSON lines file that grows. A run taken up again replaces it by the lines that stay; those are not new."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.at, self.file = path, 0, (0, 0)
+        self.known: set[bytes] = set()
 
     def new(self) -> list[dict[str, Any]]:
-        """Those since the last call; all again where the file was replaced."""
+        """Those since the last call."""
         try:
             stat = self.path.stat()
             if (stat.st_dev, stat.st_ino) != self.file or stat.st_size < self.at:
@@ -45,7 +46,9 @@ class Lines:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self.at += len(whole)
-        return [parsed for line in whole.splitlines() if (parsed := _object(line)) is not None]
+        lines = [line for line in whole.splitlines() if line not in self.known]
+        self.known.update(lines)
+        return [parsed for line in lines if (parsed := _object(line)) is not None]
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -21,8 +21,14 @@ def test_a_directory_runs_in_transformers_unless_told_otherwise(tmp_path: Path) 
     assert baseline_plan(opened, ENGINES).id == "transformers as-shipped"
     with pytest.raises(InputError, match="none of the engines at hand"):
         baseline_plan(opened, ())
-    plans, _ = shelf_plans(opened, ("transformers",))
+
+
+@pytest.mark.parametrize("form", ["gguf", "safetensors"])
+def test_its_recipes_start_from_both_forms(tmp_path: Path, form: str) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf") if form == "gguf" else write_tiny_safetensors(tmp_path / "model")
+    plans, skipped = shelf_plans(open_model(str(path), cache_dir=tmp_path / "cache", offline=True), ("transformers",))
     assert [plan.recipe.name for plan in plans] == [f"transformers-{name}" for name in ("bf16", "int8", "int4-g64", "int8-dynamic", "fp32")]
+    assert skipped == []
 
 
 def test_a_candidate_runs_in_the_engine_that_it_is_for(tmp_path: Path) -> None:

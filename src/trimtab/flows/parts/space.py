@@ -18,7 +18,7 @@ SOURCE_FORMATS = {
     "llamacpp": {"gguf", "safetensors"},
     "openvino": {"gguf", "openvino", "safetensors"},
     "ortgenai": {"gguf", "safetensors"},
-    "transformers": {"safetensors"},
+    "transformers": {"gguf", "safetensors"},
     "vllm": {"gguf", "safetensors"},
 }
 """What an engine's recipes start from. Weights as shipped need an engine that opens them."""

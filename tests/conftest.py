@@ -1,17 +1,26 @@
 """Which tests nothing may run beside (see `make test`), and the model of `make demo`, which they share."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
+from trimtab.testing.snapshots import snapshot_of
 
 HERE = Path(__file__).parent
 ALONE = ("cli", "cluster", "flows", "measure", "serve")
 TRAINING = ("train", "flows")
 """Where `make test` looks for these."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of `-n` keeps to its share of the cores: engines start a thread for each, and those of two would wait for each other."""
+    worker = getattr(config, "workerinput", None)
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores, number = sorted(os.sched_getaffinity(0)), int(worker["workerid"].removeprefix("gw"))
+        os.sched_setaffinity(0, cores[number :: worker["workercount"]] or {cores[number % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,5 +44,4 @@ def demo_model() -> Path:
 @pytest.fixture(scope="session")
 def demo_snapshot(demo_model: Path) -> Snapshot:
     """The same, as an engine opens it."""
-    file = SnapshotFile(name=demo_model.name, size_bytes=demo_model.stat().st_size, sha256=sha256_file(demo_model))
-    return Snapshot(source=str(demo_model), format="gguf", root=demo_model.parent, files=(file,))
+    return snapshot_of(demo_model)

@@ -16,6 +16,7 @@ from trimtab.core.files import sha256_file
 from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.testing import tiny_models
 from trimtab.testing.engine_contract import all_logprobs
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -29,11 +30,6 @@ from trimtab.engines.llamacpp import LlamaCppEngine
 pytestmark = pytest.mark.model
 WIKITEXT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "wikitext2_test.txt"
 PROSE = "the sea was calm that morning and the old man walked down to the water with his dog to look for the boat he had lost. " * 60
-
-
-def snapshot_of(path: Path) -> Snapshot:
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,))
 
 
 def recipe_of(type_name: str, **parameters: Any) -> Recipe:

@@ -1,5 +1,6 @@
 """The demo model packed as GPTQ and as compressed-tensors, against the plain directory of the numbers that each stands for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trimtab.compress.base import load_recipes, make
 from trimtab.compress.quantized_checkpoint import packing_in
 from trimtab.compress.transformers import EXPANDED, in_floats
 from trimtab.core.deployment import Settings
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import ScoreRequest
 from trimtab.engines.llamacpp import LlamaCppEngine
 from trimtab.engines.transformers import TransformersEngine
@@ -24,10 +26,14 @@ TEXT = "The lighthouse keeper counted the ships that passed in the fog, and wrot
 F32 = next(recipe for recipe in load_recipes() if recipe.name == "llamacpp-f32")
 
 
+@pytest.fixture(scope="module")
+def plain(demo_snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """A directory in 32 bits."""
+    return make(EXPANDED, demo_snapshot, tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize("scheme", ["gptq", "int8"])
-def test_scores_of_the_packed_demo_model_are_those_of_its_numbers(demo_model: Path, tmp_path: Path, scheme: str) -> None:
-    demo = open_source(str(demo_model), cache_dir=tmp_path / "opened")
-    plain = make(EXPANDED, demo, tmp_path / "products")
+def test_scores_of_the_packed_demo_model_are_those_of_its_numbers(plain: Snapshot, tmp_path: Path, scheme: str) -> None:
     meant = pack_checkpoint(plain.root, tmp_path / "packed", scheme)
     packed = open_source(str(tmp_path / "packed"), cache_dir=tmp_path / "opened")
     assert packing_in(packed) is not None
@@ -36,7 +42,7 @@ def test_scores_of_the_packed_demo_model_are_those_of_its_numbers(demo_model: Pa
     found = read_plain(unpacked.root / "model.safetensors")
     assert all((found[name] == values).all() for name, values in meant.items())
 
-    pack_checkpoint(plain.root, tmp_path / "meant", scheme)
+    shutil.copytree(tmp_path / "packed", tmp_path / "meant")
     save(tmp_path / "meant" / "model.safetensors", {name: ("F32", values) for name, values in meant.items()})
     (tmp_path / "meant" / "config.json").write_bytes((plain.root / "config.json").read_bytes())
     reference = open_source(str(tmp_path / "meant"), cache_dir=tmp_path / "opened")

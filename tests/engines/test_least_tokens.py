@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.deployment import Settings
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import Engine
 from trimtab.engines.least_tokens import byte_weights, least_tokens
 from trimtab.engines.registry import engine_class
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 ODD = [
@@ -66,8 +66,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         path: Path = request.getfixturevalue("demo_model")
     else:
         path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture=model, weight_type="F16")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    engine = engine_class(name)(Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,)), Settings())
+    engine = engine_class(name)(snapshot_of(path), Settings())
     yield engine
     engine.close()
 

@@ -1,5 +1,6 @@
 """llama.cpp beyond the contract: packing, refusals, sampling, continuous batching."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import GenerateRequest, ScoreRequest
 from trimtab.testing.engine_contract import all_logprobs, drain, run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -23,11 +25,6 @@ from trimtab.engines.sampling import pick
 from trimtab.engines.tally import Tally, top_pairs
 
 pytestmark = pytest.mark.model
-
-
-def snapshot_of(path: Path, fmt: str = "gguf") -> Snapshot:
-    size = path.stat().st_size if path.exists() else 0
-    return Snapshot(source=path.name, format=fmt, root=path.parent, files=(SnapshotFile(name=path.name, size_bytes=size, sha256="0" * 64),))
 
 
 @pytest.fixture(scope="module")
@@ -277,17 +274,19 @@ def test_device_layers_need_an_accelerator_backend(tiny: Snapshot, monkeypatch: 
 
 
 def test_other_formats_are_refused(tiny: Snapshot) -> None:
-    assert "safetensors" in LlamaCppEngine.refuses(snapshot_of(tiny.path, "safetensors"), None, Settings())
+    assert "safetensors" in LlamaCppEngine.refuses(replace(tiny, format="safetensors"), None, Settings())
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "magic", "header", "tensors"])
 def test_broken_files_are_refused_with_llama_cpps_reason(tiny: Snapshot, tmp_path: Path, damage: str) -> None:
     raw = tiny.path.read_bytes()
     path = tmp_path / "broken.gguf"
-    if damage != "absent":
-        path.write_bytes({"empty": b"", "magic": b"XXXX" + raw[4:], "header": raw[:300], "tensors": raw[: len(raw) // 2]}[damage])
+    path.write_bytes({"empty": b"", "magic": b"XXXX" + raw[4:], "header": raw[:300], "tensors": raw[: len(raw) // 2]}.get(damage, raw))
+    snapshot = snapshot_of(path)
+    if damage == "absent":
+        path.unlink()
     with pytest.raises(EngineRefused, match=r"broken\.gguf") as caught:
-        opened(snapshot_of(path)).load("score")
+        opened(snapshot).load("score")
     assert "no reason" not in str(caught.value)
 
 

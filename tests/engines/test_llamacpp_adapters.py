@@ -12,11 +12,12 @@ import pytest
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused
 from trimtab.core.files import sha256_file
-from trimtab.core.model import Adapter, Snapshot, SnapshotFile
+from trimtab.core.model import Adapter, Snapshot
 from trimtab.engines import turns
 from trimtab.engines.base import GenerateRequest
 from trimtab.engines.protocol import decode, encode
 from trimtab.testing.engine_contract import drain, run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf, write_tiny_lora
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -27,11 +28,6 @@ pytestmark = pytest.mark.model
 PROMPT = tuple(range(60, 100))
 ROUNDING_NATS = 0.01
 """Keys and values are rounded to 16 bits."""
-
-
-def snapshot_of(path: Path, *adapters: Adapter) -> Snapshot:
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    return Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,), adapters=adapters)
 
 
 def adapter(path: Path) -> Adapter:

@@ -7,22 +7,17 @@ from typing import Any, ClassVar
 import pytest
 
 from trimtab.core.deployment import Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import Engine
 from trimtab.engines.client import WorkerEngine
 from trimtab.testing.engine_contract import EngineContract
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 from trimtab.engines.llamacpp import LlamaCppEngine
 
 pytestmark = pytest.mark.model
-
-
-def snapshot_of(path: Path) -> Snapshot:
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
 
 
 class LlamaCppContract(EngineContract):

@@ -1,16 +1,15 @@
 """Prompt lookup and the prefix cache of the llama.cpp engine: the answers stay, the work gets less."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import GenerateRequest
 from trimtab.testing.engine_contract import drain, run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -26,8 +25,7 @@ CLOSE = 5e-3
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    return Snapshot(source=path.name, format="gguf", root=Path(path.parent), files=(file,))
+    return snapshot_of(path)
 
 
 def serving(snapshot: Snapshot, **settings: object) -> LlamaCppEngine:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from trimtab.core.deployment import Settings
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.engines.base import Engine, GenerateRequest, ScoreRequest, ScoreResult, TokenEvent
 from trimtab.testing.engine_contract import EngineContract
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -110,8 +110,7 @@ SCORING = {"test_logit_bias_follows_the_formula", "test_shared_prefix_equals_sep
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    return Snapshot(source="tiny", format="gguf", root=Path(path.parent), files=(file,))
+    return snapshot_of(path)
 
 
 @pytest.mark.parametrize("kind", [LlamaCppEngine, *FAULTS], ids=lambda kind: kind.__name__)

@@ -12,26 +12,17 @@ pytest.importorskip("openvino_genai")
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError
-from trimtab.core.files import sha256_file
-from trimtab.core.model import ModelHeader, Snapshot, SnapshotFile
+from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.base import Engine, GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.openvino import OpenVinoEngine, import_openvino, read_gguf
 from trimtab.testing.engine_contract import EngineContract, drain, run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 pytestmark = pytest.mark.model
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def snapshot_of(path: Path) -> Snapshot:
-    """A file or directory as a snapshot."""
-    fmt = "gguf" if path.is_file() else "openvino"
-    root = path.parent if path.is_file() else path
-    paths = [path] if path.is_file() else sorted(path.iterdir())
-    files = tuple(SnapshotFile(name=each.name, size_bytes=each.stat().st_size, sha256=sha256_file(each)) for each in paths)
-    return Snapshot(source=path.name, format=fmt, root=root, files=files)
 
 
 @functools.cache

@@ -9,10 +9,10 @@ import pytest
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import EngineRefused
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.engines.base import Engine, GenerateRequest
 from trimtab.engines.openvino_json import grammar_of
 from trimtab.testing.engine_contract import run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_models import write_tiny_gguf
 
 NODE = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}, "required": ["next"]}
@@ -89,8 +89,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from trimtab.engines.openvino import OpenVinoEngine
 
     path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", architecture="qwen2", weight_type="F16")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256="0" * 64)
-    snapshot = Snapshot(source=path.name, format="gguf", root=path.parent, files=(file,))
+    snapshot = snapshot_of(path)
     engine = OpenVinoEngine(snapshot, Settings(context_tokens=512, slots=8, speculation=request.param))
     engine.load("serve")
     yield engine

@@ -1,6 +1,5 @@
 """The shipped contract on transformers: tiny random models in this process, in number formats, and in a worker (slow)."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -9,22 +8,14 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from trimtab.core.deployment import Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.core.number_format import FORMAT_FILE, NumberFormat
 from trimtab.engines.base import Engine, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.transformers import TransformersEngine
 from trimtab.testing.engine_contract import SAMPLES, EngineContract, all_logprobs
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_transformers import write_tiny_transformers
-
-
-def snapshot_of(folder: Path) -> Snapshot:
-    files = [
-        SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-        for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".safetensors")
-    ]
-    return Snapshot(source=str(folder), format="safetensors", root=folder, files=tuple(files))
 
 
 class TransformersContract(EngineContract):

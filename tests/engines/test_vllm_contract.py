@@ -9,14 +9,14 @@ pytest.importorskip("transformers")
 
 from trimtab.core.deployment import Settings
 from trimtab.core.errors import MissingError
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
+from trimtab.core.model import Snapshot
 from trimtab.core.number_format import FORMAT_FILE, NumberFormat
 from trimtab.engines.base import Engine, GenerateRequest, ScoreRequest
 from trimtab.engines.client import WorkerEngine
 from trimtab.engines.registry import engine_class
 from trimtab.engines.vllm import VllmEngine
 from trimtab.testing.engine_contract import EngineContract, all_logprobs, run_all, tokens_of
+from trimtab.testing.snapshots import snapshot_of
 from trimtab.testing.tiny_transformers import write_tiny_transformers
 
 pytestmark = pytest.mark.slow
@@ -45,11 +45,7 @@ class VllmContract(EngineContract):
     def _snapshot(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = write_tiny_transformers(tmp_path_factory.mktemp("tiny") / "model", head_dim=32)
         (folder / FORMAT_FILE).write_text(cls.number_format.written())
-        files = [
-            SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-            for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".safetensors")
-        ]
-        cls.opened = Snapshot(source=str(folder), format="safetensors", root=folder, files=tuple(files))
+        cls.opened = snapshot_of(folder)
 
     @classmethod
     def open_engine(cls, settings: Settings) -> Engine:

@@ -27,13 +27,10 @@ replica_http.HttpReplica = lambda model, version: FakeReplica()
 TINY = """
 from pathlib import Path
 from trimtab.core.deployment import Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.serve import replica_http
 from trimtab.serve.replica_worker import WorkerReplica
-path = Path({path!r})
-file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-snapshot = Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+from trimtab.testing.snapshots import snapshot_of
+snapshot = snapshot_of(Path({path!r}))
 settings = Settings(context_tokens=256, slots=2, threads=1)
 replica_http.HttpReplica = lambda model, version: WorkerReplica(engine="llamacpp", snapshot=snapshot, settings=settings, model="chat")
 """

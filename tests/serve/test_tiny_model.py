@@ -11,10 +11,9 @@ from small_app import SmallApp
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
 from trimtab.core.deployment import Settings
-from trimtab.core.files import sha256_file
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.serve.replica_worker import WorkerReplica
 from trimtab.testing import tiny_models
+from trimtab.testing.snapshots import snapshot_of
 
 pytestmark = pytest.mark.model
 TOOLS_TEMPLATE = (
@@ -41,8 +40,7 @@ def client(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_models, "CHATML", TOOLS_TEMPLATE)
         path = tiny_models.write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    snapshot = Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+    snapshot = snapshot_of(path)
     settings = Settings(context_tokens=1024, slots=2, threads=1)
     with SmallApp(WorkerReplica(engine="llamacpp", snapshot=snapshot, settings=settings, model="tiny")) as app:
         yield openai.OpenAI(base_url=app.url, api_key="none", max_retries=0, timeout=60)
@@ -50,8 +48,7 @@ def client(tmp_path_factory):
 
 def test_a_prompt_that_comes_back_is_told_as_cached(tmp_path):
     path = tiny_models.write_tiny_gguf(tmp_path / "tiny.gguf")
-    file = SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    snapshot = Snapshot(source=str(path), format="gguf", root=path.parent, files=(file,))
+    snapshot = snapshot_of(path)
     settings = Settings(context_tokens=512, slots=2, threads=1, prefix_cache=True)
     with SmallApp(WorkerReplica(engine="llamacpp", snapshot=snapshot, settings=settings, model="tiny")) as app:
         client = openai.OpenAI(base_url=app.url, api_key="none", max_retries=0, timeout=60)

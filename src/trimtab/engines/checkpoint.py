@@ -60,7 +60,7 @@ class Checkpoint:
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end a turn: as generation_config.json says, else config.json, else the tokenizer."""
-        for found in (_read_json(self.folder / "generation_config.json").get("eos_token_id"), self.config.get("eos_token_id")):
+        for found in (json_object(self.folder / "generation_config.json").get("eos_token_id"), self.config.get("eos_token_id")):
             if found is not None:
                 return tuple(map(int, found)) if isinstance(found, list) else (int(found),)
         return () if self.texts.end_id is None else (self.texts.end_id,)
@@ -73,7 +73,8 @@ class Checkpoint:
         return 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * width * item_bytes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Of a file; empty where there is none that holds one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

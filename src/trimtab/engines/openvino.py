@@ -6,7 +6,6 @@ Every property that may change outputs is set explicitly and alike for both purp
 """
 
 import importlib.metadata
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from trimtab.engines.base import (
     refused_speculation,
     speculation_of,
 )
+from trimtab.engines.checkpoint import json_object
 from trimtab.engines.openvino_paged import PagedScorer
 from trimtab.engines.openvino_serve import Server
 from trimtab.engines.openvino_text import TextModels, last_sentence
@@ -125,22 +125,14 @@ def read_facts(folder: Path, source: str) -> Facts:
     for key in ("KV_CACHE_PRECISION", "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"):
         if model.has_rt_info(["runtime_options", key]):
             options[key] = str(model.get_rt_info(["runtime_options", key]).value)
-    config = _read_json(folder / "config.json")
-    ends = _read_json(folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
+    config = json_object(folder / "config.json")
+    ends = json_object(folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
     return Facts(
         vocab_size=width.get_length(),
         context_tokens=config.get("max_position_embeddings"),
         end_ids=tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),),
         options=options,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 class OpenVinoEngine(ScorerAndServer):

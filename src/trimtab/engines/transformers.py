@@ -5,11 +5,8 @@ process that only asks what the engine may do stays quick.
 """
 
 import importlib.metadata
-import json
 import logging
-from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trimtab.core.deployment import EngineBuild, Settings
@@ -23,6 +20,7 @@ from trimtab.engines.base import (
     Purpose,
     refused_speculation,
 )
+from trimtab.engines.checkpoint import Checkpoint
 from trimtab.engines.schemas import Schemas
 from trimtab.engines.scorer_and_server import ScorerAndServer
 
@@ -50,8 +48,6 @@ CANNOT = {
 CANNOT_SERVE = {"adapter": "adapters are GGUF files here, which transformers does not apply"}
 UNPACKED_ON_LOADING = ("fp8", "mxfp4")
 """Methods of quantised checkpoints that transformers turns into floats by itself, on any device."""
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "max_sequence_length")
-"""Where configurations of transformers' model types hold the context."""
 
 
 class TransformersEngine(ScorerAndServer):
@@ -77,7 +73,6 @@ class TransformersEngine(ScorerAndServer):
         self.settings = settings
         self._purpose: Purpose | None = None
         self._model: Model | None = None
-        self._text: TextModels | None = None
         self._scorer: Scorer | None = None
         self._server: Server | None = None
 
@@ -153,8 +148,8 @@ class TransformersEngine(ScorerAndServer):
         )
 
     def close(self) -> None:
-        self._scorer = self._server = self._purpose = self._model = self._text = None
-        for name in ("_config", "_schemas", "number_format"):
+        self._scorer = self._server = self._purpose = self._model = None
+        for name in ("_checkpoint", "_schemas", "number_format"):
             self.__dict__.pop(name, None)
 
     # The model
@@ -176,14 +171,14 @@ class TransformersEngine(ScorerAndServer):
             )
         return self._model
 
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        _import_torch()
+        return Checkpoint(self.snapshot.path, self.snapshot.source, engine="transformers")
+
     @property
     def _texts(self) -> "TextModels":
-        if self._text is None:
-            _import_torch()
-            from trimtab.engines.transformers_text import TextModels
-
-            self._text = TextModels(self.snapshot.path, self.snapshot.source)
-        return self._text
+        return self._checkpoint.texts
 
     @cached_property
     def _schemas(self) -> Schemas:
@@ -197,47 +192,27 @@ class TransformersEngine(ScorerAndServer):
         except InputError as error:
             raise EngineRefused(str(error)) from error
 
-    @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        """config.json as the model type fills it in; of a model that also sees or hears, the part for text."""
-        _import_torch()
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(str(self.snapshot.path), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            told = str(error).strip().partition("\n")[0].rstrip(".")[:300]
-            raise EngineRefused(f"transformers cannot open {self.snapshot.source}: {told}.") from error
-        found: Mapping[str, Any] = config.get_text_config(decoder=True).to_dict()
-        return found
-
     @property
     def vocab_size(self) -> int:
         """Number of logits."""
-        return int(self._config["vocab_size"])
+        return self._checkpoint.vocab_size
 
     @property
     def context_tokens(self) -> int:
         """Tokens one sequence may hold: as set, else what the model's files say."""
         if self.settings.context_tokens is not None:
             return self.settings.context_tokens
-        known = next((self._config[key] for key in LENGTH_KEYS if self._config.get(key)), None)
-        if known is None:
-            raise EngineRefused(f"{self.snapshot.source} does not say how long its context is; set context_tokens.")
-        return int(known)
+        return self._checkpoint.context_tokens
 
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end a turn: as generation_config.json says, else config.json, else the tokenizer."""
-        for found in (_read_json(self.snapshot.path / "generation_config.json").get("eos_token_id"), self._config.get("eos_token_id")):
-            if found is not None:
-                return tuple(map(int, found)) if isinstance(found, list) else (int(found),)
-        return () if self._texts.end_id is None else (self._texts.end_id,)
+        return self._checkpoint.end_ids
 
     def _in_force(self) -> dict[str, Any]:
         """The settings in force; `compute_type` and `weights` come with the recipe."""
         flash = self.settings.flash_attention
-        model = self._model
+        model, config = self._model, self._checkpoint.config
         return {
             "threads": self.settings.threads or "auto",
             "slots": self.settings.slots or DEFAULT_SLOTS,
@@ -246,9 +221,9 @@ class TransformersEngine(ScorerAndServer):
             "flash_attention": (flash if flash is not None else "auto") if model is None else model.attention == "sdpa",
             "device_layers": ("auto" if self.settings.device_layers is None else self.settings.device_layers)
             if model is None
-            else (0 if model.device.type == "cpu" else self._config.get("num_hidden_layers", 0)),
+            else (0 if model.device.type == "cpu" else config.get("num_hidden_layers", 0)),
             "cpu_affinity": self.settings.cpu_affinity or "all",
-            "compute_type": self.number_format.dtype or str(self._config.get("dtype") or self._config.get("torch_dtype") or "float32"),
+            "compute_type": self.number_format.dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             "weights": self.number_format.weights or "as computed",
         }
 
@@ -262,11 +237,3 @@ def _import_torch() -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingError(f"The Transformers engine is not installed ({error}).", "pip install 'trimtab[transformers]'") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -1,13 +1,14 @@
 """`trimtab compare`: is B no worse than A, and how much faster? Two deployments, one decision, no search."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.decision import CandidateResult
 from trimtab.core.deployment import Candidate, CandidateSpec, Settings, parse_spec
 from trimtab.core.errors import InfeasibleError, InputError
-from trimtab.core.files import digest_of, to_plain
+from trimtab.core.files import digest_of
 from trimtab.core.policy import Policy
 from trimtab.core.workload import Workload
 from trimtab.decide.policies import load_policy, policy_sha256
@@ -18,7 +19,7 @@ from trimtab.flows.events import OnEvent, ignore
 from trimtab.flows.parts.answer_compare import compare_answers
 from trimtab.flows.parts.certify import Certified, certify, power_ahead, power_lines
 from trimtab.flows.parts.cluster_join import Cluster, cluster_of
-from trimtab.flows.parts.document import decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
+from trimtab.flows.parts.document import certified_row, decision_document, lock_of, noise_row, subject, versions, write_files, write_judged
 from trimtab.flows.parts.embeddings import are_embeddings, compare_embeddings
 from trimtab.flows.parts.exam import check_vocabulary, load_suites, policy_for, prepare_exam
 from trimtab.flows.parts.opening import (
@@ -232,16 +233,15 @@ async def _side(session: Session, opened: Opened, spec: CandidateSpec, common: S
 def _row(
     spec: CandidateSpec, candidate: Candidate | None, certified: Certified | None, timed: dict[str, Timed], reasons: list[str]
 ) -> CandidateResult:
-    found = timed.get(candidate.id) if candidate else None
-    return CandidateResult(
-        id=candidate.id if candidate else f"B: {spec.source}",
-        engine=candidate.engine if candidate else spec.engine,
-        recipe=candidate.recipe if candidate else spec.recipe,
-        settings=candidate.settings.given() if candidate else spec.settings.given(),
-        status="certified" if certified else "infeasible",
-        verdict=certified.decision.verdict if certified else "fail",
-        reasons=tuple(reasons),
-        measurement=found.measurement if found else None,
-        evidence={"gates": to_plain(certified.decision.gates)} if certified else None,
-        details=subject(candidate) if candidate else {},
-    )
+    if candidate is None:
+        return CandidateResult(
+            id=f"B: {spec.source}",
+            engine=spec.engine,
+            recipe=spec.recipe,
+            settings=spec.settings.given(),
+            status="infeasible",
+            verdict="fail",
+            reasons=tuple(reasons),
+        )
+    found = timed.get(candidate.id)
+    return replace(certified_row(candidate, certified, reasons), measurement=found.measurement if found else None)

@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker and hasattr(os, "sched_setaffinity"):
         cores, number = sorted(os.sched_getaffinity(0)), int(worker["workerid"].removeprefix("gw"))
-        os.sched_setaffinity(0, cores[number :: worker["workercount"]] or {cores[number % len(cores)]})
+        os.sched_setaffinity(0, cores[number % len(cores) :: worker["workercount"]])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,28 +10,11 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("ray.serve")
 
+from fake_spec import SPEC
 from ray import serve
 
-from trimtab.core.deployment import Settings
 from trimtab.core.files import to_plain
-from trimtab.core.model import Snapshot, SnapshotFile
 from trimtab.serve.ray_desk import Desk
-from trimtab.serve.ray_wire import AppSpec
-
-FILE = SnapshotFile(name="m.gguf", size_bytes=10, sha256="0" * 64)
-SPEC = AppSpec(
-    app="here-0",
-    model="letters",
-    engine="fake",
-    snapshot=Snapshot(source="fake", format="gguf", root=Path("/nowhere"), files=(FILE,)),
-    settings=Settings(slots=2),
-    adapters=(),
-    slots=2,
-    n_cpus=1,
-    memory_bytes=2**30,
-    drain_s=60.0,
-    release="1",
-)
 
 
 def test_versions_that_are_wanted_at_once_do_not_spoil_each_others_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fake_spec import SNAPSHOT, SPEC
 
 from trimtab.core.deployment import Candidate, EngineBuild, Recipe, Settings
 from trimtab.core.errors import EngineRefused, InfeasibleError, InputError
-from trimtab.core.model import Adapter, Snapshot, SnapshotFile
+from trimtab.core.model import Adapter, SnapshotFile
 from trimtab.core.site import Rollout, ServedModel, Site, Version
 from trimtab.serve import ray_pool, ray_replica
 from trimtab.serve.base import Call, Frame, Pool, Refusal, Usage
@@ -33,34 +34,12 @@ from trimtab.serve.ray_wire import (
     frames_plain,
     refusal_from,
     refusal_plain,
-    release_here,
     told,
     told_frames,
     why_no_room,
 )
 from trimtab.testing.fake_replica import FakeReplica
 
-SNAPSHOT = Snapshot(
-    source="fake", format="gguf", root=Path("/nowhere"), files=(SnapshotFile(name="m.gguf", size_bytes=10 * 2**20, sha256="0" * 64),)
-)
-SPEC = AppSpec(
-    app="trimtab-here-1",
-    model="letters",
-    engine="fake",
-    snapshot=SNAPSHOT,
-    settings=Settings(slots=2),
-    adapters=(),
-    slots=2,
-    target=2.0,
-    min_replicas=0,
-    initial_replicas=1,
-    max_replicas=3,
-    idle_s=5.0,
-    n_cpus=1,
-    memory_bytes=2**30,
-    drain_s=60.0,
-    release=release_here(),
-)
 PLACED = {"replica": "r1", "node": "10.0.0.2", "memory_bytes": 2**28, "load_s": 1.0, "slots": 2}
 CALL = Call(id="1", kind="chat", body={"model": "letters", "messages": [{"role": "user", "content": "hello"}]}, stream=True)
 WORDS = [Frame(body={"text": "a"}, n_tokens=1), Frame(body={"text": "b"}, n_tokens=1, usage=Usage(prompt=3, completion=2, cached=1))]

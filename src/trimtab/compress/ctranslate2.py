@@ -23,7 +23,7 @@ from trimtab.compress.transformers import EXPANDED
 from trimtab.core.ctranslate2_files import COMPUTE_TYPE, TEXT_FOLDER
 from trimtab.core.deployment import Recipe
 from trimtab.core.errors import InfeasibleError, InputError, MissingError
-from trimtab.core.files import write_atomic
+from trimtab.core.files import json_object, write_atomic
 from trimtab.core.model import Snapshot
 
 COMPUTE_TYPES = {"float32": 4.0, "int8_float32": 1.1}
@@ -177,18 +177,10 @@ def _write_texts(folder: Path, source: str, out_dir: Path) -> None:
     write_atomic(out_dir / "tokenizer.json", backend.to_str(pretty=True))
     told = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or "", "chat_template": template or ""}
     write_atomic(out_dir / "tokenizer_config.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     config = config.get("text_config") or config
     write_atomic(out_dir / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    ends = _json(folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id", tokenizer.eos_token_id))
+    ends = json_object(folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id", tokenizer.eos_token_id))
     write_atomic(out_dir / "generation_config.json", json.dumps({"eos_token_id": ends}) + "\n")
     if (folder / "README.md").is_file():
         shutil.copyfile(folder / "README.md", out_dir / "README.md")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

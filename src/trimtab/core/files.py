@@ -48,6 +48,15 @@ def parsed_json(text: str) -> Any:
     return found
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """Of a file; empty where there is none that holds a whole one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def digest_of(value: Any) -> str:
     """sha256 (64 hex digits) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

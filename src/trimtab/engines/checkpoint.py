@@ -1,12 +1,12 @@
 """What a Hugging Face directory says of itself, read by transformers: vocabulary, context, tokens that end a turn, text."""
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import EngineRefused
+from trimtab.core.files import json_object
 
 if TYPE_CHECKING:
     from trimtab.engines.transformers_text import TextModels
@@ -71,12 +71,3 @@ class Checkpoint:
         heads = int(config.get("num_attention_heads") or 1)
         width = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
         return 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * width * item_bytes
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """Of a file; empty where there is none that holds one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from trimtab.core.deployment import EngineBuild, Settings
 from trimtab.core.errors import EngineRefused, MissingError
+from trimtab.core.files import json_object
 from trimtab.core.model import ModelHeader, Snapshot
 from trimtab.engines.affinity import refused_affinity
 from trimtab.engines.base import (
@@ -27,7 +28,6 @@ from trimtab.engines.base import (
     refused_speculation,
     speculation_of,
 )
-from trimtab.engines.checkpoint import json_object
 from trimtab.engines.openvino_paged import PagedScorer
 from trimtab.engines.openvino_serve import Server
 from trimtab.engines.openvino_text import TextModels, last_sentence

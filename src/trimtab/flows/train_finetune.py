@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import InputError
-from trimtab.core.files import canonical_json, sha256_file, to_plain, write_atomic
+from trimtab.core.files import canonical_json, json_object, sha256_file, to_plain, write_atomic
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.plan_model import plan_model
 from trimtab.flows.parts.train_energy import EnergyMeter, cost, cost_row
 from trimtab.flows.parts.train_feed import feed_row
-from trimtab.flows.parts.train_files import read_about, read_events, read_steps
+from trimtab.flows.parts.train_files import read_events, read_steps
 from trimtab.flows.parts.train_launch import Follow, differing, launch
 from trimtab.flows.parts.train_planned import Planned, check_memory, met, plan_run, remember_run
 from trimtab.plan.prices import grid
@@ -93,7 +93,7 @@ def _kept(
     out: Path, source: str, config: TrainConfig, planned: Planned, result: TrainResult, *, kind: str, spent: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The document and the page of a run that has just ended; what it measured is kept for the planner."""
-    steps, about = read_steps(out), read_about(out / "run.json")
+    steps, about = read_steps(out), json_object(out / "run.json")
     paced = _pace_row(planned, steps)
     document = {
         "schema": SCHEMA,
@@ -133,7 +133,7 @@ def model_digest(folder: Path) -> str:
 
 def _before(out: Path) -> dict[str, Any] | None:
     """The document of a run that has ended: asking again for it costs no energy and teaches the planner nothing."""
-    found = read_about(out / DOCUMENT)
+    found = json_object(out / DOCUMENT)
     return found if found.get("schema") == SCHEMA else None
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -75,14 +74,6 @@ def read_steps(out: Path) -> list[StepRecord]:
         steps = {number: one for number, one in steps.items() if number < step.step} if step.step in steps else steps
         steps[step.step] = step
     return list(steps.values())
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """A JSON object that processes or an earlier run wrote; empty where there is none that is whole."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from trimtab.core.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_MISSING, InfeasibleError, InputError, MissingError, StoppedError
 from trimtab.core.errors import TrimtabError as Bug
-from trimtab.core.files import write_atomic
+from trimtab.core.files import json_object, write_atomic
 from trimtab.core.training import StepRecord, TrainConfig, TrainResult
 from trimtab.flows.parts.train_ended import last_words, why_it_died
-from trimtab.flows.parts.train_files import Lines, kept_steps, read_about, read_result, step_record, told_error
+from trimtab.flows.parts.train_files import Lines, kept_steps, read_result, step_record, told_error
 from trimtab.record.disk import sentences
 from trimtab.record.lock import NAME as LOCK
 from trimtab.record.lock import FolderLock
@@ -223,7 +223,7 @@ class _Run:
     def total(self) -> int | None:
         """As process 0 wrote it in run.json."""
         if self.total_steps is None:
-            found = read_about(self.about).get("total_steps")
+            found = json_object(self.about).get("total_steps")
             self.total_steps = found if isinstance(found, int) else None
         return self.total_steps
 
